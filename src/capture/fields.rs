@@ -1,0 +1,58 @@
+//! `tracing`'s visitor: each value goes into the record as what it is.
+
+use std::{error::Error as StdError, fmt};
+
+use tracing_core::field::{Field, Visit};
+
+use crate::record::{Encoder, key};
+
+/// Visits the fields of one record.
+pub(super) struct Fields<'a, 'b> {
+    encoder: &'a mut Encoder<'b>,
+    /// `log.target` and its like have gone into the definition.
+    skip_log_place: bool,
+}
+
+impl<'a, 'b> Fields<'a, 'b> {
+    pub(super) fn new(encoder: &'a mut Encoder<'b>) -> Self {
+        Self { encoder, skip_log_place: false }
+    }
+
+    pub(super) fn without_log_place(encoder: &'a mut Encoder<'b>) -> Self {
+        Self { encoder, skip_log_place: true }
+    }
+
+    #[inline]
+    fn key(&self, field: &Field) -> Option<u16> {
+        if self.skip_log_place && field.name().starts_with("log.") {
+            return None;
+        }
+        u16::try_from(field.index()).ok().filter(|index| *index < key::FIRST)
+    }
+}
+
+macro_rules! visit {
+    ($($method:ident($type:ty) => $encode:ident;)*) => {$(
+        #[inline]
+        fn $method(&mut self, field: &Field, value: $type) {
+            if let Some(key) = self.key(field) {
+                self.encoder.$encode(key, value);
+            }
+        }
+    )*};
+}
+
+impl Visit for Fields<'_, '_> {
+    visit! {
+        record_bool(bool) => bool;
+        record_i64(i64) => i64;
+        record_u64(u64) => u64;
+        record_f64(f64) => f64;
+        record_i128(i128) => i128;
+        record_u128(u128) => u128;
+        record_str(&str) => text;
+        record_bytes(&[u8]) => bytes;
+        record_debug(&dyn fmt::Debug) => debug;
+        record_error(&(dyn StdError + 'static)) => error;
+    }
+}

@@ -1,0 +1,146 @@
+//! What is recorded at all: directives in `EnvFilter`'s syntax, replaceable while every thread reads them.
+//!
+//! The same gate filters globally (`init`, `install`) or only l0's layer (`layer()`); both report a true level hint, so
+//! that l0 never makes the rest of the process prepare records nobody wants.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tracing_core::{LevelFilter, Metadata, Subscriber, span, subscriber::Interest};
+use tracing_subscriber::{
+    EnvFilter,
+    layer::{Context, Filter, Layer},
+    registry::LookupSpan,
+};
+
+use crate::error::{Error, Result};
+
+/// A filter that can be replaced.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate {
+    filter: Arc<ArcSwap<EnvFilter>>,
+}
+
+/// Reads directives, strictly.
+pub(crate) fn parse(directives: &str) -> Result<EnvFilter> {
+    for word in directives.split(',').map(str::trim) {
+        // A bare word is a target to EnvFilter; these are meant as levels.
+        let meant = match word.to_ascii_lowercase().as_str() {
+            "warning" => "warn",
+            "err" | "fatal" | "critical" => "error",
+            "verbose" | "all" => "trace",
+            "information" | "notice" => "info",
+            "none" | "silent" | "quiet" => "off",
+            _ => continue,
+        };
+        return Err(Error::config(format!(
+            "filter {directives:?}: {word:?} is not a level, did you mean {meant:?}? Levels are off, error, warn, info, debug and trace"
+        )));
+    }
+    EnvFilter::builder().parse(directives).map_err(|error| {
+        Error::config(format!(
+            "filter {directives:?} cannot be read: {error}; write it as in \"info,my_crate=debug,other::module=off\""
+        ))
+    })
+}
+
+impl Gate {
+    pub(crate) fn new(filter: EnvFilter) -> Self {
+        Self { filter: Arc::new(ArcSwap::from_pointee(filter)) }
+    }
+
+    /// Replaces the filter for every callsite, those already registered included.
+    pub(crate) fn set(&self, filter: EnvFilter) {
+        self.filter.store(Arc::new(filter));
+        tracing_core::callsite::rebuild_interest_cache();
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Gate {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        Layer::<S>::register_callsite(&**self.filter.load(), metadata)
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, ctx: Context<'_, S>) -> bool {
+        self.filter.load().enabled(metadata, ctx)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        self.filter.load().max_level_hint()
+    }
+
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
+        self.filter.load().on_new_span(attributes, id, ctx);
+    }
+
+    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
+        self.filter.load().on_record(id, values, ctx);
+    }
+
+    fn on_enter(&self, id: &span::Id, ctx: Context<'_, S>) {
+        self.filter.load().on_enter(id, ctx);
+    }
+
+    fn on_exit(&self, id: &span::Id, ctx: Context<'_, S>) {
+        self.filter.load().on_exit(id, ctx);
+    }
+
+    fn on_close(&self, id: span::Id, ctx: Context<'_, S>) {
+        self.filter.load().on_close(id, ctx);
+    }
+}
+
+impl<S> Filter<S> for Gate
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn enabled(&self, metadata: &Metadata<'_>, ctx: &Context<'_, S>) -> bool {
+        Filter::<S>::enabled(&**self.filter.load(), metadata, ctx)
+    }
+
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        Filter::<S>::callsite_enabled(&**self.filter.load(), metadata)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        self.filter.load().max_level_hint()
+    }
+
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
+        self.filter.load().on_new_span(attributes, id, ctx);
+    }
+
+    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
+        self.filter.load().on_record(id, values, ctx);
+    }
+
+    fn on_enter(&self, id: &span::Id, ctx: Context<'_, S>) {
+        self.filter.load().on_enter(id, ctx);
+    }
+
+    fn on_exit(&self, id: &span::Id, ctx: Context<'_, S>) {
+        self.filter.load().on_exit(id, ctx);
+    }
+
+    fn on_close(&self, id: span::Id, ctx: Context<'_, S>) {
+        self.filter.load().on_close(id, ctx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directives_are_read_strictly_and_errors_teach() {
+        for good in ["info", "info,shop=debug", "off", "", "shop[checkout]=trace", "warn,h2=off"] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for (bad, hint) in
+            [("shop=verbose", "shop=verbose"), ("warning", "\"warn\""), ("info,=,", "cannot be read"), ("a[", "a[")]
+        {
+            let error = parse(bad).expect_err(bad);
+            assert!(error.is_config() && error.to_string().contains(hint), "{error}");
+        }
+    }
+}

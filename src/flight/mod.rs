@@ -1,0 +1,26 @@
+//! The crossing from application threads to the writer, in memory that outlives the process.
+//!
+//! Capture calls [`FlightRecorder::push`]; the store's writer calls `drain` and `release`; recovery reads what a dead
+//! process left with [`orphans`]. The flight recorder knows bytes, positions and stamps, not what they mean.
+//!
+//! Invariants:
+//! - Positions are 64-bit, logical and never reset; a record begins with its own position mixed with the run's key, so
+//!   bytes of an earlier lap never parse.
+//! - Space is released only after the transaction that stored it has committed.
+//! - A lane is sorted by stamp; no code holds two lane locks, and none runs user code under one.
+//! - Nothing here blocks longer than the bound it was given.
+
+mod bell;
+mod file;
+mod header;
+mod lane;
+mod process;
+mod recorder;
+mod recover;
+mod sync;
+
+pub(crate) use file::Medium;
+pub(crate) use header::Reason;
+pub(crate) use process::may_be_alive;
+pub(crate) use recorder::{Drain, FlightRecorder, Pushable, Shape, next_lane};
+pub(crate) use recover::{Image, Orphan, has_file, orphans};

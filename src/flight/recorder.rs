@@ -1,0 +1,549 @@
+//! The flight recorder of one process: lanes over one mapping, the counters beside them, and the bell.
+//!
+//! Capture pushes, the writer drains and releases. Loss is counted here and nowhere else.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crossbeam_utils::CachePadded;
+use uuid::Uuid;
+
+use super::{
+    bell::Bell,
+    file::{ForkWord, Mapping, Medium, Region},
+    header::{self, Header, Reason, flag},
+    lane::{Full, Lane, Pushed, Wake},
+    process::Owner,
+    sync::{Condvar, Mutex},
+};
+use crate::{
+    clock::Anchor,
+    error::{Error, Result},
+    event::Severity,
+};
+
+/// How to build a flight recorder.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape<'a> {
+    /// The store's directory.
+    pub(crate) dir: &'a Path,
+    pub(crate) medium: Medium,
+    /// All of the file: header, definitions and lanes.
+    pub(crate) bytes: usize,
+    pub(crate) run: Uuid,
+    /// How long a push may wait for room; `None` sheds at once.
+    pub(crate) block: Option<Duration>,
+}
+
+/// The crossing from application threads to the writer.
+#[derive(Debug)]
+pub(crate) struct FlightRecorder {
+    fork: ForkWord,
+    lanes: Box<[CachePadded<Lane<Region>>]>,
+    mapping: Arc<Mapping>,
+    header: Header,
+    medium: Medium,
+    /// Why the medium is not the one asked for.
+    fallback: Option<String>,
+    block: Option<Duration>,
+    bell: Bell,
+    room: Mutex<()>,
+    room_made: Condvar,
+    /// Bytes of definitions published; guarded, because definitions are appended.
+    defined: Mutex<usize>,
+    /// Records that came after the end, or in a forked child.
+    ignored: AtomicU64,
+    pid: u32,
+}
+
+/// Room for callsite definitions: some 1,000 callsites; further ones travel with their records.
+const DEFINITIONS_BYTES: usize = 256 << 10;
+const LANE_BYTES_MIN: usize = 1 << 20;
+/// A step drains about this much, so that a transaction stays short.
+const STEP_BYTES: u64 = 8 << 20;
+const PRESSURE_BYTES: usize = 256 << 10;
+
+impl FlightRecorder {
+    pub(crate) fn open(shape: &Shape<'_>) -> Result<Self> {
+        let definitions = DEFINITIONS_BYTES.min(shape.bytes / 8).next_multiple_of(4_096);
+        let room = shape.bytes.saturating_sub(header::BYTES + definitions);
+        let lanes = (room / LANE_BYTES_MIN).clamp(1, header::LANES_MAX);
+        let lane_bytes = (room / lanes) & !4_095;
+        let header = Header {
+            file_bytes: (header::BYTES + definitions + lanes * lane_bytes) as u64,
+            lanes,
+            lane_bytes: lane_bytes as u64,
+            definitions_at: header::BYTES as u64,
+            definitions_bytes: definitions as u64,
+            run: shape.run.into_bytes(),
+            owner: Owner::current(),
+            key: Uuid::new_v4().as_u64_pair().0,
+        };
+        let (mapping, medium, fallback) = map(shape, &header)?;
+        let mapping = Arc::new(mapping);
+        let lanes = (0..lanes)
+            .map(|lane| {
+                let region = Region {
+                    mapping: Arc::clone(&mapping),
+                    at: header.lane_at(lane),
+                    released_at: header::released_at(lane),
+                };
+                CachePadded::new(Lane::new(region, lane_bytes, header.key, PRESSURE_BYTES.min(lane_bytes / 4)))
+            })
+            .collect();
+        Ok(Self {
+            fork: ForkWord::new()?,
+            lanes,
+            mapping,
+            header,
+            medium,
+            fallback,
+            block: shape.block,
+            bell: Bell::new(),
+            room: Mutex::new(()),
+            room_made: Condvar::new(),
+            defined: Mutex::new(0),
+            ignored: AtomicU64::new(0),
+            pid: std::process::id(),
+        })
+    }
+
+    /// The largest body a push takes.
+    pub(crate) fn record_bytes_max(&self) -> usize {
+        (self.header.lane_bytes as usize / 8 - super::lane::HEADER_BYTES).min(1 << 20)
+    }
+
+    pub(crate) fn medium(&self) -> Medium {
+        self.medium
+    }
+
+    pub(crate) fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
+    }
+
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.mapping.path()
+    }
+
+    pub(crate) fn run(&self) -> Uuid {
+        Uuid::from_bytes(self.header.run)
+    }
+
+    pub(crate) fn key(&self) -> u64 {
+        self.header.key
+    }
+
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// Whether records are taken: not after `close`, not in a forked child.
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.fork.is_set()
+    }
+
+    /// Whether this is a forked copy of the process that opened it.
+    pub(crate) fn is_forked(&self) -> bool {
+        std::process::id() != self.pid
+    }
+
+    /// From now on records are only counted.
+    pub(crate) fn close(&self) {
+        self.fork.clear();
+        for lane in &self.lanes {
+            lane.close();
+        }
+        self.room_made.notify_all();
+    }
+
+    /// Counts a record that came too late.
+    pub(crate) fn ignore(&self) {
+        self.ignored.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ignored(&self) -> u64 {
+        self.ignored.load(Ordering::Relaxed)
+    }
+
+    /// Puts one record into a lane, the preferred one if possible. Returns its stamp, or `None` if it was shed, which is
+    /// then counted. `urgent` records may use the reserve.
+    #[inline]
+    pub(crate) fn push(&self, preferred: usize, stamp: u64, record: Pushable<'_>) -> Option<u64> {
+        let first = preferred % self.lanes.len();
+        let lane = &*self.lanes[first];
+        let outcome = match lane.try_lock() {
+            Some(mut state) => lane.push(&mut state, stamp, record.body, record.urgent, record.counted),
+            None => Err(Full),
+        };
+        match outcome {
+            Ok(pushed) => Some(self.pushed(pushed)),
+            Err(Full) => self.push_elsewhere(first, stamp, record),
+        }
+    }
+
+    #[inline]
+    fn pushed(&self, pushed: Pushed) -> u64 {
+        match pushed.wake {
+            Wake::No => {}
+            Wake::First if !self.bell.is_asleep() => {}
+            Wake::First | Wake::Pressure => self.bell.ring(),
+        }
+        pushed.stamp
+    }
+
+    /// The other lanes by `try_lock`, then each once by waiting for its lock (a copy of a few hundred bytes long), then,
+    /// if so configured, waiting for room.
+    #[cold]
+    fn push_elsewhere(&self, first: usize, stamp: u64, record: Pushable<'_>) -> Option<u64> {
+        if !self.is_open() {
+            self.ignore();
+            return None;
+        }
+        if record.body.len() > self.record_bytes_max() {
+            self.shed(Reason::TooLarge, record);
+            return None;
+        }
+        let count = self.lanes.len();
+        for step in 1..count {
+            let lane = &self.lanes[(first + step) % count];
+            if let Some(mut state) = lane.try_lock()
+                && let Ok(pushed) = lane.push(&mut state, stamp, record.body, record.urgent, record.counted)
+            {
+                drop(state);
+                return Some(self.pushed(pushed));
+            }
+        }
+        let deadline = self.block.filter(|_| record.may_wait).map(|bound| Instant::now() + bound);
+        loop {
+            for step in 0..count {
+                let lane = &self.lanes[(first + step) % count];
+                let mut state = lane.lock();
+                if let Ok(pushed) = lane.push(&mut state, stamp, record.body, record.urgent, record.counted) {
+                    drop(state);
+                    return Some(self.pushed(pushed));
+                }
+            }
+            let now = Instant::now();
+            match deadline {
+                Some(deadline) if now < deadline && self.is_open() => {
+                    self.bell.ring();
+                    // A release between the look above and this wait is noticed a little later, not never.
+                    let due = deadline.min(now + Duration::from_millis(10));
+                    self.room_made.wait_until(&mut self.room.lock(), due);
+                }
+                _ => break,
+            }
+        }
+        self.shed(Reason::BufferFull, record);
+        None
+    }
+
+    fn shed(&self, reason: Reason, record: Pushable<'_>) {
+        if record.counted {
+            self.count_shed(reason, record.severity, 1);
+        } else {
+            self.mapping.word(header::UPDATES_SHED_AT).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds to the counters that live in the mapping.
+    pub(crate) fn count_shed(&self, reason: Reason, severity: Severity, records: u64) {
+        self.mapping.word(header::shed_at(reason, severity)).fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// All that was shed since the start, by reason and severity.
+    pub(crate) fn shed_counts(&self) -> impl Iterator<Item = (Reason, Severity, u64)> + '_ {
+        Reason::ALL.into_iter().flat_map(move |reason| {
+            Severity::ALL.into_iter().map(move |severity| {
+                let count = self.mapping.word(header::shed_at(reason, severity)).load(Ordering::Relaxed);
+                (reason, severity, count)
+            })
+        })
+    }
+
+    /// Closes and late values of spans that found no room: their spans stay as they were.
+    pub(crate) fn updates_shed(&self) -> u64 {
+        self.mapping.word(header::UPDATES_SHED_AT).load(Ordering::Relaxed)
+    }
+
+    /// Records that are or were in a lane.
+    pub(crate) fn recorded_in_lanes(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.recorded()).sum()
+    }
+
+    /// Bytes in use and in all, over the lanes.
+    pub(crate) fn fill(&self) -> (u64, u64) {
+        self.lanes.iter().map(|lane| lane.used()).fold((0, 0), |all, lane| (all.0 + lane.0, all.1 + lane.1))
+    }
+
+    /// Appends a callsite's definition; says whether there was room.
+    pub(crate) fn define(&self, id: u32, definition: &[u8]) -> bool {
+        let mut defined = self.defined.lock();
+        let need = 8 + definition.len().next_multiple_of(8);
+        if *defined + need > self.header.definitions_bytes as usize {
+            return false;
+        }
+        let at = self.header.definitions_at as usize + *defined;
+        self.mapping.write(at, &id.to_le_bytes());
+        self.mapping.write(at + 4, &(definition.len() as u32).to_le_bytes());
+        self.mapping.write(at + 8, definition);
+        *defined += need;
+        // Published after it is whole, and before any record names it.
+        self.mapping.word(header::DEFINED_AT).store(*defined as u64, Ordering::Release);
+        true
+    }
+
+    /// The definitions published behind the first `known` bytes, each with its number; returns how many bytes there are.
+    pub(crate) fn definitions(&self, known: usize, each: impl FnMut(u32, &[u8])) -> usize {
+        let published = self.mapping.word(header::DEFINED_AT).load(Ordering::Acquire) as usize;
+        let mut bytes = Vec::new();
+        self.mapping.read(self.header.definitions_at as usize + known, published - known, &mut bytes);
+        header::each_definition(&bytes, each);
+        published
+    }
+
+    /// Leaves word of where ticks stand, for whoever may have to recover.
+    pub(crate) fn set_anchors(&self, anchors: [Anchor; 2]) {
+        let next = self.mapping.word(header::ANCHORS_AT).load(Ordering::Relaxed) + 1;
+        let at = header::PAIRS_AT[(next % 2) as usize];
+        for (index, anchor) in anchors.into_iter().enumerate() {
+            for (word, value) in [anchor.ticks, anchor.mono_ns, anchor.wall_ns as u64].into_iter().enumerate() {
+                self.mapping.word(at + index * 24 + word * 8).store(value, Ordering::Relaxed);
+            }
+        }
+        self.mapping.word(header::ANCHORS_AT).store(next, Ordering::Release);
+    }
+
+    /// Leaves word that the main thread panicked.
+    pub(crate) fn mark_panicked(&self) {
+        self.mapping.word(header::FLAGS_AT).fetch_or(flag::PANICKED, Ordering::Relaxed);
+    }
+
+    /// Copies out what was recorded up to `cut`, taken before the call. The causal cut: a record later than `cut` stays,
+    /// and so does all that it may have caused; what caused a drained record was published before its stamp was taken,
+    /// so it is drained, too.
+    pub(crate) fn drain(&self, cut: u64, drain: &mut Drain) {
+        drain.bytes.clear();
+        drain.pieces.clear();
+        drain.positions.resize(self.lanes.len(), 0);
+        drain.ends.clear();
+        let share = (STEP_BYTES / self.lanes.len() as u64).max(self.header.lane_bytes.min(2 << 20));
+        let mut cut = cut;
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let from = drain.positions[index];
+            let start = drain.bytes.len();
+            let head = lane.copy(from, share, &mut drain.bytes);
+            let mut end = from;
+            let mut last = None;
+            for entry in lane.parse(&drain.bytes[start..], from) {
+                if entry.stamp > cut {
+                    break;
+                }
+                end = entry.next;
+                last = Some(entry.stamp);
+                drain.pieces.push(Piece {
+                    stamp: entry.stamp,
+                    start: start + entry.body.start,
+                    length: entry.body.len(),
+                    lane: index,
+                    next: entry.next,
+                });
+            }
+            // A lane copied only in part bounds the cut: later records of the others may be caused by its rest.
+            if head - from > share
+                && let Some(last) = last
+            {
+                cut = cut.min(last);
+            }
+            drain.ends.push(end);
+        }
+        drain.trim(cut);
+        drain.pieces.sort_by_key(|piece| piece.stamp);
+    }
+
+    /// Gives the drained space back, after the commit, and lets waiting threads in.
+    pub(crate) fn release(&self, drain: &mut Drain) {
+        for ((lane, position), end) in self.lanes.iter().zip(&mut drain.positions).zip(&drain.ends) {
+            if end != position {
+                *position = lane.release(*end);
+            }
+        }
+        self.room_made.notify_all();
+    }
+
+    /// Whether some lane holds records behind `positions`, each asked under its lock.
+    pub(crate) fn has_more(&self, positions: &[u64]) -> bool {
+        self.lanes.iter().zip(positions).any(|(lane, position)| lane.has_more(*position))
+    }
+
+    /// Where the lanes end now: a flush is done when the drained positions have reached these.
+    pub(crate) fn heads(&self) -> Vec<u64> {
+        self.lanes.iter().map(|lane| lane.head()).collect()
+    }
+
+    /// Removes the file, once everything in it is stored.
+    pub(crate) fn remove_file(&self) -> Result<()> {
+        self.mapping
+            .remove()
+            .map_err(|error| Error::io("cannot remove the flight file", self.path().unwrap_or(Path::new("")), error))
+    }
+}
+
+/// One record on its way into a lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pushable<'a> {
+    pub(crate) body: &'a [u8],
+    pub(crate) severity: Severity,
+    pub(crate) urgent: bool,
+    pub(crate) counted: bool,
+    /// Whether this thread may wait for room: never l0's own.
+    pub(crate) may_wait: bool,
+}
+
+/// What one step took out of the lanes; its buffers are used again.
+#[derive(Debug, Default)]
+pub(crate) struct Drain {
+    bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+    /// Where each lane's next drain begins.
+    positions: Vec<u64>,
+    /// Where this one ended.
+    ends: Vec<u64>,
+}
+
+/// One record in a drain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub(crate) stamp: u64,
+    start: usize,
+    length: usize,
+    lane: usize,
+    next: u64,
+}
+
+impl Drain {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The records by time.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.pieces.iter().map(|piece| (piece.stamp, &self.bytes[piece.start..piece.start + piece.length]))
+    }
+
+    /// The positions to commit.
+    pub(crate) fn ends(&self) -> &[u64] {
+        &self.ends
+    }
+
+    /// Where the next drain begins.
+    pub(crate) fn positions(&self) -> &[u64] {
+        &self.positions
+    }
+
+    /// Takes out again what is later than a cut that fell while lanes were read.
+    fn trim(&mut self, cut: u64) {
+        if self.pieces.iter().all(|piece| piece.stamp <= cut) {
+            return;
+        }
+        self.pieces.retain(|piece| piece.stamp <= cut);
+        self.ends.clone_from(&self.positions);
+        for piece in &self.pieces {
+            self.ends[piece.lane] = piece.next;
+        }
+    }
+}
+
+/// A thread's lane: handed out in turn, so that threads spread.
+pub(crate) fn next_lane() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Maps the file where it was asked for, or the next best place.
+fn map(shape: &Shape<'_>, header: &Header) -> Result<(Mapping, Medium, Option<String>)> {
+    let bytes = header.file_bytes as usize;
+    let name = super::recover::file_name(shape.run);
+    let mut why = None;
+    for medium in [Medium::Directory, Medium::SharedMemory] {
+        if medium == Medium::Directory && shape.medium != Medium::Directory || shape.medium == Medium::Memory {
+            continue;
+        }
+        match place(medium, shape.dir) {
+            Ok(dir) => match Mapping::create(&dir.join(&name), bytes, &header.encode()) {
+                Ok(mapping) => return Ok((mapping, medium, why)),
+                Err(error) => why = Some(error.to_string()),
+            },
+            Err(reason) => why = Some(reason),
+        }
+    }
+    Ok((Mapping::anonymous(bytes, &header.encode())?, Medium::Memory, why))
+}
+
+/// The directory for flight files on this medium, created private; or why it will not do.
+fn place(medium: Medium, dir: &Path) -> Result<PathBuf, String> {
+    let place = match medium {
+        Medium::Directory => {
+            if let Some(kind) = copies_on_write(dir) {
+                return Err(format!("{} is on {kind}, where a store into a mapping may find no space", dir.display()));
+            }
+            super::recover::directory(dir)
+        }
+        Medium::SharedMemory => {
+            super::recover::shared_directory(dir).ok_or_else(|| "there is no /dev/shm here".to_owned())?
+        }
+        Medium::Memory => return Err("memory has no place".to_owned()),
+    };
+    create_private(&place).map_err(|error| format!("cannot create {}: {error}", place.display()))?;
+    Ok(place)
+}
+
+fn create_private(dir: &Path) -> std::io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            // Not a link, and nobody else's: /dev/shm is open to all.
+            let found = fs::symlink_metadata(dir)?;
+            if found.is_dir() && super::recover::is_own(&found) {
+                Ok(())
+            } else {
+                Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, "it belongs to someone else"))
+            }
+        }
+        outcome => outcome,
+    }
+}
+
+/// File systems where overwriting a block needs a new one, or where a mapping depends on another process or host.
+#[cfg(target_os = "linux")]
+fn copies_on_write(dir: &Path) -> Option<&'static str> {
+    match rustix::fs::statfs(dir).ok()?.f_type as u32 {
+        0x9123_683E => Some("btrfs"),
+        0x2FC1_2FC1 => Some("zfs"),
+        0xCA45_1A4E => Some("bcachefs"),
+        0x6969 => Some("NFS"),
+        0xFF53_4D42 | 0xFE53_4D42 | 0x517B => Some("SMB"),
+        0x0102_1997 => Some("9p"),
+        0x6573_5546 => Some("FUSE"),
+        _ => None,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn copies_on_write(_: &Path) -> Option<&'static str> {
+    None
+}

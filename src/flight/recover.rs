@@ -1,0 +1,249 @@
+//! What a dead process left: finding orphaned flight files and reading them.
+//!
+//! Called by the store before its writer starts. A flight file is read into memory, never mapped, and trusted as little
+//! as any input: a regular file of the same owner, opened without following links, whose sizes agree.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use uuid::Uuid;
+
+use super::{
+    header::{self, Header, Reason, flag},
+    lane::Parse,
+};
+use crate::{
+    clock::Timeline,
+    error::{Error, Result},
+    event::Severity,
+};
+
+/// Where flight files of a store live by default.
+pub(super) fn directory(store: &Path) -> PathBuf {
+    store.join("flight")
+}
+
+/// Where they live in shared memory: a directory of this user's, named after the store.
+pub(super) fn shared_directory(store: &Path) -> Option<PathBuf> {
+    let root = Path::new("/dev/shm");
+    if !root.is_dir() {
+        return None;
+    }
+    let store = fs::canonicalize(store).ok()?;
+    // FNV-1a: any stable hash will do, the directory's owner is checked.
+    let hash = store
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3));
+    Some(root.join(format!("l0-{}-{hash:016x}", user())))
+}
+
+#[cfg(unix)]
+fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+#[cfg(not(unix))]
+fn user() -> u32 {
+    0
+}
+
+/// Whether a file belongs to this user.
+#[cfg(unix)]
+pub(super) fn is_own(metadata: &fs::Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::uid(metadata) == user()
+}
+
+#[cfg(not(unix))]
+pub(super) fn is_own(_: &fs::Metadata) -> bool {
+    true
+}
+
+/// The flight files of a store whose processes are dead. Removes what was left of files that never got their name.
+pub(crate) fn orphans(store: &Path) -> Result<Vec<Orphan>> {
+    let mut found = Vec::new();
+    for dir in [Some(directory(store)), shared_directory(store)].into_iter().flatten() {
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::io("cannot look for flight files in", &dir, error)),
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("flight") => found.extend(Orphan::open(path)),
+                Some("tmp") => remove_unfinished(&path),
+                _ => {}
+            }
+        }
+    }
+    // Names are UUIDv7: oldest first.
+    found.sort_by(|a, b| a.path.file_name().cmp(&b.path.file_name()));
+    Ok(found)
+}
+
+/// Whether a run's flight file exists.
+pub(crate) fn has_file(store: &Path, run: Uuid) -> bool {
+    [Some(directory(store)), shared_directory(store)].into_iter().flatten().any(|dir| dir.join(file_name(run)).exists())
+}
+
+pub(super) fn file_name(run: Uuid) -> String {
+    format!("{run}.flight")
+}
+
+/// A file that never got its name is nobody's after a minute: creating one takes milliseconds.
+fn remove_unfinished(path: &Path) {
+    let is_old = fs::symlink_metadata(path)
+        .and_then(|metadata| metadata.modified())
+        .is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age > Duration::from_secs(60)));
+    if is_old && open_own(path).is_some_and(|file| file.try_lock().is_ok()) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn open_own(path: &Path) -> Option<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+    let file = options.open(path).ok()?;
+    let metadata = file.metadata().ok()?;
+    (metadata.is_file() && is_own(&metadata)).then_some(file)
+}
+
+/// The file of a dead process, locked by this one.
+#[derive(Debug)]
+pub(crate) struct Orphan {
+    path: PathBuf,
+    file: File,
+}
+
+impl Orphan {
+    /// `None` if its process lives, another process recovers it, or it is not a file to trust.
+    fn open(path: PathBuf) -> Option<Self> {
+        let mut file = open_own(&path)?;
+        file.try_lock().ok()?;
+        let mut page = Vec::new();
+        file.by_ref().take(header::BYTES as u64).read_to_end(&mut page).ok()?;
+        let dead = Header::decode_owner(&page).is_none_or(|owner| !owner.is_alive());
+        // Another process may have recovered and removed it while this one came to the lock.
+        (dead && path.exists()).then_some(Self { path, file })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the whole file; `None` if it is not a flight file of this version.
+    pub(crate) fn read(&mut self) -> Result<Option<Image>> {
+        use std::io::Seek as _;
+        let mut bytes = Vec::new();
+        self.file
+            .rewind()
+            .and_then(|()| self.file.read_to_end(&mut bytes))
+            .map_err(|error| Error::io("cannot read the flight file", &self.path, error))?;
+        Ok(Header::decode(&bytes).map(|header| Image { bytes, header }))
+    }
+
+    /// Removes the file, once everything in it is stored.
+    pub(crate) fn remove(self) -> Result<()> {
+        fs::remove_file(&self.path).map_err(|error| Error::io("cannot remove the flight file", &self.path, error))
+    }
+
+    /// Puts a file that does not parse out of the way, where a person can look at it.
+    pub(crate) fn set_aside(self) -> Result<()> {
+        let aside = self.path.with_extension("unreadable");
+        fs::rename(&self.path, &aside).map_err(|error| Error::io("cannot set aside the flight file", &self.path, error))
+    }
+}
+
+/// The bytes of a dead process's flight file.
+#[derive(Debug)]
+pub(crate) struct Image {
+    bytes: Vec<u8>,
+    header: Header,
+}
+
+impl Image {
+    pub(crate) fn run(&self) -> Uuid {
+        Uuid::from_bytes(self.header.run)
+    }
+
+    pub(crate) fn key(&self) -> u64 {
+        self.header.key
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.header.owner.pid
+    }
+
+    /// Pages of an earlier boot may be torn: they were on their way to the disk when the machine stopped.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        self.header.owner.is_of_this_boot()
+    }
+
+    pub(crate) fn panicked(&self) -> bool {
+        header::word(&self.bytes, header::FLAGS_AT).is_some_and(|flags| flags & flag::PANICKED != 0)
+    }
+
+    /// How to turn the dead process's ticks into time.
+    pub(crate) fn timeline(&self) -> Option<Timeline> {
+        header::anchors(&self.bytes).map(|[from, to]| Timeline::new(from, to))
+    }
+
+    pub(crate) fn shed_counts(&self) -> impl Iterator<Item = (Reason, Severity, u64)> + '_ {
+        Reason::ALL.into_iter().flat_map(move |reason| {
+            Severity::ALL.into_iter().map(move |severity| {
+                (reason, severity, header::word(&self.bytes, header::shed_at(reason, severity)).unwrap_or(0))
+            })
+        })
+    }
+
+    /// The callsites' definitions, each with its number.
+    pub(crate) fn definitions(&self, each: impl FnMut(u32, &[u8])) {
+        let start = self.header.definitions_at as usize;
+        let published = header::word(&self.bytes, header::DEFINED_AT).unwrap_or(0);
+        let end = start + published.min(self.header.definitions_bytes) as usize;
+        header::each_definition(self.bytes.get(start..end).unwrap_or_default(), each);
+    }
+
+    /// The records behind the committed positions, by time, and the positions behind them.
+    ///
+    /// A lane begins at the larger of its committed and its own released position: an empty lane skips ahead.
+    pub(crate) fn records(&self, committed: &[u64]) -> (Vec<(u64, Vec<u8>)>, Vec<u64>) {
+        let mut records = Vec::new();
+        let mut ends = Vec::new();
+        for lane in 0..self.header.lanes {
+            let released = header::word(&self.bytes, header::released_at(lane)).unwrap_or(0);
+            let from = released.max(committed.get(lane).copied().unwrap_or(0)) & !7;
+            let ring = self.bytes.get(self.header.lane_at(lane)..).unwrap_or_default();
+            let ring = ring.get(..self.header.lane_bytes as usize).unwrap_or_default();
+            let (entries, end) = parse_ring(ring, from, self.header.key);
+            records.extend(entries);
+            ends.push(end);
+        }
+        records.sort_by_key(|(stamp, _)| *stamp);
+        (records, ends)
+    }
+}
+
+/// The records of one ring from a position on, and the position behind the last that parses.
+pub(super) fn parse_ring(ring: &[u8], from: u64, key: u64) -> (Vec<(u64, Vec<u8>)>, u64) {
+    if ring.is_empty() {
+        return (Vec::new(), from);
+    }
+    let at = (from % ring.len() as u64) as usize;
+    let line = [&ring[at..], &ring[..at]].concat();
+    let mut end = from;
+    let entries = Parse::new(&line, from, key)
+        .map(|entry| {
+            end = entry.next;
+            (entry.stamp, line[entry.body].to_vec())
+        })
+        .collect();
+    (entries, end)
+}

@@ -1,0 +1,9 @@
+//! The only place that imports every room: the builder wires them, the handle speaks for them, the owner ends them.
+
+mod builder;
+mod handle;
+mod owner;
+
+pub use builder::{Builder, builder, init};
+pub use handle::{Handle, Stats};
+pub use owner::{L0, get};

@@ -1,0 +1,233 @@
+//! Settings, then `start` (nothing global) or `install` (the process's subscriber).
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use uuid::Uuid;
+
+use super::{
+    handle::{Handle, Inner},
+    owner::{self, L0},
+};
+use crate::{
+    capture::{Capture, Gate, mark_own_thread},
+    clock::Clock,
+    config::{self, Config, Console, Directives, Flight, Overload},
+    error::{Error, Result},
+    flight::{FlightRecorder, Medium, Shape},
+    store::{RunInfo, Shared, Source, Writer, run_thread},
+};
+
+/// Records everything this process tells `tracing`, from now on: the one call of most programs.
+///
+/// It is exactly
+///
+/// ```no_run
+/// # fn init() -> l0::Result<l0::L0> {
+/// l0::builder()                       // directory $L0_DIR, else ./.l0
+///     .default_filter("info")         // $L0_LOG, else $RUST_LOG, else this
+///     .console(l0::Console::Auto)     // lines on stderr when that is a terminal
+///     .panic_hook(true)               // a panic is recorded as critical, then the previous hook runs
+///     .install()                      // the process's subscriber, l0::get(), records of the `log` crate
+/// # }
+/// ```
+///
+/// Keep the returned owner and call [`L0::shutdown`] at the end; if it is only dropped, everything is flushed and
+/// recording goes on.
+///
+/// # Errors
+/// `is_storage` if the directory cannot be used, `is_already_initialized` if a subscriber is already set. The program
+/// can go on without l0.
+///
+/// ```no_run
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let l0 = l0::init()?;
+///     tracing::info!(order = 9, "placed");
+///     l0.shutdown(std::time::Duration::from_secs(5))?;
+///     Ok(())
+/// }
+/// ```
+pub fn init() -> Result<L0> {
+    builder().default_filter(config::FILTER_DEFAULT).console(Console::Auto).panic_hook(true).install()
+}
+
+/// A builder with defaults that print nothing and install nothing.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// let l0 = l0::builder().dir(dir.path()).service("shop").default_filter("info,shop=debug").start()?;
+/// # Ok::<(), l0::Error>(())
+/// ```
+pub fn builder() -> Builder {
+    Builder { config: Config::default() }
+}
+
+/// Settings of an [`L0`]. See [`builder`].
+#[derive(Clone, Debug)]
+#[must_use = "call start() or install()"]
+pub struct Builder {
+    config: Config,
+}
+
+impl Builder {
+    /// The store's directory; created if it is missing. Otherwise `$L0_DIR`, else `./.l0`.
+    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.config.dir = Some(dir.into());
+        self
+    }
+
+    /// Puts the store into the platform's directory for application state, as in `~/.local/state/com.acme.Editor/l0`.
+    pub fn app_id(mut self, id: &str) -> Self {
+        self.config.app_id = Some(id.to_owned());
+        self
+    }
+
+    /// The service's name in `runs`; otherwise the executable's.
+    pub fn service(mut self, name: &str) -> Self {
+        self.config.service = Some(name.to_owned());
+        self
+    }
+
+    /// The service's version in `runs`.
+    pub fn version(mut self, version: &str) -> Self {
+        self.config.version = Some(version.to_owned());
+        self
+    }
+
+    /// What is recorded, in [`EnvFilter`](tracing_subscriber::EnvFilter)'s syntax, whatever the environment says.
+    pub fn filter(mut self, directives: &str) -> Self {
+        self.config.filter = Directives::Fixed(directives.to_owned());
+        self
+    }
+
+    /// What is recorded unless `$L0_LOG` or else `$RUST_LOG` says otherwise. `info` if nothing is said.
+    ///
+    /// Text in the environment that cannot be read is recorded as a warning, and this is used.
+    pub fn default_filter(mut self, directives: &str) -> Self {
+        self.config.filter = Directives::Default(directives.to_owned());
+        self
+    }
+
+    /// Where `install` prints human-readable lines; nowhere unless asked.
+    pub fn console(mut self, console: Console) -> Self {
+        self.config.console = console;
+        self
+    }
+
+    /// What the flight recorder's memory lives in.
+    pub fn flight(mut self, flight: Flight) -> Self {
+        self.config.flight = flight;
+        self
+    }
+
+    /// Size of the flight recorder in bytes: 16 MiB unless set, 256 KiB at least.
+    pub fn buffer_bytes(mut self, bytes: u64) -> Self {
+        self.config.buffer_bytes = bytes;
+        self
+    }
+
+    /// How long records may wait before they are committed: a second unless set. They wait in memory that survives the
+    /// process; only a power loss loses this window.
+    pub fn commit_every(mut self, interval: Duration) -> Self {
+        self.config.commit_every = interval;
+        self
+    }
+
+    /// What happens to a record when the flight recorder is full.
+    pub fn overload(mut self, overload: Overload) -> Self {
+        self.config.overload = overload;
+        self
+    }
+
+    /// Where time comes from; a test's manual clock, for one.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.config.clock = clock;
+        self
+    }
+
+    /// Whether `install` records panics, before the previous hook runs. `init` does.
+    pub fn panic_hook(mut self, record: bool) -> Self {
+        self.config.panic_hook = record;
+        self
+    }
+
+    /// Opens the store and starts the writer, without touching anything global: attach
+    /// [`layer`](Handle::layer) to a subscriber of your own. Dropping the owner shuts down.
+    ///
+    /// Blocks while it brings in what dead processes left in their flight files.
+    ///
+    /// # Errors
+    /// `is_config` for a setting that makes no sense, `is_storage` if the directory cannot be used: it cannot be
+    /// created or written, is a file, or a later version of l0 wrote it.
+    pub fn start(self) -> Result<L0> {
+        self.start_as(owner::Kind::Started)
+    }
+
+    /// As `start`, and makes it the process's: the global `tracing` subscriber with this filter, [`l0::get()`](crate::get),
+    /// records of the `log` crate, and the console and panic hook asked for. Dropping the owner flushes; recording goes on.
+    ///
+    /// # Errors
+    /// As `start`; `is_already_initialized` if l0 or another subscriber is already installed: then attach
+    /// [`layer`](Handle::layer) to that one where it is made.
+    pub fn install(self) -> Result<L0> {
+        owner::install(self)
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn start_as(self, kind: owner::Kind) -> Result<L0> {
+        let config = self.config;
+        config.validate()?;
+        let (filter, complaint) = config.filter()?;
+        let dir = config.directory()?;
+        config::create_directory(&dir)?;
+        let flight = Arc::new(FlightRecorder::open(&Shape {
+            dir: &dir,
+            medium: match config.flight {
+                Flight::Directory => Medium::Directory,
+                Flight::SharedMemory => Medium::SharedMemory,
+                Flight::Off => Medium::Memory,
+            },
+            bytes: usize::try_from(config.buffer_bytes).unwrap_or(usize::MAX),
+            run: Uuid::now_v7(),
+            block: match config.overload {
+                Overload::Shed => None,
+                Overload::Block(bound) => Some(bound),
+            },
+        })?);
+        let shared = Arc::new(Shared::new(Arc::clone(&flight)));
+        let info = RunInfo { service: config.service(), version: config.version.clone() };
+        let commit_every = match flight.medium() {
+            Medium::Memory => config.commit_every.min(config::COMMIT_EVERY_IN_MEMORY),
+            Medium::Directory | Medium::SharedMemory => config.commit_every,
+        };
+        let started = Writer::start(&dir, Arc::clone(&shared), config.clock.clone(), &info).and_then(|writer| {
+            let recovered = writer.recovered();
+            let run = move || {
+                mark_own_thread();
+                run_thread(writer, commit_every);
+            };
+            let thread = std::thread::Builder::new().name("l0-writer".to_owned()).spawn(run);
+            Ok((thread.map_err(|error| Error::io("cannot start the thread l0-writer for", &dir, error))?, recovered))
+        });
+        let (thread, recovered) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                // Nothing was recorded yet.
+                let _ = flight.remove_file();
+                return Err(error);
+            }
+        };
+        let capture = Arc::new(Capture::new(Arc::clone(&flight), config.clock));
+        if let Some(complaint) = complaint {
+            capture.warn("l0.config", complaint);
+        }
+        if let Some(why) = flight.fallback() {
+            capture.warn("l0.flight", format!("the flight recorder is not where it was asked for: {why}"));
+        }
+        let source = Source::new(&dir, Some(Arc::clone(&shared)));
+        let inner = Inner { dir, capture, shared, gate: Gate::new(filter), source, commit_every, recovered };
+        Ok(L0::new(Handle::new(inner), thread, kind))
+    }
+}

@@ -1,0 +1,259 @@
+//! The handle: everything but ending.
+
+use std::{
+    fmt,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tracing_core::Subscriber;
+use tracing_subscriber::{Layer, registry::LookupSpan};
+
+use crate::{
+    capture::{Capture, CaptureLayer, Gate, parse_filter},
+    error::{Error, Result},
+    event::{Severity, TelemetryEvent},
+    flight::Medium,
+    query::{self, Events, Table, Value},
+    store::{Recovery, Shared, Source},
+};
+
+/// How long `flush` waits.
+const FLUSH_WITHIN: Duration = Duration::from_secs(10);
+
+/// Records and answers; cheap to clone, can be sent anywhere.
+///
+/// From [`L0`](crate::L0) by `l0.clone()`, or from [`get`](crate::get).
+#[derive(Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) dir: PathBuf,
+    pub(super) capture: Arc<Capture>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) gate: Gate,
+    pub(super) source: Source,
+    pub(super) commit_every: Duration,
+    pub(super) recovered: Recovery,
+}
+
+/// How recording goes, in numbers.
+///
+/// After a flush, `recorded == stored + shed`: events and spans of this run that were recorded, that are committed, and
+/// that were shed. A late value or the end of a span belongs to its span and does not count by itself.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Events and spans that passed the filter.
+    pub recorded: u64,
+    /// Of these, committed to the database.
+    pub stored: u64,
+    /// Of these, shed, for the reasons in `shed_by`.
+    pub shed: u64,
+    /// The shed by reason (`buffer_full`, `too_large`, `rejected`) and severity.
+    pub shed_by: Vec<(&'static str, Severity, u64)>,
+    /// Ends and late values of spans that found no room; their spans stay as they were.
+    pub updates_shed: u64,
+    /// Records made after shutdown or in a forked child.
+    pub ignored: u64,
+    /// Transactions of this run.
+    pub commits: u64,
+    /// Bytes waiting in the flight recorder.
+    pub buffer_used_bytes: u64,
+    /// Bytes of the flight recorder's lanes.
+    pub buffer_bytes: u64,
+    /// What a death of the process and of the machine may lose.
+    pub durability: String,
+    /// Why the store does not take records at the moment, if so.
+    pub last_error: Option<Error>,
+}
+
+impl Handle {
+    pub(super) fn new(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// A layer for a subscriber of your own, with l0's filter as its own: what l0 records and what other layers see do
+    /// not touch each other. Attach it once; a second one on the same subscriber records nothing.
+    ///
+    /// ```
+    /// use tracing_subscriber::prelude::*;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let l0 = l0::builder().dir(dir.path()).filter("debug").start()?;
+    /// let subscriber = tracing_subscriber::registry().with(l0.layer());
+    /// tracing::subscriber::with_default(subscriber, || tracing::debug!(answer = 42, "found"));
+    /// assert_eq!(l0.events().field("answer", 42).count()?, 1);
+    /// # Ok::<(), l0::Error>(())
+    /// ```
+    pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + 'static
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        CaptureLayer::new(Arc::clone(&self.inner.capture)).with_filter(self.inner.gate.clone())
+    }
+
+    /// Replaces the filter at run time, for every callsite.
+    ///
+    /// # Errors
+    /// `is_config` if the directives cannot be read; the filter then stays as it was.
+    pub fn set_filter(&self, directives: &str) -> Result<()> {
+        self.inner.gate.set(parse_filter(directives)?);
+        if super::get().is_some_and(|installed| Arc::ptr_eq(&installed.inner, &self.inner)) {
+            let level = tracing::level_filters::LevelFilter::current();
+            tracing_log::log::set_max_level(tracing_log::AsLog::as_log(&level));
+        }
+        Ok(())
+    }
+
+    /// Records an event directly, without `tracing`. Filters do not apply. It belongs to the current span.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let l0 = l0::builder().dir(dir.path()).start()?;
+    /// l0.record(l0::TelemetryEvent::new("order.placed").source("checkout").message("order 9"));
+    /// assert_eq!(l0.events().event_type("order.placed").count()?, 1);
+    /// # Ok::<(), l0::Error>(())
+    /// ```
+    pub fn record(&self, event: TelemetryEvent) {
+        self.inner.capture.direct(&event);
+    }
+
+    /// Records several events, in their order.
+    pub fn record_batch(&self, events: impl IntoIterator<Item = TelemetryEvent>) {
+        events.into_iter().for_each(|event| self.record(event));
+    }
+
+    /// Which events were recorded? See [`Events`].
+    pub fn events(&self) -> Events {
+        Events::new(self.inner.source.clone())
+    }
+
+    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans` and `runs`. Flushes first, bounded.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let l0 = l0::builder().dir(dir.path()).start()?;
+    /// let table = l0.sql("SELECT count(*) AS errors FROM telemetry_events WHERE severity = ?1", &["error".into()])?;
+    /// assert_eq!(table.rows[0][0], l0::query::Value::Integer(0));
+    /// # Ok::<(), l0::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `is_invalid_input` for SQL that does not parse, would write, or has other parameters; `is_storage` if the store
+    /// cannot be read; `is_closed` in a forked child.
+    pub fn sql(&self, sql: &str, params: &[Value]) -> Result<Table> {
+        query::sql(&self.inner.source, true, sql, params)
+    }
+
+    /// Commits everything that was recorded on any thread before the call. Blocks for at most ten seconds; calls at
+    /// the same time share one commit.
+    ///
+    /// # Errors
+    /// `is_storage` if the store does not take it (nothing is lost, it is tried again), `is_timeout` if it takes longer,
+    /// `is_closed` after shutdown and in a forked child, `is_invalid_input` on l0's own writer thread.
+    pub fn flush(&self) -> Result<()> {
+        let ticket = self.inner.shared.ask()?;
+        self.inner.shared.wait(ticket, FLUSH_WITHIN)
+    }
+
+    /// As [`flush`](Self::flush), for any executor; needs no runtime. The flush is asked for at once, not when first
+    /// polled.
+    ///
+    /// # Errors
+    /// As `flush`.
+    pub fn flush_async(&self) -> impl Future<Output = Result<()>> + Send + 'static {
+        Flush { ticket: self.inner.shared.ask(), shared: Arc::clone(&self.inner.shared) }
+    }
+
+    /// How recording goes. Never blocks on the store.
+    pub fn stats(&self) -> Stats {
+        let flight = &self.inner.shared.flight;
+        let shed_by: Vec<_> = flight
+            .shed_counts()
+            .filter(|(_, _, count)| *count > 0)
+            .map(|(reason, severity, count)| (reason.as_str(), severity, count))
+            .collect();
+        let shed_before_lanes: u64 =
+            shed_by.iter().filter(|(reason, ..)| *reason != "rejected").map(|(_, _, count)| count).sum();
+        let (buffer_used_bytes, buffer_bytes) = flight.fill();
+        Stats {
+            recorded: flight.recorded_in_lanes() + shed_before_lanes,
+            stored: self.inner.shared.stored(),
+            shed: shed_by.iter().map(|(_, _, count)| count).sum(),
+            shed_by,
+            updates_shed: flight.updates_shed(),
+            ignored: flight.ignored(),
+            commits: self.inner.shared.commits(),
+            buffer_used_bytes,
+            buffer_bytes,
+            durability: self.durability(),
+            last_error: self.inner.shared.last_error(),
+        }
+    }
+
+    /// What the start of this run found of runs that had vanished.
+    pub fn recovered(&self) -> Recovery {
+        self.inner.recovered
+    }
+
+    /// The store's directory, absolute.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    fn durability(&self) -> String {
+        let every = self.inner.commit_every;
+        match self.inner.shared.flight.medium() {
+            Medium::Directory => format!("the process may die without loss; a power loss loses up to {every:?}"),
+            Medium::SharedMemory => format!(
+                "the process may die without loss; a restart of the machine or the end of a container loses up to {every:?}"
+            ),
+            Medium::Memory => format!("the flight recorder is plain memory: any death loses up to {every:?}"),
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    pub(super) fn capture(&self) -> &Arc<Capture> {
+        &self.inner.capture
+    }
+
+    pub(super) fn source(&self) -> &Source {
+        &self.inner.source
+    }
+
+    pub(super) fn gate(&self) -> Gate {
+        self.inner.gate.clone()
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("dir", &self.inner.dir).finish_non_exhaustive()
+    }
+}
+
+/// A flush on its way.
+struct Flush {
+    ticket: Result<u64>,
+    shared: Arc<Shared>,
+}
+
+impl Future for Flush {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match &self.ticket {
+            Err(error) => Poll::Ready(Err(error.clone())),
+            Ok(ticket) => self.shared.poll(*ticket, cx.waker()).map_or(Poll::Pending, Poll::Ready),
+        }
+    }
+}

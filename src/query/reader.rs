@@ -1,0 +1,48 @@
+//! Questions to a store from outside the process that records into it.
+
+use std::path::Path;
+
+use super::{Events, Table, Value, table};
+use crate::{error::Result, store::Source};
+
+/// Reads a store, live or dead, without ever writing to it.
+///
+/// It sees what is committed: at most one commit interval (a second unless set otherwise) behind a living process. What
+/// a dead process left in its flight file is seen after [`recover`](crate::recover).
+///
+/// ```no_run
+/// let reader = l0::query::Reader::open("/var/lib/shop/.l0")?;
+/// for event in reader.events().at_least(l0::Severity::Error).limit(20).fetch()?.items {
+///     println!("{event}");
+/// }
+/// # Ok::<(), l0::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Reader {
+    source: Source,
+}
+
+impl Reader {
+    /// Opens the store in this directory.
+    ///
+    /// # Errors
+    /// `is_storage` if there is none, it cannot be read, or a later version of l0 wrote it.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let source = Source::new(dir.as_ref(), None);
+        source.ask(false, "cannot read the store", |_| Ok(()))?;
+        Ok(Self { source })
+    }
+
+    /// Everything recorded as an event.
+    pub fn events(&self) -> Events {
+        Events::new(self.source.clone())
+    }
+
+    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans` and `runs`.
+    ///
+    /// # Errors
+    /// `is_invalid_input` for SQL that does not parse, would write, or has other parameters.
+    pub fn sql(&self, sql: &str, params: &[Value]) -> Result<Table> {
+        table::sql(&self.source, false, sql, params)
+    }
+}

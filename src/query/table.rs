@@ -1,0 +1,83 @@
+//! The answer to plain SQL.
+
+use std::fmt;
+
+use rusqlite::{ErrorCode, params_from_iter};
+
+use super::Value;
+use crate::{
+    error::{Error, Result},
+    store::Source,
+};
+
+/// Rows of an SQL question; `Display` aligns them in columns.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Table {
+    /// The columns' names.
+    pub columns: Vec<String>,
+    /// The rows, each as long as `columns`.
+    pub rows: Vec<Vec<Value>>,
+}
+
+/// Asks one read-only statement.
+pub(crate) fn sql(source: &Source, fresh: bool, sql: &str, params: &[Value]) -> Result<Table> {
+    let outcome = source.ask(fresh, "cannot answer the SQL question", |connection| {
+        let mut statement = match connection.prepare(sql) {
+            Ok(statement) => statement,
+            Err(error) => return Ok(Err(invalid(sql, &error))),
+        };
+        if !statement.readonly() {
+            return Ok(Err(Error::invalid_input(format!("{sql:?} would write: only questions are answered here"))));
+        }
+        if statement.parameter_count() != params.len() {
+            let count = statement.parameter_count();
+            return Ok(Err(Error::invalid_input(format!(
+                "{sql:?} has {count} parameters, {} were given",
+                params.len()
+            ))));
+        }
+        let columns: Vec<String> = statement.column_names().into_iter().map(ToOwned::to_owned).collect();
+        let mut rows = statement.query(params_from_iter(params))?;
+        let mut found = Vec::new();
+        loop {
+            match rows.next() {
+                Ok(Some(row)) => found.push(
+                    (0..columns.len())
+                        .map(|index| row.get_ref(index).map(Value::from_ref))
+                        .collect::<Result<_, _>>()?,
+                ),
+                Ok(None) => return Ok(Ok(Table { columns, rows: found })),
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::Unknown) => {
+                    return Ok(Err(invalid(sql, &error)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    })?;
+    outcome
+}
+
+fn invalid(sql: &str, error: &rusqlite::Error) -> Error {
+    Error::invalid_input(format!("{sql:?}: {error}"))
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cell = |value: &Value| value.to_string().escape_debug().to_string();
+        let rows: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
+        let widths: Vec<usize> = (0..self.columns.len())
+            .map(|index| {
+                let cells = rows.iter().map(|row| row[index].chars().count());
+                cells.chain([self.columns[index].chars().count()]).max().unwrap_or(0)
+            })
+            .collect();
+        let mut line = |cells: &[String]| {
+            let cells: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            writeln!(f, "{}", cells.join("  ").trim_end())
+        };
+        line(&self.columns)?;
+        line(&widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>())?;
+        rows.iter().try_for_each(|row| line(row))
+    }
+}

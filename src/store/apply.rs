@@ -1,0 +1,358 @@
+//! From one decoded record to rows: the writer's and recovery's common heart.
+//!
+//! An [`Applier`] lives as long as its run; between `begin` and `commit` or `rollback` it works within one transaction.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use rustc_hash::FxHashMap;
+
+use super::{
+    columns::{CallsitePlan, Columns, merge_payload},
+    intern::Interner,
+    open_span::{OpenSpan, OpenSpans},
+    rollup::{Rollups, SeriesKey},
+    statements::{EventRow, Statements},
+};
+use crate::{
+    clock::{Clock, Timeline},
+    correlation,
+    event::Severity,
+    record::{Definition, Head, Kind, Record},
+};
+
+const CLOSED: i64 = 0;
+const RUNNING: i64 = 1;
+const INTERRUPTED: i64 = 2;
+
+/// Applies the records of one run.
+#[derive(Debug)]
+pub(super) struct Applier {
+    run: i64,
+    run_key: u64,
+    clock: Clock,
+    definitions: FxHashMap<u32, Definition>,
+    plans: FxHashMap<u32, Arc<CallsitePlan>>,
+    interner: Interner,
+    spans: OpenSpans,
+    rollups: Rollups,
+    columns: Columns,
+    next_span_row: i64,
+    /// Of `event` and `warning`: the nanoseconds known to be taken, first and one behind the last.
+    taken: [(i64, i64); 2],
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Applied {
+    /// It has a row, or changed one.
+    Stored,
+    /// It does not parse, or refers to what is not there.
+    Rejected,
+}
+
+impl Applier {
+    pub(super) fn new(run: i64, run_key: u64, clock: Clock) -> Self {
+        Self {
+            run,
+            run_key,
+            clock,
+            definitions: FxHashMap::default(),
+            plans: FxHashMap::default(),
+            interner: Interner::default(),
+            spans: OpenSpans::default(),
+            rollups: Rollups::default(),
+            columns: Columns::default(),
+            next_span_row: 1,
+            taken: [(0, 0); 2],
+        }
+    }
+
+    /// Learns a callsite; what does not parse is not learnt, and its records are rejected.
+    pub(super) fn define(&mut self, number: u32, definition: &[u8]) {
+        if let Ok(definition) = Definition::decode(definition) {
+            self.definitions.insert(number, definition);
+        }
+    }
+
+    pub(super) fn spans(&mut self) -> &mut OpenSpans {
+        &mut self.spans
+    }
+
+    /// Begins to work in a transaction, which shuts out other processes.
+    pub(super) fn begin(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let last: Option<i64> =
+            connection.prepare_cached("SELECT max(id) FROM span")?.query_row([], |row| row.get(0))?;
+        self.next_span_row = last.unwrap_or(0) + 1;
+        Ok(())
+    }
+
+    /// Applies one record.
+    pub(super) fn apply(
+        &mut self,
+        connection: &Connection,
+        statements: &mut Statements<'_>,
+        timeline: &Timeline,
+        stamp: u64,
+        bytes: &[u8],
+    ) -> rusqlite::Result<Applied> {
+        let Ok(mut record) = Record::decode(bytes) else { return Ok(Applied::Rejected) };
+        let head = record.head;
+        let plan = match record.definition.take() {
+            Some(definition) => Some(self.interner.callsite(connection, definition)?),
+            None if head.callsite == 0 => None,
+            None => match self.plan(connection, head.callsite)? {
+                Some(plan) => Some(plan),
+                None => return Ok(Applied::Rejected),
+            },
+        };
+        if self.columns.read(&mut record, plan.as_deref()).is_err() {
+            return Ok(Applied::Rejected);
+        }
+        let mono_ns = timeline.mono_ns(stamp);
+        let at = self.clock.wall_of(mono_ns).unwrap_or_else(|| timeline.wall_ns(mono_ns));
+        let plan = plan.as_deref();
+        match head.kind {
+            Kind::Event | Kind::Direct => self.event(connection, statements, head, plan, at)?,
+            Kind::Open => return self.open(connection, statements, head, plan, at, mono_ns),
+            Kind::Update => return self.update(connection, head, at),
+            Kind::Close => return Ok(self.close(head, at, mono_ns)),
+            Kind::Link => {
+                if let (Some(span), Some(follows)) = (self.spans.get(head.span), self.spans.get(head.other)) {
+                    statements.insert_link(span.row, follows.row)?;
+                }
+            }
+        }
+        Ok(Applied::Stored)
+    }
+
+    /// Writes what was gathered: spans and rollups.
+    pub(super) fn finish(&mut self, connection: &Connection, statements: &mut Statements<'_>) -> rusqlite::Result<()> {
+        for (own, span) in self.spans.touched() {
+            let state = if span.duration_ns.is_some() { CLOSED } else { RUNNING };
+            statements.write_span(self.run, own, state, span)?;
+        }
+        self.rollups.store(connection, statements)
+    }
+
+    /// Marks every span that is still open as interrupted; says how many.
+    pub(super) fn interrupt(&mut self, statements: &mut Statements<'_>) -> rusqlite::Result<u64> {
+        let open = self.spans.ids();
+        for own in &open {
+            if let Some(span) = self.spans.get(*own) {
+                statements.write_span(self.run, *own, INTERRUPTED, span)?;
+            }
+        }
+        Ok(open.len() as u64)
+    }
+
+    pub(super) fn commit(&mut self) {
+        self.spans.commit();
+        self.rollups.clear();
+    }
+
+    pub(super) fn rollback(&mut self) {
+        self.spans.rollback();
+        self.rollups.forget();
+        self.interner.forget();
+        self.plans.clear();
+        self.taken = [(0, 0); 2];
+    }
+
+    fn plan(&mut self, connection: &Connection, number: u32) -> rusqlite::Result<Option<Arc<CallsitePlan>>> {
+        if let Some(plan) = self.plans.get(&number) {
+            return Ok(Some(Arc::clone(plan)));
+        }
+        let Some(definition) = self.definitions.get(&number) else { return Ok(None) };
+        let plan = self.interner.callsite(connection, definition.clone())?;
+        self.plans.insert(number, Arc::clone(&plan));
+        Ok(Some(plan))
+    }
+
+    fn event(
+        &mut self,
+        connection: &Connection,
+        statements: &mut Statements<'_>,
+        head: Head,
+        plan: Option<&CallsitePlan>,
+        at: i64,
+    ) -> rusqlite::Result<()> {
+        let severity = self.columns.severity.unwrap_or(head.severity);
+        let is_error = severity >= Severity::Error;
+        if is_error && let Some(span) = self.spans.touch(head.span) {
+            span.errors += 1;
+        }
+        let inherited = Inherited::of(self.spans.get(head.span));
+        let mut own = Inherited::default();
+        let mut promoted = [None; 7];
+        if self.columns.is_promoted {
+            own = self.own_context(connection, head.span ^ at.cast_unsigned(), at)?;
+            promoted = self.promoted(connection)?;
+        }
+        promoted[3] = own.tenant.or(inherited.tenant);
+        promoted[4] = own.actor.or(inherited.actor);
+        let key = SeriesKey {
+            callsite: plan.map_or(0, |plan| plan.id),
+            severity: severity as i64,
+            event_type: promoted[0].unwrap_or(0),
+            source: promoted[1].unwrap_or(0),
+        };
+        let row = EventRow {
+            run: self.run,
+            severity: severity as i64,
+            callsite: plan.map(|plan| plan.id),
+            span: inherited.row,
+            trace: own.trace.or(inherited.trace),
+            message: self.columns.message.get(),
+            payload: &self.columns.payload,
+            promoted: promoted.iter().any(Option::is_some).then_some(promoted),
+        };
+        let is_warning = severity >= Severity::Warning;
+        let (first, behind) = &mut self.taken[usize::from(is_warning)];
+        let mut free = if (*first..*behind).contains(&at) { *behind } else { at };
+        while !statements.insert_event(is_warning, free, &row)? {
+            free = statements.next_free(is_warning, free)?;
+        }
+        if free == *behind {
+            *behind += 1;
+        } else {
+            (*first, *behind) = (at.min(free), free + 1);
+        }
+        self.rollups.count(key, at, is_error, self.columns.duration_ns);
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        connection: &Connection,
+        statements: &mut Statements<'_>,
+        head: Head,
+        plan: Option<&CallsitePlan>,
+        at: i64,
+        mono_ns: u64,
+    ) -> rusqlite::Result<Applied> {
+        let Some(plan) = plan else { return Ok(Applied::Rejected) };
+        let inherited = Inherited::of(self.spans.get(head.other));
+        let own = self.own_context(connection, head.span, at)?;
+        let trace = match own.trace.or(inherited.trace) {
+            Some(trace) => trace,
+            None => statements.insert_trace(&correlation::trace_id(self.run_key, head.span, at))?,
+        };
+        let mut span = OpenSpan {
+            row: self.next_span_row,
+            parent: inherited.row,
+            trace,
+            callsite: plan.id,
+            started_at: at,
+            opened_mono_ns: mono_ns,
+            tenant: own.tenant.or(inherited.tenant),
+            actor: own.actor.or(inherited.actor),
+            payload: self.columns.payload.clone(),
+            ..OpenSpan::default()
+        };
+        self.next_span_row += 1;
+        self.span_columns(connection, &mut span)?;
+        self.spans.insert(head.span, span);
+        Ok(Applied::Stored)
+    }
+
+    fn update(&mut self, connection: &Connection, head: Head, at: i64) -> rusqlite::Result<Applied> {
+        let own = self.own_context(connection, head.span, at)?;
+        let Some(mut span) = self.spans.touch(head.span).cloned() else { return Ok(Applied::Rejected) };
+        span.trace = own.trace.unwrap_or(span.trace);
+        span.tenant = own.tenant.or(span.tenant);
+        span.actor = own.actor.or(span.actor);
+        if !self.columns.payload.is_empty() {
+            span.payload = merge_payload(&span.payload, &self.columns.payload);
+        }
+        self.span_columns(connection, &mut span)?;
+        if let Some(place) = self.spans.touch(head.span) {
+            *place = span;
+        }
+        Ok(Applied::Stored)
+    }
+
+    fn close(&mut self, head: Head, at: i64, mono_ns: u64) -> Applied {
+        let Some(span) = self.spans.touch(head.span) else { return Applied::Rejected };
+        let duration_ns = i64::try_from(mono_ns.saturating_sub(span.opened_mono_ns)).unwrap_or(i64::MAX);
+        span.duration_ns = Some(duration_ns);
+        let key = SeriesKey {
+            callsite: span.callsite,
+            severity: 0,
+            event_type: span.event_type.unwrap_or(0),
+            source: span.name.unwrap_or(0),
+        };
+        let is_error = span.errors > 0 || span.failed;
+        self.rollups.count(key, at, is_error, Some(duration_ns));
+        Applied::Stored
+    }
+
+    /// Correlation, tenant and actor that the record itself names.
+    fn own_context(&mut self, connection: &Connection, salt: u64, at: i64) -> rusqlite::Result<Inherited> {
+        let key = self.run_key;
+        let trace = match self.columns.correlation_id.get() {
+            // The top bit keeps clear of the ids made from spans.
+            Some(text) => {
+                Some(self.interner.correlation(connection, text, || correlation::trace_id(key, salt | 1 << 63, at))?)
+            }
+            None => None,
+        };
+        let tenant = name(&mut self.interner, connection, self.columns.tenant_id.get())?;
+        let actor = name(&mut self.interner, connection, self.columns.actor_id.get())?;
+        Ok(Inherited { row: None, trace, tenant, actor })
+    }
+
+    fn promoted(&mut self, connection: &Connection) -> rusqlite::Result<[Option<i64>; 7]> {
+        let columns = &self.columns;
+        let mut name = |text| name(&mut self.interner, connection, text);
+        Ok([
+            name(columns.event_type.get())?,
+            name(columns.source.get())?,
+            name(columns.category.get())?,
+            None,
+            None,
+            name(columns.status.get())?,
+            columns.duration_ns,
+        ])
+    }
+
+    fn span_columns(&mut self, connection: &Connection, span: &mut OpenSpan) -> rusqlite::Result<()> {
+        let columns = &self.columns;
+        let mut set = |place: &mut Option<i64>, text: Option<&str>| -> rusqlite::Result<()> {
+            *place = name(&mut self.interner, connection, text)?.or(*place);
+            Ok(())
+        };
+        set(&mut span.name, columns.span_name.get())?;
+        set(&mut span.event_type, columns.event_type.get())?;
+        set(&mut span.category, columns.category.get())?;
+        set(&mut span.status, columns.status.get())?;
+        if let Some(status) = columns.status.get() {
+            span.failed = status == "error";
+        }
+        Ok(())
+    }
+}
+
+/// What a record takes from the span around it, or names itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Inherited {
+    row: Option<i64>,
+    trace: Option<i64>,
+    tenant: Option<i64>,
+    actor: Option<i64>,
+}
+
+impl Inherited {
+    fn of(span: Option<&OpenSpan>) -> Self {
+        span.map_or(Self::default(), |span| Self {
+            row: Some(span.row),
+            trace: Some(span.trace),
+            tenant: span.tenant,
+            actor: span.actor,
+        })
+    }
+}
+
+fn name(interner: &mut Interner, connection: &Connection, text: Option<&str>) -> rusqlite::Result<Option<i64>> {
+    text.map(|text| interner.name(connection, text)).transpose()
+}

@@ -1,0 +1,468 @@
+//! From a record's fields to the columns of its row: which fields are columns, and the JSON of the rest.
+//!
+//! A well-known field whose value does not fit its column stays in the payload: nothing is lost to a naming accident.
+
+use std::io::Write as _;
+
+use rustc_hash::FxHashMap;
+
+use crate::{
+    correlation,
+    event::Severity,
+    record::{CallsiteKind, Definition, Malformed, Record, Value, key},
+};
+
+/// What a stored callsite's fields mean.
+#[derive(Debug)]
+pub(super) struct CallsitePlan {
+    pub(super) id: i64,
+    fields: Vec<FieldPlan>,
+}
+
+#[derive(Debug)]
+struct FieldPlan {
+    role: Role,
+    /// `"name":`, escaped.
+    json_key: Vec<u8>,
+    /// `"name.sources":`, for errors.
+    json_sources_key: Vec<u8>,
+}
+
+/// Where a field's value goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Payload,
+    Message,
+    EventType,
+    Source,
+    Category,
+    CorrelationId,
+    TenantId,
+    ActorId,
+    Status,
+    DurationMs,
+    DurationNs,
+    Severity,
+    SpanName,
+    OtelStatus,
+    WholePayload,
+    FieldsDropped,
+}
+
+impl Role {
+    fn of(name: &str, kind: CallsiteKind) -> Self {
+        match name {
+            "message" if kind != CallsiteKind::Span => Self::Message,
+            "event_type" => Self::EventType,
+            "category" => Self::Category,
+            "correlation_id" => Self::CorrelationId,
+            "tenant_id" => Self::TenantId,
+            "actor_id" => Self::ActorId,
+            "status" => Self::Status,
+            "duration_ms" if kind != CallsiteKind::Span => Self::DurationMs,
+            "severity" if kind != CallsiteKind::Span => Self::Severity,
+            "otel.name" if kind == CallsiteKind::Span => Self::SpanName,
+            "otel.status_code" => Self::OtelStatus,
+            _ => Self::Payload,
+        }
+    }
+
+    fn of_key(key: u16) -> Self {
+        match key {
+            key::EVENT_TYPE => Self::EventType,
+            key::SOURCE => Self::Source,
+            key::CATEGORY => Self::Category,
+            key::CORRELATION_ID => Self::CorrelationId,
+            key::TENANT_ID => Self::TenantId,
+            key::ACTOR_ID => Self::ActorId,
+            key::MESSAGE => Self::Message,
+            key::STATUS => Self::Status,
+            key::DURATION_NS => Self::DurationNs,
+            key::PAYLOAD => Self::WholePayload,
+            _ => Self::FieldsDropped,
+        }
+    }
+}
+
+impl CallsitePlan {
+    pub(super) fn new(id: i64, definition: &Definition) -> Self {
+        let mut left: FxHashMap<&str, usize> = FxHashMap::default();
+        for name in &definition.fields {
+            *left.entry(name).or_default() += 1;
+        }
+        let totals = left.clone();
+        let fields = definition
+            .fields
+            .iter()
+            .map(|name| {
+                // The last of several fields of one name has the name, as when JSON is parsed; the others get a number.
+                let after = left.entry(name).or_default();
+                *after -= 1;
+                if *after == 0 {
+                    FieldPlan::new(Role::of(name, definition.kind), name)
+                } else {
+                    FieldPlan::new(Role::Payload, &format!("{name}#{}", totals[name.as_str()] - *after))
+                }
+            })
+            .collect();
+        Self { id, fields }
+    }
+}
+
+impl FieldPlan {
+    fn new(role: Role, name: &str) -> Self {
+        let key = |name: &str| {
+            let mut key = Vec::new();
+            write_json(&mut key, &name);
+            key.push(b':');
+            key
+        };
+        // Raw identifiers are plain names to a reader.
+        let name = name.strip_prefix("r#").unwrap_or(name);
+        Self { role, json_key: key(name), json_sources_key: key(&format!("{name}.sources")) }
+    }
+}
+
+/// A text that may be there; its buffer is used again.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    set: bool,
+    text: String,
+}
+
+impl Slot {
+    pub(super) fn get(&self) -> Option<&str> {
+        self.set.then_some(self.text.as_str())
+    }
+
+    fn put(&mut self, value: &Value<'_>) {
+        self.text.clear();
+        value.write_text(&mut self.text);
+        self.set = true;
+    }
+}
+
+/// The columns of one row; its buffers are used again.
+#[derive(Debug, Default)]
+pub(super) struct Columns {
+    pub(super) message: Slot,
+    pub(super) event_type: Slot,
+    pub(super) source: Slot,
+    pub(super) category: Slot,
+    pub(super) correlation_id: Slot,
+    pub(super) tenant_id: Slot,
+    pub(super) actor_id: Slot,
+    pub(super) status: Slot,
+    pub(super) span_name: Slot,
+    pub(super) severity: Option<Severity>,
+    pub(super) duration_ns: Option<i64>,
+    /// A JSON object, or any JSON if it was given whole; empty if there is none.
+    pub(super) payload: Vec<u8>,
+    /// Whether any column but message and payload is set.
+    pub(super) is_promoted: bool,
+}
+
+impl Columns {
+    fn clear(&mut self) {
+        for slot in [
+            &mut self.message,
+            &mut self.event_type,
+            &mut self.source,
+            &mut self.category,
+            &mut self.correlation_id,
+            &mut self.tenant_id,
+            &mut self.actor_id,
+            &mut self.status,
+            &mut self.span_name,
+        ] {
+            slot.set = false;
+        }
+        self.severity = None;
+        self.duration_ns = None;
+        self.payload.clear();
+        self.is_promoted = false;
+    }
+
+    /// Reads all fields of a record.
+    pub(super) fn read(&mut self, record: &mut Record<'_>, plan: Option<&CallsitePlan>) -> Result<(), Malformed> {
+        self.clear();
+        while let Some((number, value)) = record.next_field()? {
+            if number >= key::FIRST {
+                self.put(Role::of_key(number), &value, None);
+                continue;
+            }
+            let field = plan.and_then(|plan| plan.fields.get(usize::from(number))).ok_or(Malformed)?;
+            self.put(field.role, &value, Some(field));
+        }
+        if !self.payload.is_empty() && self.payload[0] == b'{' && self.payload.last() != Some(&b'}') {
+            self.payload.push(b'}');
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, role: Role, value: &Value<'_>, field: Option<&FieldPlan>) {
+        let slot = match role {
+            Role::Message => {
+                self.message.put(value);
+                if let (Value::Error { .. }, Some(field)) = (value, field) {
+                    self.put_sources(value, field);
+                }
+                return;
+            }
+            Role::EventType => &mut self.event_type,
+            Role::Source => &mut self.source,
+            Role::Category => &mut self.category,
+            Role::CorrelationId => {
+                self.correlation_id.put(value);
+                if correlation::is_valid(&self.correlation_id.text) {
+                    self.is_promoted = true;
+                } else {
+                    self.correlation_id.set = false;
+                    self.put_payload(value, field);
+                }
+                return;
+            }
+            Role::TenantId => &mut self.tenant_id,
+            Role::ActorId => &mut self.actor_id,
+            Role::Status => &mut self.status,
+            Role::SpanName => &mut self.span_name,
+            Role::OtelStatus => {
+                self.status.put(value);
+                self.status.text.make_ascii_lowercase();
+                self.is_promoted = true;
+                return;
+            }
+            Role::DurationMs | Role::DurationNs => {
+                let unit_ns = if role == Role::DurationMs { 1_000_000 } else { 1 };
+                match duration_ns(value, unit_ns) {
+                    Some(duration_ns) => {
+                        self.duration_ns = Some(duration_ns);
+                        self.is_promoted = true;
+                    }
+                    None => self.put_payload(value, field),
+                }
+                return;
+            }
+            Role::Severity => {
+                match value {
+                    Value::Text(text) if text.parse::<Severity>().is_ok() => self.severity = text.parse().ok(),
+                    _ => self.put_payload(value, field),
+                }
+                return;
+            }
+            Role::WholePayload => {
+                if let Value::Text(json) = value {
+                    self.payload.clear();
+                    self.payload.extend_from_slice(json.as_bytes());
+                }
+                return;
+            }
+            Role::FieldsDropped => {
+                // A payload given whole is closed already.
+                if self.payload.last() == Some(&b'}') {
+                    self.payload.pop();
+                }
+                if self.payload != b"{" {
+                    self.separate();
+                }
+                self.payload.extend_from_slice(b"\"l0.fields_dropped\":");
+                write_value(&mut self.payload, value);
+                return;
+            }
+            Role::Payload => return self.put_payload(value, field),
+        };
+        slot.put(value);
+        self.is_promoted = true;
+    }
+
+    fn put_payload(&mut self, value: &Value<'_>, field: Option<&FieldPlan>) {
+        // Records without a callsite carry their payload whole.
+        let Some(field) = field else { return };
+        self.separate();
+        self.payload.extend_from_slice(&field.json_key);
+        write_value(&mut self.payload, value);
+        self.put_sources(value, field);
+    }
+
+    fn put_sources(&mut self, value: &Value<'_>, field: &FieldPlan) {
+        let Value::Error { sources, .. } = *value else { return };
+        let mut first = true;
+        for source in sources {
+            if first {
+                self.separate();
+                self.payload.extend_from_slice(&field.json_sources_key);
+            }
+            self.payload.push(if first { b'[' } else { b',' });
+            write_json(&mut self.payload, &source);
+            first = false;
+        }
+        if !first {
+            self.payload.push(b']');
+        }
+    }
+
+    fn separate(&mut self) {
+        self.payload.push(if self.payload.is_empty() { b'{' } else { b',' });
+    }
+}
+
+/// A duration of at least nothing, that a column can hold.
+fn duration_ns(value: &Value<'_>, unit_ns: i64) -> Option<i64> {
+    let ns = match *value {
+        Value::I64(v) => v.checked_mul(unit_ns),
+        Value::U64(v) => i64::try_from(v).ok()?.checked_mul(unit_ns),
+        Value::I128(v) => i64::try_from(v).ok()?.checked_mul(unit_ns),
+        Value::U128(v) => i64::try_from(v).ok()?.checked_mul(unit_ns),
+        Value::F64(v) => {
+            let ns = v * unit_ns as f64;
+            (ns.is_finite() && ns < i64::MAX as f64).then_some(ns as i64)
+        }
+        _ => None,
+    };
+    ns.filter(|ns| *ns >= 0)
+}
+
+/// One value as JSON. Numbers that JSON's readers would round, and those it has no word for, become strings.
+fn write_value(out: &mut Vec<u8>, value: &Value<'_>) {
+    match *value {
+        Value::Bool(v) => write_json(out, &v),
+        Value::I64(v) => write_json(out, &v),
+        Value::U64(v) => write_json(out, &v),
+        Value::F64(v) if v.is_finite() => write_json(out, &v),
+        Value::I128(v) => match (i64::try_from(v), u64::try_from(v)) {
+            (Ok(v), _) => write_json(out, &v),
+            (_, Ok(v)) => write_json(out, &v),
+            _ => write_json(out, &v.to_string()),
+        },
+        Value::U128(v) => match u64::try_from(v) {
+            Ok(v) => write_json(out, &v),
+            Err(_) => write_json(out, &v.to_string()),
+        },
+        Value::Text(v) | Value::Error { message: v, .. } => write_json(out, &v),
+        Value::F64(_) | Value::Bytes { .. } => {
+            let mut text = String::new();
+            value.write_text(&mut text);
+            write_json(out, &text);
+        }
+    }
+}
+
+fn write_json(out: &mut Vec<u8>, value: &impl serde::Serialize) {
+    let start = out.len();
+    if serde_json::to_writer(&mut *out, value).is_err() {
+        // Plain numbers, booleans and strings into memory: not reached, and then still JSON.
+        out.truncate(start);
+        let _ = out.write_all(b"null");
+    }
+}
+
+/// Lays late fields over earlier ones: the last value of a name wins, the others stay to the letter.
+pub(super) fn merge_payload(earlier: &[u8], later: &[u8]) -> Vec<u8> {
+    type Object<'a> = std::collections::BTreeMap<std::borrow::Cow<'a, str>, &'a serde_json::value::RawValue>;
+    let parse = |bytes| serde_json::from_slice::<Object<'_>>(bytes);
+    match (parse(earlier), parse(later)) {
+        (Ok(mut all), Ok(later)) => {
+            all.extend(later);
+            serde_json::to_vec(&all).unwrap_or_else(|_| earlier.to_vec())
+        }
+        (Err(_), Ok(_)) => later.to_vec(),
+        _ => earlier.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Caps, Encoder, Head, Kind};
+
+    fn read(names: &[&str], kind: CallsiteKind, encode: impl FnOnce(&mut Encoder<'_>)) -> Columns {
+        let definition = Definition {
+            kind,
+            severity: Severity::Info,
+            target: "t".into(),
+            name: "n".into(),
+            module_path: None,
+            file: None,
+            line: None,
+            fields: names.iter().map(ToString::to_string).collect(),
+        };
+        let caps = Caps { field_bytes: 1 << 14, record_bytes: 1 << 16, fields: 512 };
+        let mut bytes = Vec::new();
+        let head = Head { kind: Kind::Event, severity: Severity::Info, flags: 0, callsite: 1, span: 0, other: 0 };
+        let mut encoder = Encoder::new(&mut bytes, caps, head);
+        encode(&mut encoder);
+        encoder.finish();
+        let mut columns = Columns::default();
+        columns.read(&mut Record::decode(&bytes).unwrap(), Some(&CallsitePlan::new(1, &definition))).unwrap();
+        columns
+    }
+
+    fn payload(columns: &Columns) -> &str {
+        std::str::from_utf8(&columns.payload).unwrap()
+    }
+
+    #[test]
+    fn values_keep_their_kind_in_json() {
+        let names: Vec<String> = (0..10).map(|i| format!("f{i}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let columns = read(&names, CallsiteKind::Event, |e| {
+            e.bool(0, true);
+            e.u64(1, u64::MAX);
+            e.f64(2, f64::NAN);
+            e.f64(3, f64::NEG_INFINITY);
+            e.f64(4, 1.0);
+            e.i128(5, -5);
+            e.u128(6, u128::MAX);
+            e.text(7, "a\"b\u{1}");
+            e.bytes(8, &[0, 255]);
+            e.i64(9, i64::MIN);
+        });
+        assert_eq!(
+            payload(&columns),
+            r#"{"f0":true,"f1":18446744073709551615,"f2":"NaN","f3":"-inf","f4":1.0,"f5":-5,"f6":"340282366920938463463374607431768211455","f7":"a\"b\u0001","f8":"[00 ff]","f9":-9223372036854775808}"#
+        );
+    }
+
+    #[test]
+    fn the_last_of_a_name_wins_and_the_others_are_kept() {
+        let columns = read(&["a", "message", "a", "message", "a"], CallsiteKind::Event, |e| {
+            for key in [0, 2, 4] {
+                e.u64(key, u64::from(key));
+            }
+            e.text(1, "first");
+            e.text(3, "second");
+        });
+        assert_eq!(columns.message.get(), Some("second"));
+        assert_eq!(payload(&columns), r##"{"a#1":0,"a#2":2,"a":4,"message#1":"first"}"##);
+    }
+
+    #[test]
+    fn well_known_fields_become_columns_if_they_fit() {
+        let names = ["correlation_id", "tenant_id", "status", "duration_ms", "severity"];
+        let fits = read(&names, CallsiteKind::Event, |e| {
+            e.text(0, "order-9");
+            e.u64(1, 7);
+            e.u64(2, 402);
+            e.f64(3, 1.5);
+            e.text(4, "critical");
+        });
+        assert_eq!(
+            (fits.correlation_id.get(), fits.tenant_id.get(), fits.status.get(), fits.duration_ns, fits.severity),
+            (Some("order-9"), Some("7"), Some("402"), Some(1_500_000), Some(Severity::Critical))
+        );
+        assert!(fits.payload.is_empty() && fits.is_promoted);
+        let misfits = read(&names, CallsiteKind::Event, |e| {
+            e.text(0, "two words");
+            e.i64(3, -1);
+            e.text(4, "loud");
+        });
+        assert_eq!(payload(&misfits), r#"{"correlation_id":"two words","duration_ms":-1,"severity":"loud"}"#);
+        assert!(!misfits.is_promoted);
+    }
+
+    #[test]
+    fn late_fields_lie_over_earlier_ones() {
+        assert_eq!(merge_payload(br#"{"b":1.10,"a":"x"}"#, br#"{"a":2}"#), br#"{"a":2,"b":1.10}"#);
+        assert_eq!(merge_payload(b"", br#"{"a":2}"#), br#"{"a":2}"#);
+    }
+}

@@ -1,0 +1,267 @@
+//! Opening `telemetry.db`: permissions, pragmas, schema version, migrations.
+
+use std::{
+    fs::{self, OpenOptions},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{Error, Result};
+
+/// The database's file in the store's directory.
+pub(crate) const DATABASE: &str = "telemetry.db";
+/// The version this build writes, and how it got there.
+pub(crate) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+const MIGRATIONS: [&str; 1] = [include_str!("schema/0001.sql")];
+/// "l0te" in the file's header says whose file it is.
+const APPLICATION_ID: i64 = 0x6C30_7465;
+/// Before 3.51.3 a checkpoint beside a second connection could lose commits (fixed in 3.50.7 and 3.44.6 as well).
+const SQLITE_VERSION_MIN: i32 = 3_051_003;
+const SQLITE_VERSIONS_FIXED: [i32; 2] = [3_050_007, 3_044_006];
+/// Another process's transaction is short; SQLite's own back-off would sleep far longer than that.
+const BUSY_SLEEP: Duration = Duration::from_micros(300);
+const BUSY_SLEEPS_MAX: i32 = 16_000;
+
+/// Opens the database for writing, creating and migrating it as needed.
+pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
+    check_version(rusqlite::version_number())?;
+    let path = dir.join(DATABASE);
+    create_private_file(&path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let named = |error| Error::sqlite(&format!("cannot open {}", path.display()), error);
+    let mut connection = Connection::open_with_flags(&path, flags).map_err(named)?;
+    connection.busy_handler(Some(wait_for_writer)).map_err(named)?;
+    check_identity(&connection, &path)?;
+    prepare(&connection).map_err(|error| match error {
+        Pragma::Failed(error) => named(error),
+        Pragma::Refused(what) => Error::storage(format!("cannot open {}: {what}", path.display())),
+    })?;
+    migrate(&connection).map_err(|error| Error::sqlite(&format!("cannot migrate {}", path.display()), error))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Opens the database for reading only.
+pub(crate) fn open_reader(dir: &Path) -> Result<Connection> {
+    check_version(rusqlite::version_number())?;
+    let path = dir.join(DATABASE);
+    if !path.is_file() {
+        return Err(Error::storage(format!(
+            "there is no l0 store in {}: {DATABASE} is missing; give the directory a program records into",
+            dir.display()
+        )));
+    }
+    let named = |error| Error::sqlite(&format!("cannot read {}", path.display()), error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let open = |uri: &str| {
+        let mut connection = Connection::open_with_flags(uri, flags)?;
+        connection.busy_handler(Some(wait_for_writer))?;
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(connection)
+    };
+    let uri = uri(&path);
+    let connection = match open(&uri) {
+        // A copy on a read-only medium: nobody can be writing it, and no shared-memory file can be made beside it.
+        Err(error) if is_cannot_open(&error) && !has_wal(&path) => open(&format!("{uri}?immutable=1")),
+        outcome => outcome,
+    }
+    .map_err(named)?;
+    check_identity(&connection, &path)?;
+    connection.pragma_update(None, "query_only", true).map_err(named)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+fn is_cannot_open(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied)
+    )
+}
+
+fn has_wal(path: &Path) -> bool {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    fs::metadata(PathBuf::from(wal)).is_ok_and(|metadata| metadata.len() > 0)
+}
+
+/// A path as SQLite's URI: what has a meaning there is escaped.
+fn uri(path: &Path) -> String {
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'~' => uri.push(char::from(*byte)),
+            byte => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri
+}
+
+fn check_version(version: i32) -> Result<()> {
+    let fixed = version >= SQLITE_VERSION_MIN
+        || SQLITE_VERSIONS_FIXED.iter().any(|fix| version >= *fix && version / 1_000 == fix / 1_000);
+    if fixed {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "SQLite {} can lose commits (its WAL-reset bug): link 3.51.3 or later, or use l0's feature `bundled`",
+        rusqlite::version()
+    )))
+}
+
+/// SQLite gives the database's mode to the WAL and shared-memory files it makes.
+fn create_private_file(path: &Path) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(Error::io("cannot create", path, error)),
+    }
+}
+
+/// Refuses what is not l0's and what a later l0 has written.
+fn check_identity(connection: &Connection, path: &Path) -> Result<()> {
+    let read = |pragma: &str| {
+        connection
+            .pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
+            .map_err(|error| Error::sqlite(&format!("cannot read {}", path.display()), error))
+    };
+    let (id, version) = (read("application_id")?, read("user_version")?);
+    let has_tables: bool = connection
+        .query_row("SELECT count(*) > 0 FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(|error| Error::sqlite(&format!("cannot read {}", path.display()), error))?;
+    if has_tables && id != APPLICATION_ID {
+        return Err(Error::storage(format!(
+            "{} is an SQLite database of another program: choose another directory",
+            path.display()
+        )));
+    }
+    if version > SCHEMA_VERSION {
+        return Err(Error::storage(format!(
+            "{} has schema {version}, this l0 knows up to {SCHEMA_VERSION}: use the l0 that wrote it or a later one, or another directory",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+enum Pragma {
+    Failed(rusqlite::Error),
+    Refused(String),
+}
+
+impl From<rusqlite::Error> for Pragma {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// SQLite ignores a pragma it does not know, so each is read back.
+fn prepare(connection: &Connection) -> Result<(), Pragma> {
+    let is_new: bool = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
+    if is_new {
+        set(connection, "auto_vacuum", "INCREMENTAL", "2")?;
+    }
+    set(connection, "journal_mode", "WAL", "wal")?;
+    for (pragma, value, reads) in [
+        ("synchronous", "NORMAL", "1"),
+        ("journal_size_limit", "16777216", "16777216"),
+        ("wal_autocheckpoint", "1000", "1000"),
+        ("cache_size", "-8192", "-8192"),
+        ("temp_store", "MEMORY", "2"),
+        ("foreign_keys", "OFF", "0"),
+    ] {
+        set(connection, pragma, value, reads)?;
+    }
+    Ok(())
+}
+
+fn set(connection: &Connection, pragma: &str, value: &str, reads: &str) -> Result<(), Pragma> {
+    connection.execute_batch(&format!("PRAGMA {pragma} = {value}"))?;
+    let got = connection.pragma_query_value(None, pragma, |row| {
+        Ok(match row.get_ref(0)? {
+            rusqlite::types::ValueRef::Integer(number) => number.to_string(),
+            other => other.as_str().unwrap_or("").to_owned(),
+        })
+    })?;
+    if got == reads {
+        return Ok(());
+    }
+    Err(Pragma::Refused(format!(
+        "PRAGMA {pragma} = {value} was not taken, it reads {got}; is the file system able to lock and share memory?"
+    )))
+}
+
+/// Brings the schema up to date, in one transaction: two processes starting together migrate once.
+fn migrate(connection: &Connection) -> rusqlite::Result<()> {
+    let version = || connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    if version()? == SCHEMA_VERSION {
+        return Ok(());
+    }
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let outcome = (|| {
+        let done = usize::try_from(version()?).unwrap_or(0);
+        for migration in MIGRATIONS.iter().skip(done) {
+            connection.execute_batch(migration)?;
+        }
+        connection.execute_batch(&format!(
+            "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
+        ))
+    })();
+    if outcome.is_err() {
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    outcome
+}
+
+fn wait_for_writer(sleeps: i32) -> bool {
+    std::thread::sleep(BUSY_SLEEP);
+    sleeps < BUSY_SLEEPS_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_with_the_wal_reset_bug_are_refused() {
+        for (version, fine) in [
+            (3_051_003, true),
+            (3_054_001, true),
+            (3_050_007, true),
+            (3_044_006, true),
+            (3_051_002, false),
+            (3_050_006, false),
+            (3_045_000, false),
+        ] {
+            assert_eq!(check_version(version).is_ok(), fine, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_pragma_that_is_not_taken_is_an_error() {
+        let connection = Connection::open_in_memory().unwrap();
+        assert!(matches!(set(&connection, "journal_mode", "WAL", "wal"), Err(Pragma::Refused(_))));
+        assert!(set(&connection, "cache_size", "-100", "-100").is_ok());
+    }
+
+    #[test]
+    fn a_failed_migration_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open_writer(dir.path()).unwrap());
+        let connection = open_writer(dir.path()).unwrap();
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        let vacuum: i64 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0)).unwrap();
+        assert_eq!((version, vacuum), (SCHEMA_VERSION, 2));
+    }
+
+    #[test]
+    fn a_uri_escapes_what_has_a_meaning() {
+        assert_eq!(uri(Path::new("/a b/c?d#e%.db")), "file:/a%20b/c%3Fd%23e%25.db");
+    }
+}

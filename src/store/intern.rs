@@ -1,0 +1,108 @@
+//! Small integers for texts that repeat: names, callsites, traces.
+//!
+//! The maps are caches of what is stored: bounded, cleared when full, forgotten after a rollback.
+
+use rusqlite::{Connection, params};
+use rustc_hash::FxHashMap;
+
+use super::columns::CallsitePlan;
+use crate::record::Definition;
+
+/// A cache that grows past this is cleared; the next use of a name costs one look-up.
+const CACHED_MAX: usize = 8_192;
+
+/// What is known to be stored, by text.
+#[derive(Debug, Default)]
+pub(super) struct Interner {
+    names: FxHashMap<String, i64>,
+    correlations: FxHashMap<String, i64>,
+    callsites: FxHashMap<Definition, std::sync::Arc<CallsitePlan>>,
+}
+
+impl Interner {
+    /// After a rollback: what was new was not stored.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn name(&mut self, connection: &Connection, text: &str) -> rusqlite::Result<i64> {
+        if let Some(id) = self.names.get(text) {
+            return Ok(*id);
+        }
+        let find = "SELECT id FROM name WHERE text = ?1";
+        let found = connection.prepare_cached(find)?.query([text])?.next()?.map(|row| row.get(0)).transpose()?;
+        let id = match found {
+            Some(id) => id,
+            None => connection.prepare_cached("INSERT INTO name (text) VALUES (?1)")?.insert([text])?,
+        };
+        remember(&mut self.names, text, id);
+        Ok(id)
+    }
+
+    /// The trace that goes by a caller's text; `trace_id` is for a new one.
+    pub(super) fn correlation(
+        &mut self,
+        connection: &Connection,
+        text: &str,
+        trace_id: impl FnOnce() -> [u8; 16],
+    ) -> rusqlite::Result<i64> {
+        if let Some(id) = self.correlations.get(text) {
+            return Ok(*id);
+        }
+        let find = "SELECT id FROM trace WHERE correlation_id = ?1";
+        let found = connection.prepare_cached(find)?.query([text])?.next()?.map(|row| row.get(0)).transpose()?;
+        let id = match found {
+            Some(id) => id,
+            None => connection
+                .prepare_cached("INSERT INTO trace (trace_id, correlation_id) VALUES (?1, ?2)")?
+                .insert(params![trace_id(), text])?,
+        };
+        remember(&mut self.correlations, text, id);
+        Ok(id)
+    }
+
+    /// The stored callsite of a definition, and what its fields mean.
+    pub(super) fn callsite(
+        &mut self,
+        connection: &Connection,
+        definition: Definition,
+    ) -> rusqlite::Result<std::sync::Arc<CallsitePlan>> {
+        if let Some(plan) = self.callsites.get(&definition) {
+            return Ok(std::sync::Arc::clone(plan));
+        }
+        let values = params![
+            definition.kind as i64,
+            definition.severity as i64,
+            definition.target,
+            definition.name,
+            definition.module_path.as_deref().unwrap_or(""),
+            definition.file.as_deref().unwrap_or(""),
+            definition.line.unwrap_or(0),
+        ];
+        connection
+            .prepare_cached(
+                "INSERT INTO callsite (kind, severity, target, name, module_path, file, line)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+            )?
+            .execute(values)?;
+        let id = connection
+            .prepare_cached(
+                "SELECT id FROM callsite WHERE kind = ?1 AND severity = ?2 AND target = ?3 AND name = ?4
+                    AND module_path = ?5 AND file = ?6 AND line = ?7",
+            )?
+            .query_row(values, |row| row.get(0))?;
+        let plan = std::sync::Arc::new(CallsitePlan::new(id, &definition));
+        if self.callsites.len() >= CACHED_MAX {
+            self.callsites.clear();
+        }
+        self.callsites.insert(definition, std::sync::Arc::clone(&plan));
+        Ok(plan)
+    }
+}
+
+fn remember(cache: &mut FxHashMap<String, i64>, text: &str, id: i64) {
+    if cache.len() >= CACHED_MAX {
+        cache.clear();
+    }
+    cache.insert(text.to_owned(), id);
+}

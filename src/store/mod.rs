@@ -1,0 +1,27 @@
+//! The only code that knows SQL for telemetry: from drained records to committed rows, and read connections.
+//!
+//! One writer thread owns the one write connection of `telemetry.db`. Its step is: cut, drain, merge by time, one
+//! transaction, commit, release. Rows, rollups, counters and the drained positions are one transaction, so that after
+//! any death a record is either stored or still in the flight file behind its lane's committed position.
+//!
+//! Invariants:
+//! - What a failed transaction changed in memory is undone before the next attempt.
+//! - The writer never waits for application code.
+//! - Every pragma is read back.
+
+mod apply;
+mod columns;
+mod connection;
+mod histogram;
+mod intern;
+mod open_span;
+mod reader;
+mod recovery;
+mod rollup;
+mod statements;
+mod writer;
+
+use connection::DATABASE;
+pub(crate) use reader::Source;
+pub use recovery::{Recovery, recover};
+pub(crate) use writer::{RunInfo, Shared, Writer, run_thread};

@@ -1,0 +1,115 @@
+//! The spans that are open, as the writer knows them, with the way back after a failed transaction.
+
+use rustc_hash::FxHashMap;
+
+/// A span that has a row, or gets one with the current transaction.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OpenSpan {
+    pub(super) row: i64,
+    pub(super) parent: Option<i64>,
+    pub(super) trace: i64,
+    pub(super) callsite: i64,
+    pub(super) started_at: i64,
+    pub(super) opened_mono_ns: u64,
+    pub(super) tenant: Option<i64>,
+    pub(super) actor: Option<i64>,
+    pub(super) name: Option<i64>,
+    pub(super) event_type: Option<i64>,
+    pub(super) category: Option<i64>,
+    pub(super) status: Option<i64>,
+    /// Its status says error.
+    pub(super) failed: bool,
+    /// Events of severity error and above directly in it.
+    pub(super) errors: i64,
+    pub(super) payload: Vec<u8>,
+    /// Set by its close; the span leaves the table when the transaction has its row.
+    pub(super) duration_ns: Option<i64>,
+    /// Changed by the current transaction.
+    pub(super) touched: bool,
+}
+
+/// Open spans by their id within the run.
+#[derive(Debug, Default)]
+pub(super) struct OpenSpans {
+    spans: FxHashMap<u64, OpenSpan>,
+    /// What the current transaction touched, in order of first touch, as it was before.
+    touched: Vec<(u64, Option<OpenSpan>)>,
+}
+
+impl OpenSpans {
+    pub(super) fn get(&self, own: u64) -> Option<&OpenSpan> {
+        self.spans.get(&own)
+    }
+
+    pub(super) fn insert(&mut self, own: u64, span: OpenSpan) {
+        let before = self.spans.insert(own, OpenSpan { touched: true, ..span });
+        self.touched.push((own, before));
+    }
+
+    /// A span whose row is stored already: found by recovery.
+    pub(super) fn restore(&mut self, own: u64, span: OpenSpan) {
+        self.spans.insert(own, span);
+    }
+
+    /// The span, to be changed; remembered as it was.
+    pub(super) fn touch(&mut self, own: u64) -> Option<&mut OpenSpan> {
+        let span = self.spans.get_mut(&own)?;
+        if !span.touched {
+            self.touched.push((own, Some(span.clone())));
+            span.touched = true;
+        }
+        Some(span)
+    }
+
+    /// The spans this transaction must write, in order of first touch.
+    pub(super) fn touched(&self) -> impl Iterator<Item = (u64, &OpenSpan)> {
+        self.touched.iter().filter_map(|(own, _)| self.spans.get(own).map(|span| (*own, span)))
+    }
+
+    /// All that are open, for the end of a run.
+    pub(super) fn ids(&self) -> Vec<u64> {
+        self.spans.keys().copied().collect()
+    }
+
+    pub(super) fn commit(&mut self) {
+        for (own, _) in self.touched.drain(..) {
+            match self.spans.get_mut(&own) {
+                Some(span) if span.duration_ns.is_some() => {
+                    self.spans.remove(&own);
+                }
+                Some(span) => span.touched = false,
+                None => {}
+            }
+        }
+    }
+
+    pub(super) fn rollback(&mut self) {
+        for (own, before) in self.touched.drain(..).rev() {
+            match before {
+                Some(span) => self.spans.insert(own, span),
+                None => self.spans.remove(&own),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rollback_restores_and_a_commit_drops_the_closed() {
+        let mut spans = OpenSpans::default();
+        spans.insert(1, OpenSpan { row: 1, ..OpenSpan::default() });
+        spans.commit();
+        spans.insert(2, OpenSpan { row: 2, ..OpenSpan::default() });
+        spans.touch(1).unwrap().errors = 5;
+        spans.touch(1).unwrap().duration_ns = Some(1);
+        assert_eq!(spans.touched().map(|(own, _)| own).collect::<Vec<_>>(), [2, 1]);
+        spans.rollback();
+        assert_eq!((spans.ids().len(), spans.get(1).unwrap().errors), (1, 0));
+        spans.touch(1).unwrap().duration_ns = Some(1);
+        spans.commit();
+        assert!(spans.ids().is_empty());
+    }
+}

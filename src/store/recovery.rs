@@ -1,0 +1,250 @@
+//! Bringing what dead processes left into the store.
+//!
+//! One transaction per flight file, through the same applier as the writer's; then the file is removed. A death in
+//! between is harmless: the committed positions say that nothing is left to replay.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{
+    apply::{Applied, Applier},
+    connection::open_writer,
+    open_span::OpenSpan,
+    statements::Statements,
+};
+use crate::{
+    clock::{Clock, Timeline},
+    error::{Error, Result},
+    flight::{Image, Orphan, Reason, has_file, may_be_alive, orphans},
+    record::Record,
+};
+
+/// What recovery found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// Runs whose processes had vanished.
+    pub runs: u32,
+    /// Events and spans that were not in the database yet and now are.
+    pub records: u64,
+    /// Spans that were open when their process vanished.
+    pub interrupted_spans: u64,
+}
+
+/// Brings the flight files of dead processes in `dir` into its store.
+///
+/// `init`, `start` and the command line do this by themselves; call it to read a dead process's store without starting
+/// a new run. Files of living processes are left alone.
+///
+/// # Errors
+/// `is_storage` if the directory holds no store, or it cannot be written.
+///
+/// ```no_run
+/// let found = l0::recover("/var/lib/shop/.l0")?;
+/// println!("{} records of {} runs", found.records, found.runs);
+/// # Ok::<(), l0::Error>(())
+/// ```
+pub fn recover(dir: impl AsRef<Path>) -> Result<Recovery> {
+    let dir = dir.as_ref();
+    if !dir.join(super::DATABASE).is_file() {
+        return Err(Error::storage(format!(
+            "there is no l0 store in {}: {} is missing; give the directory a program records into",
+            dir.display(),
+            super::DATABASE
+        )));
+    }
+    recover_with(dir, &open_writer(dir)?)
+}
+
+pub(super) fn recover_with(dir: &Path, connection: &Connection) -> Result<Recovery> {
+    let mut total = Recovery::default();
+    for mut orphan in orphans(dir)? {
+        let Some(image) = orphan.read()? else {
+            orphan.set_aside()?;
+            continue;
+        };
+        replay(connection, &orphan, &image, &mut total)?;
+        orphan.remove()?;
+    }
+    end_vanished(dir, connection, &mut total)
+        .map_err(|error| Error::sqlite("cannot end vanished runs in the store", error))?;
+    Ok(total)
+}
+
+fn replay(connection: &Connection, orphan: &Orphan, image: &Image, total: &mut Recovery) -> Result<()> {
+    let failed = |error| Error::sqlite(&format!("cannot recover {}", orphan.path().display()), error);
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+    let found = replay_in_transaction(connection, image)
+        .and_then(|found| connection.execute_batch("COMMIT").map(|()| found))
+        .map_err(|error| {
+            let _ = connection.execute_batch("ROLLBACK");
+            failed(error)
+        })?;
+    total.runs += 1;
+    total.records += found.records;
+    total.interrupted_spans += found.interrupted_spans;
+    Ok(())
+}
+
+fn replay_in_transaction(connection: &Connection, image: &Image) -> rusqlite::Result<Recovery> {
+    let timeline = image.timeline().unwrap_or_else(|| Timeline::new(Default::default(), Default::default()));
+    let (run, outcome) = find_or_insert_run(connection, image, &timeline)?;
+    let mut applier = Applier::new(run, image.key(), Clock::system());
+    image.definitions(|number, definition| applier.define(number, definition));
+    restore_spans(connection, run, &timeline, &mut applier)?;
+    let mut statements = Statements::prepare(connection)?;
+    applier.begin(connection)?;
+
+    let (records, ends) = image.records(&positions(connection, run)?);
+    let is_lost = !image.is_of_this_boot();
+    let mut shed: Vec<_> = image.shed_counts().collect();
+    let mut lose = |reason: Reason, bytes: &[u8]| {
+        let severity = Record::severity_of(bytes);
+        if let Some((_, _, count)) = shed.iter_mut().find(|shed| shed.0 == reason && shed.1 == severity) {
+            *count += 1;
+        }
+    };
+    let mut stored = 0;
+    let mut end_unix_ns = timeline.end_unix_ns();
+    for (stamp, bytes) in &records {
+        let is_counted = Record::kind_of(bytes).is_some_and(crate::record::Kind::is_counted);
+        if is_lost {
+            if is_counted {
+                lose(Reason::OtherBoot, bytes);
+            }
+            continue;
+        }
+        end_unix_ns = end_unix_ns.max(timeline.wall_ns(timeline.mono_ns(*stamp)));
+        match applier.apply(connection, &mut statements, &timeline, *stamp, bytes)? {
+            Applied::Stored => stored += u64::from(is_counted),
+            Applied::Rejected if is_counted => lose(Reason::Rejected, bytes),
+            Applied::Rejected => {}
+        }
+    }
+    applier.finish(connection, &mut statements)?;
+    applier.commit();
+    let interrupted_spans = applier.interrupt(&mut statements)?;
+    for (lane, end) in ends.into_iter().enumerate() {
+        statements.write_position(run, lane, end)?;
+    }
+    store_sheds(connection, &mut statements, run, end_unix_ns, shed)?;
+    let outcome = match outcome.as_str() {
+        "clean" if records.is_empty() => "clean",
+        _ if image.panicked() => "panicked",
+        _ => "killed",
+    };
+    connection
+        .prepare_cached(
+            "UPDATE run SET ended_at = coalesce(ended_at, ?2), outcome = ?3, stored = stored + ?4 WHERE id = ?1",
+        )?
+        .execute(params![run, end_unix_ns, outcome, stored.cast_signed()])?;
+    Ok(Recovery { runs: 1, records: stored, interrupted_spans })
+}
+
+/// The run's row; a database that was deleted meanwhile gets a new one from the file's header.
+fn find_or_insert_run(connection: &Connection, image: &Image, timeline: &Timeline) -> rusqlite::Result<(i64, String)> {
+    let uuid = image.run();
+    let found = connection
+        .prepare_cached("SELECT id, outcome FROM run WHERE uuid = ?1")?
+        .query_row([uuid.as_bytes().as_slice()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    let id = connection
+        .prepare_cached("INSERT INTO run (uuid, pid, started_at, outcome) VALUES (?1, ?2, ?3, 'running')")?
+        .insert(params![uuid.as_bytes().as_slice(), image.pid(), timeline.wall_ns(timeline.mono_ns(0))])?;
+    Ok((id, "running".to_owned()))
+}
+
+fn positions(connection: &Connection, run: i64) -> rusqlite::Result<Vec<u64>> {
+    let mut positions = Vec::new();
+    let mut statement = connection.prepare_cached("SELECT lane, position FROM lane WHERE run = ?1 ORDER BY lane")?;
+    let mut rows = statement.query([run])?;
+    while let Some(row) = rows.next()? {
+        let lane = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
+        positions.resize(lane + 1, 0);
+        positions[lane] = row.get::<_, i64>(1)?.cast_unsigned();
+    }
+    Ok(positions)
+}
+
+/// The spans that the run's last transaction left running.
+fn restore_spans(
+    connection: &Connection,
+    run: i64,
+    timeline: &Timeline,
+    applier: &mut Applier,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, own, callsite, parent, trace, started_at, errors, payload, name, event_type, category, tenant, actor,
+                status, status = (SELECT id FROM name WHERE text = 'error')
+           FROM span WHERE run = ?1 AND state = 1",
+    )?;
+    let mut rows = statement.query([run])?;
+    while let Some(row) = rows.next()? {
+        let started_at = row.get(5)?;
+        let span = OpenSpan {
+            row: row.get(0)?,
+            callsite: row.get(2)?,
+            parent: row.get(3)?,
+            trace: row.get(4)?,
+            started_at,
+            opened_mono_ns: timeline.mono_of_wall(started_at),
+            errors: row.get(6)?,
+            payload: row.get::<_, Option<String>>(7)?.unwrap_or_default().into_bytes(),
+            name: row.get(8)?,
+            event_type: row.get(9)?,
+            category: row.get(10)?,
+            tenant: row.get(11)?,
+            actor: row.get(12)?,
+            status: row.get(13)?,
+            failed: row.get::<_, Option<bool>>(14)?.unwrap_or(false),
+            ..OpenSpan::default()
+        };
+        applier.spans().restore(row.get::<_, i64>(1)?.cast_unsigned(), span);
+    }
+    Ok(())
+}
+
+/// The file's counters, less what is stored of them.
+fn store_sheds(
+    connection: &Connection,
+    statements: &mut Statements<'_>,
+    run: i64,
+    at_unix_ns: i64,
+    counts: Vec<(Reason, crate::event::Severity, u64)>,
+) -> rusqlite::Result<()> {
+    let minute = at_unix_ns.div_euclid(60_000_000_000) * 60;
+    let mut sum = connection
+        .prepare_cached("SELECT coalesce(sum(count), 0) FROM shed WHERE run = ?1 AND reason = ?2 AND severity = ?3")?;
+    for (reason, severity, count) in counts.into_iter().filter(|(_, _, count)| *count > 0) {
+        let stored: i64 = sum.query_row(params![run, reason.as_str(), severity as i64], |row| row.get(0))?;
+        let new = count.saturating_sub(stored.cast_unsigned());
+        if new > 0 {
+            statements.add_shed(run, minute, reason.as_str(), severity as i64, new)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs that kept their flight in memory leave no file: they ended if their process is gone.
+fn end_vanished(dir: &Path, connection: &Connection, total: &mut Recovery) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached("SELECT id, pid, uuid FROM run WHERE outcome = 'running'")?;
+    let running: Vec<(i64, u32, Vec<u8>)> =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
+    for (run, pid, uuid) in running {
+        // A file that is still there belongs to the living, or is being recovered by someone else.
+        if may_be_alive(pid) || uuid::Uuid::from_slice(&uuid).is_ok_and(|uuid| has_file(dir, uuid)) {
+            continue;
+        }
+        total.runs += 1;
+        total.interrupted_spans +=
+            connection.prepare_cached("UPDATE span SET state = 2 WHERE run = ?1 AND state = 1")?.execute([run])? as u64;
+        connection
+            .prepare_cached("UPDATE run SET outcome = 'killed', ended_at = started_at WHERE id = ?1")?
+            .execute([run])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,480 @@
+//! The writer: one thread around one step.
+//!
+//! The step is a plain function of what is in the lanes; tests call it directly. The thread waits, steps, and serves
+//! those who wait for a flush. A step that fails leaves everything in the lanes and is tried again after a pause.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+use rusqlite::{Connection, params};
+
+use super::{
+    apply::{Applied, Applier},
+    connection::open_writer,
+    recovery::{Recovery, recover_with},
+    statements::Statements,
+};
+use crate::{
+    clock::{Anchor, Clock, Timeline},
+    error::{Error, Result},
+    event::Severity,
+    flight::{Drain, FlightRecorder, Reason},
+    record::Record,
+};
+
+/// After a failure the next attempt waits this long, doubling up to the second.
+const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+
+/// A flush that makes no progress for this long has met bytes that do not parse.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+
+/// What a run's row says about the process.
+#[derive(Clone, Debug)]
+pub(crate) struct RunInfo {
+    pub(crate) service: Option<String>,
+    pub(crate) version: Option<String>,
+}
+
+/// What the writer and everyone else both see.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) flight: Arc<FlightRecorder>,
+    /// Records whose rows are committed.
+    stored: AtomicU64,
+    commits: AtomicU64,
+    /// Whether this thread may not wait for itself.
+    writer_thread: Mutex<Option<std::thread::ThreadId>>,
+    stop: AtomicBool,
+    /// The owner was dropped: the next flush marks the run as ended, should nothing follow.
+    pause: AtomicBool,
+    /// The owner was dropped by a panic.
+    panicking: AtomicBool,
+    requests: Mutex<Requests>,
+    served: Condvar,
+    last_error: Mutex<Option<Error>>,
+}
+
+/// Who waits for a flush.
+#[derive(Debug, Default)]
+struct Requests {
+    asked: u64,
+    served: u64,
+    /// How the latest served flush went.
+    outcome: Option<Error>,
+    wakers: Vec<Waker>,
+    ended: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(flight: Arc<FlightRecorder>) -> Self {
+        Self {
+            flight,
+            stored: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            writer_thread: Mutex::new(None),
+            stop: AtomicBool::new(false),
+            pause: AtomicBool::new(false),
+            panicking: AtomicBool::new(false),
+            requests: Mutex::new(Requests::default()),
+            served: Condvar::new(),
+            last_error: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn last_error(&self) -> Option<Error> {
+        self.last_error.lock().clone()
+    }
+
+    /// Asks for a flush of all that is recorded by now; several callers share one commit.
+    pub(crate) fn ask(&self) -> Result<u64> {
+        if self.flight.is_forked() {
+            return Err(Error::closed());
+        }
+        if *self.writer_thread.lock() == Some(std::thread::current().id()) {
+            return Err(Error::invalid_input(
+                "flush was called on l0's own writer thread, which cannot wait for itself",
+            ));
+        }
+        let ticket = {
+            let mut requests = self.requests.lock();
+            if requests.ended {
+                return Err(Error::closed());
+            }
+            requests.asked += 1;
+            requests.asked
+        };
+        self.flight.bell().ring();
+        Ok(ticket)
+    }
+
+    /// Waits until the flush with this ticket is done.
+    pub(crate) fn wait(&self, ticket: u64, bound: Duration) -> Result<()> {
+        let deadline = Instant::now() + bound;
+        let mut requests = self.requests.lock();
+        loop {
+            if let Some(outcome) = requests.outcome_of(ticket) {
+                return outcome;
+            }
+            if self.served.wait_until(&mut requests, deadline).timed_out() {
+                return requests.outcome_of(ticket).unwrap_or_else(|| {
+                    Err(Error::timeout(format!(
+                        "the store did not commit within {bound:?}; nothing is lost, it goes on trying"
+                    )))
+                });
+            }
+        }
+    }
+
+    /// As `wait`, for a future.
+    pub(crate) fn poll(&self, ticket: u64, waker: &Waker) -> Option<Result<()>> {
+        let mut requests = self.requests.lock();
+        let outcome = requests.outcome_of(ticket);
+        if outcome.is_none() && !requests.wakers.iter().any(|known| known.will_wake(waker)) {
+            requests.wakers.push(waker.clone());
+        }
+        outcome
+    }
+
+    /// The owner is gone, recording goes on: asks for a flush after which the run counts as ended, until more comes.
+    pub(crate) fn pause(&self) -> Result<u64> {
+        self.pause.store(true, Ordering::Release);
+        self.ask()
+    }
+
+    /// The run ends because of a panic.
+    pub(crate) fn note_panicking(&self) {
+        self.panicking.store(true, Ordering::Release);
+    }
+
+    /// Ends the run: what is in the lanes is stored, then the thread ends. Waits for that.
+    pub(crate) fn stop(&self, bound: Duration) -> Result<()> {
+        self.stop.store(true, Ordering::Release);
+        self.flight.bell().ring();
+        let deadline = Instant::now() + bound;
+        let mut requests = self.requests.lock();
+        while !requests.ended {
+            if self.served.wait_until(&mut requests, deadline).timed_out() && !requests.ended {
+                return Err(Error::timeout(format!(
+                    "the store did not take the last records within {bound:?}; they are in the flight file and will be recovered"
+                )));
+            }
+        }
+        requests.outcome.clone().map_or(Ok(()), Err)
+    }
+
+    /// The latest ticket, and whether it is still to be served.
+    fn asked(&self) -> (u64, bool) {
+        let requests = self.requests.lock();
+        (requests.asked, requests.asked > requests.served)
+    }
+
+    fn serve(&self, ticket: u64, outcome: Option<Error>, ended: bool) {
+        let wakers = {
+            let mut requests = self.requests.lock();
+            requests.served = ticket;
+            requests.outcome = outcome;
+            requests.ended |= ended;
+            std::mem::take(&mut requests.wakers)
+        };
+        self.served.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Requests {
+    fn outcome_of(&self, ticket: u64) -> Option<Result<()>> {
+        if self.served >= ticket {
+            return Some(self.outcome.clone().map_or(Ok(()), Err));
+        }
+        self.ended.then(|| Err(Error::closed()))
+    }
+}
+
+/// Owns the write connection of one run.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    dir: PathBuf,
+    connection: Connection,
+    shared: Arc<Shared>,
+    clock: Clock,
+    run: i64,
+    applier: Applier,
+    drain: Drain,
+    definitions_known: usize,
+    /// Where ticks stood at the last commit and at the step before this.
+    anchor: Anchor,
+    shed_stored: Vec<u64>,
+    /// Of the current transaction, by severity.
+    rejected: [u64; Severity::ALL.len()],
+    recovered: Recovery,
+}
+
+impl Writer {
+    /// Opens the database, recovers what dead processes left, and adds this run's row.
+    pub(crate) fn start(dir: &Path, shared: Arc<Shared>, clock: Clock, info: &RunInfo) -> Result<Self> {
+        let connection = open_writer(dir)?;
+        let recovered = recover_with(dir, &connection)?;
+        let anchor = clock.anchor();
+        let run = insert_run(&connection, &shared.flight, &clock, info)
+            .map_err(|error| Error::sqlite("cannot add this run to the store", error))?;
+        let applier = Applier::new(run, shared.flight.key(), clock.clone());
+        shared.flight.set_anchors([anchor, clock.anchor()]);
+        Ok(Self {
+            dir: dir.to_owned(),
+            connection,
+            shared,
+            clock,
+            run,
+            applier,
+            drain: Drain::default(),
+            definitions_known: 0,
+            anchor,
+            shed_stored: Vec::new(),
+            rejected: [0; Severity::ALL.len()],
+            recovered,
+        })
+    }
+
+    /// What dead processes had left.
+    pub(crate) fn recovered(&self) -> Recovery {
+        self.recovered
+    }
+
+    /// Takes what is in the lanes, up to now, to the database. Returns how many records it took.
+    pub(crate) fn step(&mut self) -> Result<usize> {
+        let now = self.clock.anchor();
+        let flight = Arc::clone(&self.shared.flight);
+        flight.drain(now.ticks, &mut self.drain);
+        let shed: Vec<_> = flight.shed_counts().collect();
+        self.shed_stored.resize(shed.len(), 0);
+        let shed_changed = shed.iter().zip(&self.shed_stored).any(|((_, _, count), stored)| count != stored);
+        if self.drain.is_empty() && !shed_changed {
+            return Ok(0);
+        }
+        flight.set_anchors([self.anchor, now]);
+        let applier = &mut self.applier;
+        self.definitions_known =
+            flight.definitions(self.definitions_known, |number, definition| applier.define(number, definition));
+        let timeline = Timeline::new(self.anchor, now);
+        match self.transact(&timeline, now.wall_ns, &shed) {
+            Ok(stored) => {
+                self.applier.commit();
+                self.shed_stored = shed.iter().map(|(_, _, count)| *count).collect();
+                self.shared.stored.fetch_add(stored, Ordering::Relaxed);
+                self.shared.commits.fetch_add(1, Ordering::Relaxed);
+                flight.release(&mut self.drain);
+                // Their rows are in the transaction; the counters follow.
+                for ((reason, severity, _), stored) in shed.iter().copied().zip(&mut self.shed_stored) {
+                    if reason == Reason::Rejected {
+                        let count = std::mem::take(&mut self.rejected[severity as usize]);
+                        flight.count_shed(reason, severity, count);
+                        *stored += count;
+                    }
+                }
+                self.anchor = now;
+                Ok(self.drain.len())
+            }
+            Err(error) => {
+                let _ = self.connection.execute_batch("ROLLBACK");
+                self.applier.rollback();
+                self.rejected = [0; Severity::ALL.len()];
+                Err(Error::sqlite(&format!("cannot store telemetry in {}", self.dir.display()), error))
+            }
+        }
+    }
+
+    fn transact(
+        &mut self,
+        timeline: &Timeline,
+        now_unix_ns: i64,
+        shed: &[(Reason, Severity, u64)],
+    ) -> rusqlite::Result<u64> {
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        let mut statements = Statements::prepare(&self.connection)?;
+        self.applier.begin(&self.connection)?;
+        let mut stored = 0;
+        for (stamp, bytes) in self.drain.pieces() {
+            match self.applier.apply(&self.connection, &mut statements, timeline, stamp, bytes)? {
+                Applied::Stored => stored += u64::from(is_counted(bytes)),
+                Applied::Rejected if is_counted(bytes) => self.rejected[Record::severity_of(bytes) as usize] += 1,
+                Applied::Rejected => {}
+            }
+        }
+        self.applier.finish(&self.connection, &mut statements)?;
+        for (lane, (end, position)) in self.drain.ends().iter().zip(self.drain.positions()).enumerate() {
+            if end != position {
+                statements.write_position(self.run, lane, *end)?;
+            }
+        }
+        let minute = now_unix_ns.div_euclid(60_000_000_000) * 60;
+        for ((reason, severity, count), before) in shed.iter().zip(&self.shed_stored) {
+            if count > before {
+                statements.add_shed(self.run, minute, reason.as_str(), *severity as i64, count - before)?;
+            }
+        }
+        for (severity, count) in Severity::ALL.into_iter().zip(self.rejected).filter(|(_, count)| *count > 0) {
+            statements.add_shed(self.run, minute, Reason::Rejected.as_str(), severity as i64, count)?;
+        }
+        // A run whose owner was dropped, and which was taken for ended, goes on.
+        self.connection
+            .prepare_cached("UPDATE run SET stored = stored + ?2, outcome = 'running', ended_at = NULL WHERE id = ?1")?
+            .execute(params![self.run, stored.cast_signed()])?;
+        drop(statements);
+        self.connection.execute_batch("COMMIT")?;
+        Ok(stored)
+    }
+
+    /// Steps until everything recorded before the call is stored.
+    fn flush(&mut self) -> Result<()> {
+        let heads = self.shared.flight.heads();
+        let mut last_progress = Instant::now();
+        loop {
+            let taken = self.step()?;
+            if heads.iter().zip(self.drain.positions()).all(|(head, position)| position >= head) {
+                break;
+            }
+            if taken > 0 {
+                last_progress = Instant::now();
+            } else if last_progress.elapsed() > STUCK_AFTER {
+                return Err(Error::storage(
+                    "the flight recorder holds bytes that do not parse: something overwrote its memory",
+                ));
+            }
+        }
+        match self.shared.pause.swap(false, Ordering::AcqRel) {
+            true => self.mark_ended("clean").map_err(|error| Error::sqlite("cannot mark the run in the store", error)),
+            false => Ok(()),
+        }
+    }
+
+    fn mark_ended(&self, outcome: &str) -> rusqlite::Result<()> {
+        self.connection
+            .execute(
+                "UPDATE run SET ended_at = ?2, outcome = ?3 WHERE id = ?1",
+                params![self.run, self.clock.now().as_unix_ns(), outcome],
+            )
+            .map(drop)
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.shared.flight.has_more(self.drain.positions())
+    }
+
+    /// Ends the run: open spans stay as they are, interrupted; the flight file is removed.
+    fn end(&mut self) -> Result<()> {
+        self.flush()?;
+        let failed = |error| Error::sqlite("cannot end the run in the store", error);
+        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+        let outcome = (|| {
+            let mut statements = Statements::prepare(&self.connection)?;
+            self.applier.interrupt(&mut statements)?;
+            drop(statements);
+            self.mark_ended(if self.shared.panicking.load(Ordering::Acquire) { "panicked" } else { "clean" })?;
+            self.connection.execute("DELETE FROM lane WHERE run = ?1", [self.run])?;
+            self.connection.execute_batch("COMMIT")
+        })();
+        if let Err(error) = outcome {
+            let _ = self.connection.execute_batch("ROLLBACK");
+            return Err(failed(error));
+        }
+        // Leaves one file that can be copied; a reader elsewhere may prevent it, and then the WAL stays beside it.
+        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        self.shared.flight.remove_file()
+    }
+}
+
+/// A record that counts in `Stats`, by its first byte.
+fn is_counted(bytes: &[u8]) -> bool {
+    Record::kind_of(bytes).is_some_and(crate::record::Kind::is_counted)
+}
+
+fn insert_run(
+    connection: &Connection,
+    flight: &FlightRecorder,
+    clock: &Clock,
+    info: &RunInfo,
+) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached(
+            "INSERT INTO run (uuid, pid, service, version, host, started_at, outcome) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'running')",
+        )?
+        .insert(params![
+            flight.run().as_bytes(),
+            std::process::id(),
+            info.service,
+            info.version,
+            host(),
+            clock.now().as_unix_ns(),
+        ])
+}
+
+#[cfg(unix)]
+fn host() -> Option<String> {
+    Some(rustix::system::uname().nodename().to_string_lossy().into_owned())
+}
+
+#[cfg(not(unix))]
+fn host() -> Option<String> {
+    std::env::var("COMPUTERNAME").ok()
+}
+
+/// The writer's thread. Ends when `Shared::stop` asks for it, after everything is stored.
+pub(crate) fn run_thread(mut writer: Writer, commit_every: Duration) {
+    let shared = Arc::clone(&writer.shared);
+    let bell = shared.flight.bell();
+    *shared.writer_thread.lock() = Some(std::thread::current().id());
+    let mut pause = RETRY_PAUSES[0];
+    let mut due = None;
+    loop {
+        match due {
+            Some(due) => _ = bell.wait_until(due),
+            None => bell.sleep_while(|| writer.is_idle()),
+        }
+        let stopping = shared.stop.load(Ordering::Acquire);
+        let (asked, is_asked) = shared.asked();
+        let outcome = if stopping {
+            writer.end()
+        } else if is_asked {
+            writer.flush()
+        } else if due.is_none() {
+            // The first record after a rest: others will follow within the interval.
+            due = Some(Instant::now() + commit_every);
+            continue;
+        } else {
+            writer.step().map(drop)
+        };
+        shared.last_error.lock().clone_from(&outcome.as_ref().err().cloned());
+        if stopping {
+            return shared.serve(asked, outcome.err(), true);
+        }
+        due = match &outcome {
+            Ok(()) => {
+                pause = RETRY_PAUSES[0];
+                let rests = writer.drain.is_empty() && writer.is_idle();
+                (!rests).then(|| Instant::now() + commit_every)
+            }
+            Err(_) => {
+                let due = Instant::now() + pause;
+                pause = (pause * 2).min(RETRY_PAUSES[1]);
+                Some(due)
+            }
+        };
+        shared.serve(asked, outcome.err(), false);
+    }
+}
