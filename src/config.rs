@@ -7,10 +7,9 @@ use std::{
 };
 
 use etcetera::BaseStrategy as _;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
-    capture::parse_filter,
+    capture::{Parsed, parse_filter},
     clock::Clock,
     error::{Error, Result},
 };
@@ -127,7 +126,7 @@ impl Config {
     }
 
     /// The filter to begin with, and what is wrong with the environment's, if something is.
-    pub(crate) fn filter(&self) -> Result<(EnvFilter, Option<String>)> {
+    pub(crate) fn filter(&self) -> Result<(Parsed, Option<String>)> {
         let text = match &self.filter {
             Directives::Fixed(text) => return Ok((parse_filter(text)?, None)),
             Directives::Default(text) => text,

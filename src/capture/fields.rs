@@ -22,12 +22,13 @@ impl<'a, 'b> Fields<'a, 'b> {
         Self { encoder, skip_log_place: true }
     }
 
-    #[inline]
+    #[inline(always)]
     fn key(&self, field: &Field) -> Option<u16> {
-        if self.skip_log_place && field.name().starts_with("log.") {
+        let index = field.index();
+        if index >= usize::from(key::FIRST) || self.skip_log_place && field.name().starts_with("log.") {
             return None;
         }
-        u16::try_from(field.index()).ok().filter(|index| *index < key::FIRST)
+        Some(index as u16)
     }
 }
 

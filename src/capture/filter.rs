@@ -3,9 +3,12 @@
 //! The same gate filters globally (`init`, `install`) or only l0's layer (`layer()`); both report a true level hint, so
 //! that l0 never makes the rest of the process prepare records nobody wants.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard as Loaded};
 use tracing_core::{LevelFilter, Metadata, Subscriber, span, subscriber::Interest};
 use tracing_subscriber::{
     EnvFilter,
@@ -19,10 +22,19 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
     filter: Arc<ArcSwap<EnvFilter>>,
+    /// Whether some directive depends on spans; without one, spans need not be told to the filter.
+    by_span: Arc<AtomicBool>,
+}
+
+/// Directives that were read.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    filter: EnvFilter,
+    by_span: bool,
 }
 
 /// Reads directives, strictly.
-pub(crate) fn parse(directives: &str) -> Result<EnvFilter> {
+pub(crate) fn parse(directives: &str) -> Result<Parsed> {
     for word in directives.split(',').map(str::trim) {
         // A bare word is a target to EnvFilter; these are meant as levels.
         let meant = match word.to_ascii_lowercase().as_str() {
@@ -37,23 +49,69 @@ pub(crate) fn parse(directives: &str) -> Result<EnvFilter> {
             "filter {directives:?}: {word:?} is not a level, did you mean {meant:?}? Levels are off, error, warn, info, debug and trace"
         )));
     }
-    EnvFilter::builder().parse(directives).map_err(|error| {
+    let filter = EnvFilter::builder().parse(directives).map_err(|error| {
         Error::config(format!(
             "filter {directives:?} cannot be read: {error}; write it as in \"info,my_crate=debug,other::module=off\""
         ))
-    })
+    })?;
+    Ok(Parsed { filter, by_span: directives.contains('[') })
 }
 
 impl Gate {
-    pub(crate) fn new(filter: EnvFilter) -> Self {
-        Self { filter: Arc::new(ArcSwap::from_pointee(filter)) }
+    pub(crate) fn new(parsed: Parsed) -> Self {
+        Self {
+            filter: Arc::new(ArcSwap::from_pointee(parsed.filter)),
+            by_span: Arc::new(AtomicBool::new(parsed.by_span)),
+        }
     }
 
     /// Replaces the filter for every callsite, those already registered included.
-    pub(crate) fn set(&self, filter: EnvFilter) {
-        self.filter.store(Arc::new(filter));
+    pub(crate) fn set(&self, parsed: Parsed) {
+        self.filter.store(Arc::new(parsed.filter));
+        self.by_span.store(parsed.by_span, Ordering::Release);
         tracing_core::callsite::rebuild_interest_cache();
     }
+
+    /// The filter, if it wants to hear of spans.
+    #[inline]
+    fn by_span(&self) -> Option<Loaded<Arc<EnvFilter>>> {
+        self.by_span.load(Ordering::Acquire).then(|| self.filter.load())
+    }
+}
+
+/// `EnvFilter` is both a `Layer` and a `Filter`; so is the gate, with the same callbacks.
+macro_rules! span_callbacks {
+    () => {
+        fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
+            if let Some(filter) = self.by_span() {
+                filter.on_new_span(attributes, id, ctx);
+            }
+        }
+
+        fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
+            if let Some(filter) = self.by_span() {
+                filter.on_record(id, values, ctx);
+            }
+        }
+
+        fn on_enter(&self, id: &span::Id, ctx: Context<'_, S>) {
+            if let Some(filter) = self.by_span() {
+                filter.on_enter(id, ctx);
+            }
+        }
+
+        fn on_exit(&self, id: &span::Id, ctx: Context<'_, S>) {
+            if let Some(filter) = self.by_span() {
+                filter.on_exit(id, ctx);
+            }
+        }
+
+        fn on_close(&self, id: span::Id, ctx: Context<'_, S>) {
+            if let Some(filter) = self.by_span() {
+                filter.on_close(id, ctx);
+            }
+        }
+    };
 }
 
 impl<S: Subscriber> Layer<S> for Gate {
@@ -69,25 +127,7 @@ impl<S: Subscriber> Layer<S> for Gate {
         self.filter.load().max_level_hint()
     }
 
-    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
-        self.filter.load().on_new_span(attributes, id, ctx);
-    }
-
-    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
-        self.filter.load().on_record(id, values, ctx);
-    }
-
-    fn on_enter(&self, id: &span::Id, ctx: Context<'_, S>) {
-        self.filter.load().on_enter(id, ctx);
-    }
-
-    fn on_exit(&self, id: &span::Id, ctx: Context<'_, S>) {
-        self.filter.load().on_exit(id, ctx);
-    }
-
-    fn on_close(&self, id: span::Id, ctx: Context<'_, S>) {
-        self.filter.load().on_close(id, ctx);
-    }
+    span_callbacks!();
 }
 
 impl<S> Filter<S> for Gate
@@ -106,25 +146,7 @@ where
         self.filter.load().max_level_hint()
     }
 
-    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
-        self.filter.load().on_new_span(attributes, id, ctx);
-    }
-
-    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
-        self.filter.load().on_record(id, values, ctx);
-    }
-
-    fn on_enter(&self, id: &span::Id, ctx: Context<'_, S>) {
-        self.filter.load().on_enter(id, ctx);
-    }
-
-    fn on_exit(&self, id: &span::Id, ctx: Context<'_, S>) {
-        self.filter.load().on_exit(id, ctx);
-    }
-
-    fn on_close(&self, id: span::Id, ctx: Context<'_, S>) {
-        self.filter.load().on_close(id, ctx);
-    }
+    span_callbacks!();
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ mod panic;
 mod spans;
 
 pub(crate) use callsite::Callsites;
-pub(crate) use filter::{Gate, parse as parse_filter};
+pub(crate) use filter::{Gate, Parsed, parse as parse_filter};
 pub(crate) use layer::CaptureLayer;
 pub(crate) use local::mark_own_thread;
 pub(crate) use panic::install_hook;

@@ -64,38 +64,38 @@ impl<'a> Encoder<'a> {
     }
 
     pub(crate) fn bool(&mut self, key: u16, value: bool) {
-        self.fixed(key, tag::BOOL, &[u8::from(value)]);
+        self.fixed(key, tag::BOOL, [u8::from(value)]);
     }
 
     pub(crate) fn i64(&mut self, key: u16, value: i64) {
-        self.fixed(key, tag::I64, &value.to_le_bytes());
+        self.fixed(key, tag::I64, value.to_le_bytes());
     }
 
     pub(crate) fn u64(&mut self, key: u16, value: u64) {
-        self.fixed(key, tag::U64, &value.to_le_bytes());
+        self.fixed(key, tag::U64, value.to_le_bytes());
     }
 
     pub(crate) fn f64(&mut self, key: u16, value: f64) {
-        self.fixed(key, tag::F64, &value.to_le_bytes());
+        self.fixed(key, tag::F64, value.to_le_bytes());
     }
 
     pub(crate) fn i128(&mut self, key: u16, value: i128) {
-        self.fixed(key, tag::I128, &value.to_le_bytes());
+        self.fixed(key, tag::I128, value.to_le_bytes());
     }
 
     pub(crate) fn u128(&mut self, key: u16, value: u128) {
-        self.fixed(key, tag::U128, &value.to_le_bytes());
+        self.fixed(key, tag::U128, value.to_le_bytes());
     }
 
+    #[inline]
     pub(crate) fn text(&mut self, key: u16, value: &str) {
-        let Some(room) = self.begin(key, tag::TEXT) else { return };
-        let at = self.begin_length();
+        let Some(room) = self.begin(key, tag::TEXT, 4 + value.len().min(self.caps.field_bytes)) else { return };
         if value.len() <= room {
+            self.out.extend_from_slice(&(value.len() as u32).to_le_bytes());
             self.out.extend_from_slice(value.as_bytes());
         } else {
             self.cut_text(value, room);
         }
-        self.end_length(at);
     }
 
     /// JSON, kept whole or replaced by a string of its beginning, so that it always parses.
@@ -110,7 +110,7 @@ impl<'a> Encoder<'a> {
     }
 
     pub(crate) fn bytes(&mut self, key: u16, value: &[u8]) {
-        let Some(room) = self.begin(key, tag::BYTES) else { return };
+        let Some(room) = self.begin(key, tag::BYTES, 12) else { return };
         // Each byte is shown as three characters, so the cap counts what is stored.
         let shown = &value[..value.len().min(room / 3)];
         self.out.extend_from_slice(&(value.len() as u64).to_le_bytes());
@@ -121,7 +121,7 @@ impl<'a> Encoder<'a> {
 
     /// Formats with the value's own `Debug`, which is how `tracing` passes messages and `%` fields, too.
     pub(crate) fn debug(&mut self, key: u16, value: &dyn fmt::Debug) {
-        let Some(room) = self.begin(key, tag::TEXT) else { return };
+        let Some(room) = self.begin(key, tag::TEXT, 64) else { return };
         let at = self.begin_length();
         self.format(room, |out| write!(out, "{value:?}"));
         self.end_length(at);
@@ -129,7 +129,7 @@ impl<'a> Encoder<'a> {
 
     /// An error's message and those of its sources.
     pub(crate) fn error(&mut self, key: u16, error: &(dyn StdError + 'static)) {
-        let Some(room) = self.begin(key, tag::ERROR) else { return };
+        let Some(room) = self.begin(key, tag::ERROR, 64) else { return };
         let whole = self.begin_length();
         let message = self.begin_length();
         self.format(room / 2, |out| write!(out, "{error}"));
@@ -159,9 +159,9 @@ impl<'a> Encoder<'a> {
     }
 
     #[inline]
-    fn fixed(&mut self, key: u16, tag: u8, value: &[u8]) {
-        if self.begin(key, tag).is_some() {
-            self.out.extend_from_slice(value);
+    fn fixed<const N: usize>(&mut self, key: u16, tag: u8, value: [u8; N]) {
+        if self.begin(key, tag, N).is_some() {
+            self.out.extend_from_slice(&value);
         }
     }
 
@@ -171,14 +171,17 @@ impl<'a> Encoder<'a> {
         self.caps.record_bytes.saturating_sub(self.out.len() + 2 * FIELD_OVERHEAD_BYTES).min(self.caps.field_bytes)
     }
 
+    /// Begins a field whose value will take about `need` bytes; says how long its text may be.
     #[inline]
-    fn begin(&mut self, key: u16, tag: u8) -> Option<usize> {
+    fn begin(&mut self, key: u16, tag: u8, need: usize) -> Option<usize> {
         let room = self.room();
         if room < FIELD_OVERHEAD_BYTES || self.fields >= self.caps.fields {
             self.dropped += 1;
             return None;
         }
         self.fields += 1;
+        // One check for space, so that the appends behind it need none of their own.
+        self.out.reserve(3 + need);
         let [low, high] = key.to_le_bytes();
         self.out.extend_from_slice(&[low, high, tag]);
         Some(room)
@@ -198,9 +201,11 @@ impl<'a> Encoder<'a> {
 
     #[cold]
     fn cut_text(&mut self, value: &str, room: usize) {
+        let at = self.begin_length();
         let kept = &value[..value.floor_char_boundary(room)];
         self.out.extend_from_slice(kept.as_bytes());
         self.mark(format_args!("...[{} more bytes truncated]", value.len() - kept.len()));
+        self.end_length(at);
     }
 
     /// Runs the application's formatting, bounded and with its panics caught.
