@@ -69,6 +69,9 @@ impl Gate {
     pub(crate) fn set(&self, parsed: Parsed) {
         self.filter.store(Arc::new(parsed.filter));
         self.by_span.store(parsed.by_span, Ordering::Release);
+        // While a process has one dispatcher, tracing-core asks only the calling thread's default, which is none where
+        // that dispatcher is scoped to another thread, and then turns everything off. A second one makes it ask all.
+        drop(tracing_core::Dispatch::new(tracing_core::subscriber::NoSubscriber::new()));
         tracing_core::callsite::rebuild_interest_cache();
     }
 

@@ -6,7 +6,7 @@ use rusqlite::Row;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::Value;
+use super::{Value, table::shown};
 use crate::{
     clock::Timestamp,
     error::{Error, Result},
@@ -123,13 +123,13 @@ impl fmt::Display for EventRow {
             write!(f, " [{}]", self.event_type)?;
         }
         if !self.message.is_empty() {
-            write!(f, ": {}", self.message.escape_debug())?;
+            write!(f, ": {}", shown(&self.message))?;
         }
         if let Some(duration) = self.duration {
             write!(f, " ({duration:?})")?;
         }
         if self.payload != "{}" {
-            write!(f, " {}", self.payload)?;
+            write!(f, " {}", shown(&self.payload))?;
         }
         if let Some(id) = &self.correlation_id {
             write!(f, " <{id}>")?;

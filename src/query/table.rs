@@ -62,9 +62,20 @@ fn invalid(sql: &str, error: &rusqlite::Error) -> Error {
     Error::invalid_input(format!("{sql:?}: {error}"))
 }
 
+/// Text as it is, but for characters that would move a terminal's cursor or turn its direction.
+pub(super) fn shown(text: &str) -> String {
+    let is_hostile = |c: char| {
+        c.is_control() || matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if is_hostile(c) { out.extend(c.escape_default()) } else { out.push(c) }
+        out
+    })
+}
+
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cell = |value: &Value| value.to_string().escape_debug().to_string();
+        let cell = |value: &Value| shown(&value.to_string());
         let rows: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|index| {
