@@ -5,16 +5,12 @@
 //! wake-ups, and a busy one at most one per drain.
 //!
 //! Why no ring is lost: the writer raises `asleep` before it looks at the lanes a last time, each under its lock; a
-//! thread publishes a record and looks at `asleep` under the same lock. Whoever comes second sees the other.
+//! thread publishes a record under the same lock and looks at `asleep` after it took it. Whoever has the lock second
+//! sees what the other did before.
 
 use std::time::Instant;
 
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, Ordering};
-#[cfg(not(loom))]
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use super::sync::{Condvar, Mutex};
+use super::sync::{AtomicBool, Condvar, Mutex, Ordering};
 
 /// A bell with one listener.
 #[derive(Debug)]
@@ -29,7 +25,7 @@ impl Bell {
         Self { asleep: AtomicBool::new(false), rung: Mutex::new(false), wake: Condvar::new() }
     }
 
-    /// Whether the writer must be rung for the first record; asked under the lane's lock.
+    /// Whether the writer must be rung for the first record; asked after taking the lane's lock.
     #[inline]
     pub(super) fn is_asleep(&self) -> bool {
         self.asleep.load(Ordering::Relaxed)
@@ -39,14 +35,16 @@ impl Bell {
     #[cold]
     pub(crate) fn ring(&self) {
         *self.rung.lock() = true;
-        self.wake.notify_one();
+        self.wake.notify_all();
     }
 
     /// Waits for a ring, at most until `due`; says whether it rang.
     pub(crate) fn wait_until(&self, due: Instant) -> bool {
         let mut rung = self.rung.lock();
         while !*rung {
-            if self.wake.wait_until(&mut rung, due).timed_out() {
+            let timed_out;
+            (rung, timed_out) = self.wake.wait_until(rung, due);
+            if timed_out {
                 break;
             }
         }
@@ -59,7 +57,7 @@ impl Bell {
         if is_idle() {
             let mut rung = self.rung.lock();
             while !*rung {
-                self.wake.wait(&mut rung);
+                rung = self.wake.wait(rung);
             }
             *rung = false;
         }

@@ -14,6 +14,10 @@ mod bell;
 mod file;
 mod header;
 mod lane;
+#[cfg(all(test, not(loom)))]
+mod model;
+#[cfg(all(test, loom))]
+mod loom_model;
 mod process;
 mod recorder;
 mod recover;

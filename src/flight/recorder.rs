@@ -237,7 +237,7 @@ impl FlightRecorder {
                     self.bell.ring();
                     // A release between the look above and this wait is noticed a little later, not never.
                     let due = deadline.min(now + Duration::from_millis(10));
-                    self.room_made.wait_until(&mut self.room.lock(), due);
+                    drop(self.room_made.wait_until(self.room.lock(), due));
                 }
                 _ => break,
             }

@@ -1,18 +1,58 @@
 //! The locks of the crossing: parking_lot's, or loom's where a model is checked.
 
 #[cfg(not(loom))]
-pub(super) use parking_lot::{Condvar, Mutex, MutexGuard};
+pub(super) use real::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
 
 #[cfg(loom)]
-pub(super) use model::{Condvar, Mutex, MutexGuard};
+pub(super) use model::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
+
+#[cfg(not(loom))]
+mod real {
+    use std::time::Instant;
+    pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
+
+    pub(crate) use parking_lot::{Mutex, MutexGuard};
+
+    /// parking_lot's, with guards passed by value.
+    #[derive(Debug)]
+    pub(crate) struct Condvar(parking_lot::Condvar);
+
+    impl Condvar {
+        pub(crate) fn new() -> Self {
+            Self(parking_lot::Condvar::new())
+        }
+
+        pub(crate) fn notify_all(&self) {
+            self.0.notify_all();
+        }
+
+        pub(crate) fn wait<'a, T>(&self, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            self.0.wait(&mut guard);
+            guard
+        }
+
+        /// Says as well whether the time came first.
+        pub(crate) fn wait_until<'a, T>(
+            &self,
+            mut guard: MutexGuard<'a, T>,
+            due: Instant,
+        ) -> (MutexGuard<'a, T>, bool) {
+            let timed_out = self.0.wait_until(&mut guard, due).timed_out();
+            (guard, timed_out)
+        }
+    }
+}
 
 #[cfg(loom)]
 mod model {
-    //! loom's types under parking_lot's signatures.
-
     use std::time::Instant;
 
-    pub(crate) use loom::sync::MutexGuard;
+    pub(crate) use loom::sync::{
+        MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    const ALIVE: &str = "no thread of a model panics while it holds a lock";
 
     #[derive(Debug)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
@@ -23,7 +63,7 @@ mod model {
         }
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-            self.0.lock().expect("a model thread panicked")
+            self.0.lock().expect(ALIVE)
         }
 
         pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
@@ -34,14 +74,6 @@ mod model {
     #[derive(Debug)]
     pub(crate) struct Condvar(loom::sync::Condvar);
 
-    pub(crate) struct TimedOut;
-
-    impl TimedOut {
-        pub(crate) fn timed_out(&self) -> bool {
-            false
-        }
-    }
-
     impl Condvar {
         pub(crate) fn new() -> Self {
             Self(loom::sync::Condvar::new())
@@ -51,18 +83,13 @@ mod model {
             self.0.notify_all();
         }
 
-        pub(crate) fn notify_one(&self) {
-            self.0.notify_one();
+        pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            self.0.wait(guard).expect(ALIVE)
         }
 
-        pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-            replace(guard, |guard| self.0.wait(guard).expect("a model thread panicked"));
-        }
-
-        /// Time does not pass in a model: a wait that nobody ends is a deadlock that loom reports.
-        pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _: Instant) -> TimedOut {
-            self.wait(guard);
-            TimedOut
+        /// Time does not pass in a model: a wait that nobody ends is a deadlock, which loom reports.
+        pub(crate) fn wait_until<'a, T>(&self, guard: MutexGuard<'a, T>, _: Instant) -> (MutexGuard<'a, T>, bool) {
+            (self.wait(guard), false)
         }
     }
 }
