@@ -7,7 +7,10 @@ use tracing_subscriber::{EnvFilter, prelude::*};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let l0 = l0::builder().service("compose").filter("warn,compose=debug").start()?;
-    let console = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stdout).with_filter(EnvFilter::new("warn"));
+    let console = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(std::io::stdout)
+        .with_filter(EnvFilter::new("warn"));
     tracing_subscriber::registry().with(l0.layer()).with(console).init();
 
     println!("The console's filter is \"warn\", so of the five events below it prints one:\n");

@@ -15,7 +15,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(l0.shutdown(Duration::from_secs(5))?);
     }
 
-    println!("This is process {}. It records 1,000 steps inside three nested spans, commits nothing", std::process::id());
+    println!(
+        "This is process {}. It records 1,000 steps inside three nested spans, commits nothing",
+        std::process::id()
+    );
     println!("(the commit interval is set to a minute), and then kills itself with SIGKILL.\n");
     let _night = info_span!("night_job", host = "rig-7").entered();
     let _batch = info_span!("batch", number = 3).entered();
@@ -34,9 +37,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn show(l0: &l0::L0, recovered: l0::Recovery) -> Result<(), Box<dyn std::error::Error>> {
     println!("The last run was killed. This start recovered {} records", recovered.records);
     println!("and found {} spans that were open.\n", recovered.interrupted_spans);
-    println!("{}", l0.sql("SELECT run_id, pid, started_at, ended_at, outcome, stored, shed FROM runs ORDER BY id DESC LIMIT 2", &[])?);
+    println!(
+        "{}",
+        l0.sql(
+            "SELECT run_id, pid, started_at, ended_at, outcome, stored, shed FROM runs ORDER BY id DESC LIMIT 2",
+            &[]
+        )?
+    );
     println!("Its spans, as they were when it died:");
-    println!("{}", l0.sql("SELECT id, parent_id, name, state, payload FROM spans WHERE run_id = (SELECT max(id) - 1 FROM runs)", &[])?);
+    println!(
+        "{}",
+        l0.sql(
+            "SELECT id, parent_id, name, state, payload FROM spans WHERE run_id = (SELECT max(id) - 1 FROM runs)",
+            &[]
+        )?
+    );
     println!("Its last words:");
     for event in l0.events().source("crash").limit(3).fetch()?.items {
         println!("  {event}");

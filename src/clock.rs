@@ -107,7 +107,8 @@ impl Clock {
     ///
     /// To keep records in order, each record made while it stands still is one nanosecond after the last.
     pub fn manual(at: Timestamp) -> (Self, ManualClock) {
-        let manual = Arc::new(Manual { mono_ns: AtomicU64::new(0), walls: Mutex::new(vec![(0, at.0)]) });
+        // Zero stands for no stamp at all, so time begins at one.
+        let manual = Arc::new(Manual { mono_ns: AtomicU64::new(1), walls: Mutex::new(vec![(1, at.0)]) });
         (Self(Source::Manual(Arc::clone(&manual))), ManualClock(manual))
     }
 
@@ -289,7 +290,7 @@ mod tests {
     #[test]
     fn a_manual_clock_remembers_its_steps() {
         let (clock, hand) = Clock::manual(Timestamp(1_000));
-        assert_eq!(clock.ticks(), 0);
+        assert_eq!(clock.ticks(), 1);
         hand.advance(Duration::from_nanos(9));
         let before = clock.ticks();
         hand.set_wall(Timestamp(5));

@@ -76,7 +76,8 @@ fn record_for_ever(dir: &Path) {
                     for number in 0_u64.. {
                         let hundred = info_span!("hundred", thread, begins_at = number);
                         for number in number * 100..(number + 1) * 100 {
-                            hundred.in_scope(|| info!(thread, number, padding = "xxxxxxxxxxxxxxxxxxxxxxxx", "recorded"));
+                            hundred
+                                .in_scope(|| info!(thread, number, padding = "xxxxxxxxxxxxxxxxxxxxxxxx", "recorded"));
                             let told = ((thread << 56) | number).to_le_bytes();
                             std::io::stderr().lock().write_all(&told).unwrap();
                         }

@@ -38,10 +38,7 @@ fn parents_are_contextual_explicit_or_none() {
         tree(&store),
         [["outer", "-"], ["other", "-"], ["inner", "outer"], ["explicit", "other"], ["root", "-"]]
     );
-    assert_eq!(
-        events(&store),
-        [["in outer", "outer"], ["in other", "other"], ["in none", "-"], ["in inner", "inner"]]
-    );
+    assert_eq!(events(&store), [["in outer", "outer"], ["in other", "other"], ["in none", "-"], ["in inner", "inner"]]);
     assert_eq!(store.one("SELECT count(*) FROM spans WHERE state = 'closed' AND duration_ms > 0"), "5");
 }
 

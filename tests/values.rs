@@ -84,7 +84,8 @@ impl Error for Layered {
 #[test]
 fn an_error_keeps_its_source_chain() {
     let store = store();
-    let failure = Layered("cannot pay", Some(Box::new(Layered("no answer", Some(Box::new(Layered("timed out", None)))))));
+    let failure =
+        Layered("cannot pay", Some(Box::new(Layered("no answer", Some(Box::new(Layered("timed out", None)))))));
     store.record(|| {
         error!(error = &failure as &(dyn Error + 'static), "order failed");
         error!(message = &failure as &(dyn Error + 'static));
@@ -108,7 +109,14 @@ fn duplicate_names_are_all_kept() {
 fn well_known_fields_become_columns() {
     let store = store();
     store.record(|| {
-        info!(event_type = "order.paid", category = "billing", status = 200, duration_ms = 12.5, tenant_id = "acme", "paid");
+        info!(
+            event_type = "order.paid",
+            category = "billing",
+            status = 200,
+            duration_ms = 12.5,
+            tenant_id = "acme",
+            "paid"
+        );
         warn!(severity = "critical", "the safe is open");
         info!(severity = "loud", correlation_id = "not valid!", "misfits stay in the payload");
     });

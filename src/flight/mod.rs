@@ -14,10 +14,10 @@ mod bell;
 mod file;
 mod header;
 mod lane;
-#[cfg(all(test, not(loom)))]
-mod model;
 #[cfg(all(test, loom))]
 mod loom_model;
+#[cfg(all(test, not(loom)))]
+mod model;
 mod process;
 mod recorder;
 mod recover;

@@ -86,7 +86,10 @@ impl Memory for Mortal {
 /// What threads and writer do.
 #[derive(Clone, Debug)]
 enum Act {
-    Push { bytes: usize, urgent: bool },
+    Push {
+        bytes: usize,
+        urgent: bool,
+    },
     /// Drain, commit, release, as the writer's step does.
     Step,
     /// A drain whose transaction fails: it must be drained again.
@@ -130,11 +133,8 @@ fn number(body: &[u8]) -> u64 {
 /// Lives through `acts` until the step `kill_at`, then recovers.
 fn live(acts: &[Act], capacity: usize, kill_at: usize) -> History {
     let fate = Fate(Rc::new(Cell::new(kill_at)));
-    let memory = Mortal {
-        bytes: Rc::new(RefCell::new(vec![0; capacity])),
-        released: Rc::new(Cell::new(0)),
-        fate: fate.clone(),
-    };
+    let memory =
+        Mortal { bytes: Rc::new(RefCell::new(vec![0; capacity])), released: Rc::new(Cell::new(0)), fate: fate.clone() };
     let lane = Lane::new(memory.clone(), capacity, KEY, capacity / 4);
     let mut history = History::default();
     let mut drained = 0;
@@ -222,8 +222,7 @@ fn a_history_of_many_laps_has_many_kill_points() {
 #[test]
 fn the_last_eighth_is_kept_for_what_is_urgent() {
     let fate = Fate(Rc::new(Cell::new(usize::MAX)));
-    let memory =
-        Mortal { bytes: Rc::new(RefCell::new(vec![0; 800])), released: Rc::new(Cell::new(0)), fate };
+    let memory = Mortal { bytes: Rc::new(RefCell::new(vec![0; 800])), released: Rc::new(Cell::new(0)), fate };
     let lane = Lane::new(memory, 800, KEY, 200);
     let push = |urgent| lane.push(&mut lane.lock(), 1, &[0; 16], urgent, true).is_ok();
     let plain = (0..).take_while(|_| push(false)).count();

@@ -8,8 +8,8 @@ pub(super) use model::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
 
 #[cfg(not(loom))]
 mod real {
-    use std::time::Instant;
     pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
 
     pub(crate) use parking_lot::{Mutex, MutexGuard};
 

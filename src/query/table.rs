@@ -68,7 +68,11 @@ pub(super) fn shown(text: &str) -> String {
         c.is_control() || matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
     };
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if is_hostile(c) { out.extend(c.escape_default()) } else { out.push(c) }
+        if is_hostile(c) {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
         out
     })
 }
