@@ -1,16 +1,74 @@
-//! l0 records what a program does, into an SQLite file beside it.
+//! l0 records what a program does: every `tracing` span and event of the process, in an SQLite file beside it, that
+//! survives `kill -9` and can be asked questions on the spot.
+//!
+//! # Quick start
+//!
+//! ```no_run
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let l0 = l0::init()?; // records into ./.l0 from here on
+//!     tracing::info!(order = 9, customer = "ada", "order placed");
+//!     for event in l0.events().limit(10).fetch()?.items {
+//!         println!("{event}");
+//!     }
+//!     l0.shutdown(std::time::Duration::from_secs(5))?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Libraries go on using `tracing` (or `log`) alone. These fields become columns: `event_type`, `category`,
+//! `correlation_id`, `tenant_id`, `actor_id`, `status`, `duration_ms`, and `severity = "critical"`; what is inside a span
+//! inherits its correlation, tenant and actor. The rest is the JSON payload.
+//!
+//! - [`init`] for programs; [`builder`] for everything that can be set; [`Handle::layer`] beside layers of your own.
+//! - [`Handle::events`] and [`Handle::sql`] ask in process, [`query::Reader`] from another process, `sqlite3` from a shell.
+//! - [`Handle::record`] for business facts without `tracing`.
+//!
+//! # What it costs
+//!
+//! Recording an event costs the calling thread between 0.1 and 0.2 microseconds, whatever the disk does; figures, with
+//! the machine they were measured on, are in `benches/README.md`. Memory: 16 MiB of flight recorder, settable with
+//! [`Builder::buffer_bytes`], and 4 KiB a thread. An idle program is not woken.
+//!
+//! # Durability
+//!
+//! A record is in the *flight recorder*, a file mapped into memory, before its macro returns. SIGKILL, abort,
+//! `process::exit`, a panic: the next [`init`], or [`recover`], finds it there. The database is written once a second
+//! ([`Builder::commit_every`]) or when 256 KiB wait, with `synchronous=NORMAL`: only a power loss loses that window.
+//! Where the file system copies on write, the flight recorder lives in shared memory; [`Handle::stats`] names what is in
+//! force. Spans that were open when the process died are in the view `spans` as `interrupted`.
+//!
+//! # When things go wrong
+//!
+//! A full disk, a locked or broken database: recording goes on into the flight recorder, the store is tried again with
+//! growing pauses, and heals by itself. When the flight recorder is full, the newest records are shed (or, with
+//! [`Overload::Block`], threads wait); the last eighth of it is kept for warnings, errors and the ends of spans. What is
+//! shed is counted by reason and severity, in [`Stats`] and in the view `runs`. l0 does not panic, does not print (but for
+//! the console lines you ask for), and never waits without a bound.
+//!
+//! # Troubleshooting
+//!
+//! - *Nothing is recorded*: the filter is `info` unless `L0_LOG` or `RUST_LOG` says otherwise; a subscriber of your own
+//!   needs [`Handle::layer`].
+//! - *`init` says that a subscriber is set*: some library or test harness installed one; use `builder().start()` and attach
+//!   the layer where that subscriber is made.
+//! - *The last run shows as `killed`*: it ended without [`L0::shutdown`], by a signal or `process::exit`.
+//! - *A file in `flight/` ends in `.unreadable`*: it was not a flight file of this version; look at it or delete it.
+//!
+//! The [`architecture`] page tells how it works.
 
-mod capture;
-mod clock;
-mod config;
-pub mod correlation;
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod error;
+mod clock;
+pub mod correlation;
 mod event;
-mod flight;
-mod l0;
-pub mod query;
 mod record;
+mod flight;
+mod capture;
+mod config;
 mod store;
+pub mod query;
+mod l0;
 
 pub use clock::{Clock, ManualClock, Timestamp};
 pub use config::{Console, Flight, Overload};
@@ -18,3 +76,6 @@ pub use error::{Error, Result};
 pub use event::{Severity, TelemetryEvent};
 pub use l0::{Builder, Handle, L0, Stats, builder, get, init};
 pub use store::{Recovery, recover};
+
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}

@@ -287,3 +287,22 @@ fn spans_of_every_level_and_of_none() {
     assert_eq!(tree(&store), [["fine", "-"]]);
     assert_eq!(events(&store), [["in no span", "-"]]);
 }
+
+#[test]
+fn what_l0_leaves_out_other_layers_see() {
+    let store = store();
+    store.l0.set_filter("warn").unwrap();
+    let other = support::store();
+    let subscriber = tracing_subscriber::registry().with(store.l0.layer()).with(other.l0.layer());
+    tracing::subscriber::with_default(subscriber, || info_span!("fine").in_scope(|| info!("fine")));
+    assert_eq!((events(&store).len(), tree(&store).len()), (0, 0));
+    assert_eq!(events(&other), [["fine", "fine"]]);
+}
+
+#[test]
+fn a_callsite_is_stored_once() {
+    let store = store();
+    store.record(|| (0..1_000).for_each(|number| info_span!("counted").in_scope(|| info!(number, "again"))));
+    assert_eq!(store.ask("SELECT kind, count(*) FROM callsite GROUP BY kind"), [["1", "1"], ["2", "1"]]);
+    assert_eq!(store.one("SELECT count(DISTINCT callsite) FROM event"), "1");
+}

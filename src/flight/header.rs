@@ -122,7 +122,7 @@ impl Header {
         let end = header.definitions_at.checked_add(header.definitions_bytes)?.checked_add(lanes)?;
         let sane = (1..=LANES_MAX).contains(&header.lanes)
             && header.lane_bytes > 0
-            && header.lane_bytes % 8 == 0
+            && header.lane_bytes.is_multiple_of(8)
             && header.definitions_at == BYTES as u64
             && end == header.file_bytes
             && header.file_bytes == bytes.len() as u64;

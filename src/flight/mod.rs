@@ -11,6 +11,7 @@
 //! - Nothing here blocks longer than the bound it was given.
 
 mod bell;
+mod drain;
 mod file;
 mod header;
 mod lane;
@@ -18,13 +19,15 @@ mod lane;
 mod loom_model;
 #[cfg(all(test, not(loom)))]
 mod model;
+mod place;
 mod process;
 mod recorder;
 mod recover;
 mod sync;
 
+pub(crate) use drain::Drain;
 pub(crate) use file::Medium;
 pub(crate) use header::Reason;
 pub(crate) use process::may_be_alive;
-pub(crate) use recorder::{Drain, FlightRecorder, Pushable, Shape, next_lane};
+pub(crate) use recorder::{FlightRecorder, Pushable, Shape, next_lane};
 pub(crate) use recover::{Image, Orphan, has_file, orphans};

@@ -3,8 +3,7 @@
 //! Capture pushes, the writer drains and releases. Loss is counted here and nowhere else.
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -20,6 +19,7 @@ use super::{
     file::{ForkWord, Mapping, Medium, Region},
     header::{self, Header, Reason, flag},
     lane::{Full, Lane, Pushed, Wake},
+    place,
     process::Owner,
     sync::{Condvar, Mutex},
 };
@@ -66,8 +66,6 @@ pub(crate) struct FlightRecorder {
 /// Room for callsite definitions: some 1,000 callsites; further ones travel with their records.
 const DEFINITIONS_BYTES: usize = 256 << 10;
 const LANE_BYTES_MIN: usize = 1 << 20;
-/// A step drains about this much, so that a transaction stays short.
-const STEP_BYTES: u64 = 8 << 20;
 const PRESSURE_BYTES: usize = 256 << 10;
 
 impl FlightRecorder {
@@ -86,7 +84,7 @@ impl FlightRecorder {
             owner: Owner::current(),
             key: Uuid::new_v4().as_u64_pair().0,
         };
-        let (mapping, medium, fallback) = map(shape, &header)?;
+        let (mapping, medium, fallback) = place::map(shape, &header)?;
         let mapping = Arc::new(mapping);
         let lanes = (0..lanes)
             .map(|lane| {
@@ -327,55 +325,13 @@ impl FlightRecorder {
         self.mapping.word(header::FLAGS_AT).fetch_or(flag::PANICKED, Ordering::Relaxed);
     }
 
-    /// Copies out what was recorded up to `cut`, taken before the call. The causal cut: a record later than `cut` stays,
-    /// and so does all that it may have caused; what caused a drained record was published before its stamp was taken,
-    /// so it is drained, too.
-    pub(crate) fn drain(&self, cut: u64, drain: &mut Drain) {
-        drain.bytes.clear();
-        drain.pieces.clear();
-        drain.positions.resize(self.lanes.len(), 0);
-        drain.ends.clear();
-        let share = (STEP_BYTES / self.lanes.len() as u64).max(self.header.lane_bytes.min(2 << 20));
-        let mut cut = cut;
-        for (index, lane) in self.lanes.iter().enumerate() {
-            let from = drain.positions[index];
-            let start = drain.bytes.len();
-            let head = lane.copy(from, share, &mut drain.bytes);
-            let mut end = from;
-            let mut last = None;
-            for entry in lane.parse(&drain.bytes[start..], from) {
-                if entry.stamp > cut {
-                    break;
-                }
-                end = entry.next;
-                last = Some(entry.stamp);
-                drain.pieces.push(Piece {
-                    stamp: entry.stamp,
-                    start: start + entry.body.start,
-                    length: entry.body.len(),
-                    lane: index,
-                    next: entry.next,
-                });
-            }
-            // A lane copied only in part bounds the cut: later records of the others may be caused by its rest.
-            if head - from > share
-                && let Some(last) = last
-            {
-                cut = cut.min(last);
-            }
-            drain.ends.push(end);
-        }
-        drain.trim(cut);
-        drain.pieces.sort_by_key(|piece| piece.stamp);
+    /// The lanes, for draining.
+    pub(super) fn lanes(&self) -> &[CachePadded<Lane<Region>>] {
+        &self.lanes
     }
 
-    /// Gives the drained space back, after the commit, and lets waiting threads in.
-    pub(crate) fn release(&self, drain: &mut Drain) {
-        for ((lane, position), end) in self.lanes.iter().zip(&mut drain.positions).zip(&drain.ends) {
-            if end != position {
-                *position = lane.release(*end);
-            }
-        }
+    /// Lets threads in that wait for room.
+    pub(super) fn announce_room(&self) {
         self.room_made.notify_all();
     }
 
@@ -408,142 +364,8 @@ pub(crate) struct Pushable<'a> {
     pub(crate) may_wait: bool,
 }
 
-/// What one step took out of the lanes; its buffers are used again.
-#[derive(Debug, Default)]
-pub(crate) struct Drain {
-    bytes: Vec<u8>,
-    pieces: Vec<Piece>,
-    /// Where each lane's next drain begins.
-    positions: Vec<u64>,
-    /// Where this one ended.
-    ends: Vec<u64>,
-}
-
-/// One record in a drain.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Piece {
-    pub(crate) stamp: u64,
-    start: usize,
-    length: usize,
-    lane: usize,
-    next: u64,
-}
-
-impl Drain {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.pieces.len()
-    }
-
-    /// The records by time.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.pieces.iter().map(|piece| (piece.stamp, &self.bytes[piece.start..piece.start + piece.length]))
-    }
-
-    /// The positions to commit.
-    pub(crate) fn ends(&self) -> &[u64] {
-        &self.ends
-    }
-
-    /// Where the next drain begins.
-    pub(crate) fn positions(&self) -> &[u64] {
-        &self.positions
-    }
-
-    /// Takes out again what is later than a cut that fell while lanes were read.
-    fn trim(&mut self, cut: u64) {
-        if self.pieces.iter().all(|piece| piece.stamp <= cut) {
-            return;
-        }
-        self.pieces.retain(|piece| piece.stamp <= cut);
-        self.ends.clone_from(&self.positions);
-        for piece in &self.pieces {
-            self.ends[piece.lane] = piece.next;
-        }
-    }
-}
-
 /// A thread's lane: handed out in turn, so that threads spread.
 pub(crate) fn next_lane() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Maps the file where it was asked for, or the next best place.
-fn map(shape: &Shape<'_>, header: &Header) -> Result<(Mapping, Medium, Option<String>)> {
-    let bytes = header.file_bytes as usize;
-    let name = super::recover::file_name(shape.run);
-    let mut why = None;
-    for medium in [Medium::Directory, Medium::SharedMemory] {
-        if medium == Medium::Directory && shape.medium != Medium::Directory || shape.medium == Medium::Memory {
-            continue;
-        }
-        match place(medium, shape.dir) {
-            Ok(dir) => match Mapping::create(&dir.join(&name), bytes, &header.encode()) {
-                Ok(mapping) => return Ok((mapping, medium, why)),
-                Err(error) => why = Some(error.to_string()),
-            },
-            Err(reason) => why = Some(reason),
-        }
-    }
-    Ok((Mapping::anonymous(bytes, &header.encode())?, Medium::Memory, why))
-}
-
-/// The directory for flight files on this medium, created private; or why it will not do.
-fn place(medium: Medium, dir: &Path) -> Result<PathBuf, String> {
-    let place = match medium {
-        Medium::Directory => {
-            if let Some(kind) = copies_on_write(dir) {
-                return Err(format!("{} is on {kind}, where a store into a mapping may find no space", dir.display()));
-            }
-            super::recover::directory(dir)
-        }
-        Medium::SharedMemory => {
-            super::recover::shared_directory(dir).ok_or_else(|| "there is no /dev/shm here".to_owned())?
-        }
-        Medium::Memory => return Err("memory has no place".to_owned()),
-    };
-    create_private(&place).map_err(|error| format!("cannot create {}: {error}", place.display()))?;
-    Ok(place)
-}
-
-fn create_private(dir: &Path) -> std::io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    match builder.create(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            // Not a link, and nobody else's: /dev/shm is open to all.
-            let found = fs::symlink_metadata(dir)?;
-            if found.is_dir() && super::recover::is_own(&found) {
-                Ok(())
-            } else {
-                Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, "it belongs to someone else"))
-            }
-        }
-        outcome => outcome,
-    }
-}
-
-/// File systems where overwriting a block needs a new one, or where a mapping depends on another process or host.
-#[cfg(target_os = "linux")]
-fn copies_on_write(dir: &Path) -> Option<&'static str> {
-    match rustix::fs::statfs(dir).ok()?.f_type as u32 {
-        0x9123_683E => Some("btrfs"),
-        0x2FC1_2FC1 => Some("zfs"),
-        0xCA45_1A4E => Some("bcachefs"),
-        0x6969 => Some("NFS"),
-        0xFF53_4D42 | 0xFE53_4D42 | 0x517B => Some("SMB"),
-        0x0102_1997 => Some("9p"),
-        0x6573_5546 => Some("FUSE"),
-        _ => None,
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn copies_on_write(_: &Path) -> Option<&'static str> {
-    None
 }

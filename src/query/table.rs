@@ -22,7 +22,7 @@ pub struct Table {
 
 /// Asks one read-only statement.
 pub(crate) fn sql(source: &Source, fresh: bool, sql: &str, params: &[Value]) -> Result<Table> {
-    let outcome = source.ask(fresh, "cannot answer the SQL question", |connection| {
+    source.ask(fresh, "cannot answer the SQL question", |connection| {
         let mut statement = match connection.prepare(sql) {
             Ok(statement) => statement,
             Err(error) => return Ok(Err(invalid(sql, &error))),
@@ -37,6 +37,7 @@ pub(crate) fn sql(source: &Source, fresh: bool, sql: &str, params: &[Value]) -> 
                 params.len()
             ))));
         }
+        #[allow(clippy::useless_conversion)] // an iterator in one version of rusqlite, a Vec in another
         let columns: Vec<String> = statement.column_names().into_iter().map(ToOwned::to_owned).collect();
         let mut rows = statement.query(params_from_iter(params))?;
         let mut found = Vec::new();
@@ -54,8 +55,7 @@ pub(crate) fn sql(source: &Source, fresh: bool, sql: &str, params: &[Value]) -> 
                 Err(error) => return Err(error),
             }
         }
-    })?;
-    outcome
+    })?
 }
 
 fn invalid(sql: &str, error: &rusqlite::Error) -> Error {

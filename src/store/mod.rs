@@ -18,10 +18,12 @@ mod open_span;
 mod reader;
 mod recovery;
 mod rollup;
+mod shared;
 mod statements;
 mod writer;
 
 use connection::DATABASE;
 pub(crate) use reader::Source;
 pub use recovery::{Recovery, recover};
-pub(crate) use writer::{RunInfo, Shared, Writer, run_thread};
+pub(crate) use shared::Shared;
+pub(crate) use writer::{RunInfo, Writer, run_thread};

@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
-use super::{connection::open_reader, writer::Shared};
+use super::{connection::open_reader, shared::Shared};
 use crate::error::{Error, Result};
 
 /// Idle connections that are kept.

@@ -1,0 +1,180 @@
+//! What the writer's thread shares with everyone else: tickets for flushes, the end, and what is stored.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::{
+    error::{Error, Result},
+    flight::FlightRecorder,
+};
+
+/// What the writer and everyone else both see.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) flight: Arc<FlightRecorder>,
+    /// Records whose rows are committed.
+    pub(super) stored: AtomicU64,
+    pub(super) commits: AtomicU64,
+    /// Whether this thread may not wait for itself.
+    pub(super) writer_thread: Mutex<Option<std::thread::ThreadId>>,
+    pub(super) stop: AtomicBool,
+    /// The owner was dropped: the next flush marks the run as ended, should nothing follow.
+    pub(super) pause: AtomicBool,
+    /// The owner was dropped by a panic.
+    pub(super) panicking: AtomicBool,
+    requests: Mutex<Requests>,
+    served: Condvar,
+    pub(super) last_error: Mutex<Option<Error>>,
+}
+
+/// Who waits for a flush.
+#[derive(Debug, Default)]
+struct Requests {
+    asked: u64,
+    served: u64,
+    /// How the latest served flush went.
+    outcome: Option<Error>,
+    wakers: Vec<Waker>,
+    ended: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(flight: Arc<FlightRecorder>) -> Self {
+        Self {
+            flight,
+            stored: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            writer_thread: Mutex::new(None),
+            stop: AtomicBool::new(false),
+            pause: AtomicBool::new(false),
+            panicking: AtomicBool::new(false),
+            requests: Mutex::new(Requests::default()),
+            served: Condvar::new(),
+            last_error: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn last_error(&self) -> Option<Error> {
+        self.last_error.lock().clone()
+    }
+
+    /// Asks for a flush of all that is recorded by now; several callers share one commit.
+    pub(crate) fn ask(&self) -> Result<u64> {
+        if self.flight.is_forked() {
+            return Err(Error::closed());
+        }
+        if *self.writer_thread.lock() == Some(std::thread::current().id()) {
+            return Err(Error::invalid_input(
+                "flush was called on l0's own writer thread, which cannot wait for itself",
+            ));
+        }
+        let ticket = {
+            let mut requests = self.requests.lock();
+            if requests.ended {
+                return Err(Error::closed());
+            }
+            requests.asked += 1;
+            requests.asked
+        };
+        self.flight.bell().ring();
+        Ok(ticket)
+    }
+
+    /// Waits until the flush with this ticket is done.
+    pub(crate) fn wait(&self, ticket: u64, bound: Duration) -> Result<()> {
+        let deadline = Instant::now() + bound;
+        let mut requests = self.requests.lock();
+        loop {
+            if let Some(outcome) = requests.outcome_of(ticket) {
+                return outcome;
+            }
+            if self.served.wait_until(&mut requests, deadline).timed_out() {
+                return requests.outcome_of(ticket).unwrap_or_else(|| {
+                    Err(Error::timeout(format!(
+                        "the store did not commit within {bound:?}; nothing is lost, it goes on trying"
+                    )))
+                });
+            }
+        }
+    }
+
+    /// As `wait`, for a future.
+    pub(crate) fn poll(&self, ticket: u64, waker: &Waker) -> Option<Result<()>> {
+        let mut requests = self.requests.lock();
+        let outcome = requests.outcome_of(ticket);
+        if outcome.is_none() && !requests.wakers.iter().any(|known| known.will_wake(waker)) {
+            requests.wakers.push(waker.clone());
+        }
+        outcome
+    }
+
+    /// The owner is gone, recording goes on: asks for a flush after which the run counts as ended, until more comes.
+    pub(crate) fn pause(&self) -> Result<u64> {
+        self.pause.store(true, Ordering::Release);
+        self.ask()
+    }
+
+    /// The run ends because of a panic.
+    pub(crate) fn note_panicking(&self) {
+        self.panicking.store(true, Ordering::Release);
+    }
+
+    /// Ends the run: what is in the lanes is stored, then the thread ends. Waits for that.
+    pub(crate) fn stop(&self, bound: Duration) -> Result<()> {
+        self.stop.store(true, Ordering::Release);
+        self.flight.bell().ring();
+        let deadline = Instant::now() + bound;
+        let mut requests = self.requests.lock();
+        while !requests.ended {
+            if self.served.wait_until(&mut requests, deadline).timed_out() && !requests.ended {
+                return Err(Error::timeout(format!(
+                    "the store did not take the last records within {bound:?}; they are in the flight file and will be recovered"
+                )));
+            }
+        }
+        requests.outcome.clone().map_or(Ok(()), Err)
+    }
+
+    /// The latest ticket, and whether it is still to be served.
+    pub(super) fn asked(&self) -> (u64, bool) {
+        let requests = self.requests.lock();
+        (requests.asked, requests.asked > requests.served)
+    }
+
+    pub(super) fn serve(&self, ticket: u64, outcome: Option<Error>, ended: bool) {
+        let wakers = {
+            let mut requests = self.requests.lock();
+            requests.served = ticket;
+            requests.outcome = outcome;
+            requests.ended |= ended;
+            std::mem::take(&mut requests.wakers)
+        };
+        self.served.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Requests {
+    fn outcome_of(&self, ticket: u64) -> Option<Result<()>> {
+        if self.served >= ticket {
+            return Some(self.outcome.clone().map_or(Ok(()), Err));
+        }
+        self.ended.then(|| Err(Error::closed()))
+    }
+}
