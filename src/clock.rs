@@ -67,6 +67,12 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// The moment a bound from now ends; bounds of more than a year are a year.
+pub(crate) fn deadline(bound: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(bound.min(Duration::from_secs(365 * 24 * 3600))).unwrap_or(now)
+}
+
 /// A `Duration` in nanoseconds, capped at what a column holds (292 years).
 pub(crate) fn duration_ns(d: Duration) -> i64 {
     i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)
@@ -242,6 +248,11 @@ impl Timeline {
     pub(crate) fn mono_of_wall(&self, wall_ns: i64) -> u64 {
         let offset = i128::from(self.to.wall_ns) - i128::from(self.to.mono_ns);
         u64::try_from((i128::from(wall_ns) - offset).max(0)).unwrap_or(u64::MAX)
+    }
+
+    /// When the earlier anchor was taken.
+    pub(crate) fn start_unix_ns(&self) -> i64 {
+        self.from.wall_ns
     }
 
     /// When the later anchor was taken.

@@ -86,7 +86,8 @@ fn flight_files_that_are_none_are_set_aside() {
     #[cfg(unix)]
     std::os::unix::fs::symlink(&secret, flight.join("link.flight")).unwrap();
     let l0 = builder(dir.path()).start().unwrap();
-    assert_eq!(l0.recovered(), l0::Recovery::default());
+    assert_eq!((l0.recovered().runs, l0.recovered().unreadable), (0, 2));
+    assert_eq!(l0.events().event_type("l0.recovery").count().unwrap(), 1);
     assert!(flight.join("torn.unreadable").exists() && flight.join("empty.unreadable").exists());
     assert_eq!(fs::read_to_string(secret).unwrap(), "not ours to touch");
 }

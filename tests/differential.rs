@@ -63,10 +63,10 @@ fn program(thread: u64) {
         let _request = request.enter();
         trace!(key, a = n as i64, b = n, c = n as u32, d = n as i8, "integers");
         debug!(key, f = f64::from_bits(n), g = n as f64 / 7.0, h = -0.0, whole = 3.0, "floats {round}");
-        info!(key, yes = n % 2 == 0, text, display = %text, debugged = ?text, "texts {text}");
+        info!(key, yes = n.is_multiple_of(2), text, display = %text, debugged = ?text, "texts {text}");
         request.record("late", n);
         warn!(key, wide = n as i128 * -3, wider = u128::from(n) * 5, bytes = &n.to_le_bytes()[..], "wide");
-        error!(key, error = &Failure as &dyn std::error::Error, option = ?(n % 3 == 0).then_some(n), "error");
+        error!(key, error = &Failure as &dyn std::error::Error, option = ?n.is_multiple_of(3).then_some(n), "error");
         let inner = info_span!("inner", round).entered();
         info!(target: "elsewhere", key, nested.name = "dotted", r#type = 1, "in two spans");
         info!(key, "no fields, inner {}", numbers.next());

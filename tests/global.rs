@@ -76,13 +76,14 @@ fn init_in_the_life_of_a_process() {
     assert_eq!(event.field("fine"), Some(1.into()));
 
     // Records of the log crate, with their own target and line.
+    let line = line!() + 1;
     log::warn!(target: "old::library", "from {}", "log");
     let event = l0.events().message("from log").fetch().unwrap().items.remove(0);
     assert_eq!(
         (event.source.as_str(), event.file.as_deref(), event.payload.as_str()),
         ("old::library", Some("tests/global.rs"), "{}")
     );
-    assert_eq!(event.line, Some(line!() - 3));
+    assert_eq!(event.line, Some(line));
 
     // A panic in a thread becomes a critical event with its span's context, and the previous hook runs.
     let thread = std::thread::Builder::new().name("worker-7".into());

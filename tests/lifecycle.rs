@@ -238,9 +238,7 @@ fn a_failed_transaction_is_undone_and_tried_again() {
     store.record(|| {
         let span = info_span!("over the failure", step = 1).entered();
         store.l0.flush().unwrap();
-        blocker
-            .execute_batch("CREATE TRIGGER refuse BEFORE INSERT ON warning BEGIN SELECT RAISE(ABORT, 'no'); END")
-            .unwrap();
+        blocker.execute_batch("CREATE TRIGGER refuse BEFORE INSERT ON warning BEGIN SELECT json('{no'); END").unwrap();
         span.record("step", 2);
         info!("between");
         info_span!("born in the failure").in_scope(|| error!(new_name = "n", category = "new", "refused"));
@@ -376,4 +374,106 @@ fn a_record_in_a_dying_threads_locals_is_kept() {
     .join()
     .unwrap();
     assert_eq!(store.l0.events().event_type("from.drop").count().unwrap(), 1);
+}
+
+#[test]
+fn a_record_made_before_the_writer_first_sleeps_is_committed() {
+    for _ in 0..50 {
+        let dir = tempfile::tempdir().unwrap();
+        let l0 = builder(dir.path()).commit_every(Duration::from_millis(1)).start().unwrap();
+        l0.record(TelemetryEvent::new("first"));
+        wait_for("the commit", || l0.stats().stored == 1);
+    }
+}
+
+#[test]
+fn many_new_correlation_ids_at_one_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, time) = Clock::manual(Timestamp::from_unix_ns(5_000_000_000));
+    let l0 = builder(dir.path()).clock(clock).start().unwrap();
+    let subscriber = tracing_subscriber::registry().with(l0.layer());
+    tracing::subscriber::with_default(subscriber, || {
+        let span = info_span!("renamed", correlation_id = "a");
+        span.record("correlation_id", "b");
+        for number in 0..200 {
+            time.set_wall(Timestamp::from_unix_ns(5_000_000_000));
+            info!(correlation_id = format!("c-{number}"), "new");
+        }
+    });
+    l0.flush().unwrap();
+    assert_eq!(l0.events().correlation_id("c-199").count().unwrap(), 1);
+    assert_eq!(texts(&l0.sql("SELECT correlation_id FROM spans", &[]).unwrap()), [["b"]]);
+    assert_eq!((l0.stats().stored, l0.stats().shed), (201, 0));
+}
+
+#[test]
+fn a_record_that_sqlite_refuses_is_rejected_alone() {
+    let store = store();
+    let other = rusqlite::Connection::open(store.dir.path().join("telemetry.db")).unwrap();
+    other
+        .execute_batch(
+            "CREATE TRIGGER refuse BEFORE INSERT ON event WHEN new.message = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END",
+        )
+        .unwrap();
+    store.record(|| ["good", "bad", "good"].iter().for_each(|message| info!("{message}")));
+    store.l0.flush().unwrap();
+    let stats = store.l0.stats();
+    assert_eq!((stats.recorded, stats.stored, stats.shed), (3, 2, 1));
+    assert_eq!(stats.shed_by, [("rejected", Severity::Info, 1)]);
+    assert_eq!(store.one("SELECT shed FROM runs"), "1");
+}
+
+#[test]
+fn shutdown_does_not_wait_for_readers() {
+    let store = store();
+    store.l0.record(TelemetryEvent::new("n"));
+    store.l0.flush().unwrap();
+    let reader = rusqlite::Connection::open(store.dir.path().join("telemetry.db")).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM event").unwrap();
+    store.l0.record(TelemetryEvent::new("n"));
+    store.l0.shutdown(Duration::from_secs(1)).unwrap();
+    assert_eq!(std::fs::read_dir(store.dir.path().join("flight")).unwrap().count(), 0);
+}
+
+#[test]
+fn bounds_beyond_all_time_are_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = builder(dir.path()).buffer_bytes(256 << 10).overload(Overload::Block(Duration::MAX)).start().unwrap();
+    for _ in 0..500 {
+        l0.record(TelemetryEvent::new("n").message("x".repeat(2_000)));
+    }
+    assert_eq!(l0.events().count().unwrap(), 500);
+    l0.shutdown(Duration::MAX).unwrap();
+}
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("a broken executor");
+    }
+}
+
+#[test]
+fn a_waker_that_panics_does_not_end_the_writer() {
+    let store = store();
+    let waker = Waker::from(Arc::new(Panics));
+    let mut flush = pin!(store.l0.flush_async());
+    while flush.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        std::thread::yield_now();
+    }
+    store.l0.record(TelemetryEvent::new("n"));
+    store.l0.flush().unwrap();
+}
+
+#[test]
+fn times_beyond_the_calendar_are_kept_within_it() {
+    for wall_ns in [i64::MAX - 10, i64::MIN + 10, 5_000_000_000_000_000_000, -1] {
+        let dir = tempfile::tempdir().unwrap();
+        let (clock, _) = Clock::manual(Timestamp::from_unix_ns(wall_ns));
+        let l0 = builder(dir.path()).clock(clock).start().unwrap();
+        l0.record_batch((0..20).map(|_| TelemetryEvent::new("n")));
+        assert_eq!(l0.events().fetch().unwrap().items.len(), 20, "{wall_ns}");
+        l0.shutdown(SOON).unwrap();
+    }
 }

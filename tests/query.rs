@@ -121,6 +121,9 @@ fn malformed_questions_are_clear_errors() {
         ("SELEC 1", vec![], "syntax error"),
         ("SELECT * FROM nowhere", vec![], "nowhere"),
         ("DELETE FROM event", vec![], "would write"),
+        ("BEGIN", vec![], "no question"),
+        ("PRAGMA query_only = 0", vec![], "no question"),
+        ("", vec![], "no question"),
         ("SELECT ?1, ?2", vec![Value::Null], "2 parameters"),
         ("SELECT json_extract('not json', '$.a')", vec![], "malformed JSON"),
     ] {
@@ -129,7 +132,12 @@ fn malformed_questions_are_clear_errors() {
     }
     assert_eq!(store.one("SELECT count(*) FROM telemetry_events"), "30");
     assert_eq!(store.l0.events().field("no\"such$.field", 1).count().unwrap(), 0);
+    assert_eq!(store.l0.events().field("a\\", 1).count().unwrap(), 0);
     assert_eq!(store.l0.events().correlation_id("").count().unwrap(), 0);
+    // Deeper than SQLite reads JSON: such a payload is not found by its fields, and harms no other.
+    let deep = format!("{}{}", "[".repeat(1_500), "]".repeat(1_500));
+    store.l0.record(TelemetryEvent::new("deep").payload(&serde_json::value::RawValue::from_string(deep).unwrap()));
+    assert_eq!(store.l0.events().field("number", 7).count().unwrap(), 1);
 }
 
 #[test]

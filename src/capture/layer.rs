@@ -42,6 +42,12 @@ impl CaptureLayer {
         self.beneath.contains(&self.capture.id)
     }
 
+    /// The open span. In a forked child the table's locks may be held by threads that are not there: it is not asked.
+    #[inline]
+    fn find(&self, id: &span::Id) -> Option<OpenSpan> {
+        if self.capture.flight.is_open() { self.spans.get(id.into_u64()) } else { None }
+    }
+
     /// The span that `id` names, or its nearest recorded ancestor.
     fn resolve<S>(&self, id: &span::Id, ctx: &Context<'_, S>) -> SpanRef
     where
@@ -93,7 +99,7 @@ where
     }
 
     fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
-        let Some(OpenSpan { inside, shed: false }) = self.spans.get(id.into_u64()) else { return };
+        let Some(OpenSpan { inside, shed: false }) = self.find(id) else { return };
         let Some(metadata) = ctx.metadata(id) else { return };
         local::with(|local| {
             if self.capture.is_recording(local) {
@@ -103,8 +109,8 @@ where
     }
 
     fn on_follows_from(&self, id: &span::Id, follows: &span::Id, _: Context<'_, S>) {
-        let Some(OpenSpan { inside, shed: false }) = self.spans.get(id.into_u64()) else { return };
-        let Some(OpenSpan { inside: followed, shed: false }) = self.spans.get(follows.into_u64()) else { return };
+        let Some(OpenSpan { inside, shed: false }) = self.find(id) else { return };
+        let Some(OpenSpan { inside: followed, shed: false }) = self.find(follows) else { return };
         local::with(|local| {
             if self.capture.is_recording(local) {
                 self.capture.link(local, inside, followed);
@@ -131,7 +137,7 @@ where
     }
 
     fn on_enter(&self, id: &span::Id, _: Context<'_, S>) {
-        if let Some(span) = self.spans.get(id.into_u64()) {
+        if let Some(span) = self.find(id) {
             local::with(|local| local.enter(self.id, self.capture.id, id.into_u64(), span.inside));
         }
     }
@@ -141,6 +147,9 @@ where
     }
 
     fn on_close(&self, id: span::Id, _: Context<'_, S>) {
+        if !self.capture.flight.is_open() {
+            return;
+        }
         let Some(OpenSpan { inside, shed: false }) = self.spans.remove(id.into_u64()) else { return };
         local::with(|local| {
             if self.capture.is_recording(local) {

@@ -107,7 +107,7 @@ impl Capture {
             if let Some(payload) = &event.payload {
                 encoder.json(key::PAYLOAD, payload);
             }
-            encoder.finish();
+            self.finish(encoder);
             self.push(local, span.opened, &scratch, head);
             local.put_scratch(scratch);
         });
@@ -151,7 +151,7 @@ impl Capture {
         let mut scratch = local.take_scratch();
         let mut encoder = self.begin(&mut scratch, head, kind, metadata);
         event.record(&mut fields::Fields::new(&mut encoder));
-        encoder.finish();
+        self.finish(encoder);
         self.push(local, span.opened, &scratch, head);
         local.put_scratch(scratch);
     }
@@ -165,7 +165,7 @@ impl Capture {
         let mut encoder = Encoder::new(&mut scratch, self.caps, Head { callsite: 0, ..head });
         encoder.definition(CallsiteKind::Log, normalized.as_ref().unwrap_or(event.metadata()));
         event.record(&mut fields::Fields::without_log_place(&mut encoder));
-        encoder.finish();
+        self.finish(encoder);
         self.push(local, span.opened, &scratch, head);
         local.put_scratch(scratch);
     }
@@ -180,7 +180,7 @@ impl Capture {
         let mut scratch = local.take_scratch();
         let mut encoder = self.begin(&mut scratch, head, kind, metadata);
         attributes.record(&mut fields::Fields::new(&mut encoder));
-        encoder.finish();
+        self.finish(encoder);
         let stamp = self.push(local, parent.opened, &scratch, head);
         local.put_scratch(scratch);
         stamp.map(|opened| SpanRef { id, opened })
@@ -194,7 +194,7 @@ impl Capture {
         let mut scratch = local.take_scratch();
         let mut encoder = self.begin(&mut scratch, head, kind, metadata);
         values.record(&mut fields::Fields::new(&mut encoder));
-        encoder.finish();
+        self.finish(encoder);
         self.push(local, span.opened, &scratch, head);
         local.put_scratch(scratch);
     }
@@ -211,7 +211,7 @@ impl Capture {
     fn brief(&self, local: &Local, after: u64, kind: Kind, span: u64, other: u64) {
         let head = Head { kind, severity: Severity::Info, flags: 0, callsite: 0, span, other };
         let mut scratch = local.take_scratch();
-        Encoder::new(&mut scratch, self.caps, head).finish();
+        self.finish(Encoder::new(&mut scratch, self.caps, head));
         self.push(local, after, &scratch, head);
         local.put_scratch(scratch);
     }
@@ -229,6 +229,14 @@ impl Capture {
             encoder.definition(kind, metadata);
         }
         encoder
+    }
+
+    #[inline]
+    fn finish(&self, encoder: Encoder<'_>) {
+        if encoder.finish() {
+            // The hook took it for the end of the process.
+            self.flight.mark_panicked(false);
+        }
     }
 
     /// Stamps and pushes. A record comes after the opening of the span it belongs to, whatever the clock says: so the

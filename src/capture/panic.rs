@@ -40,6 +40,6 @@ fn record(capture: &Capture, info: &PanicHookInfo<'_>) {
     );
     // Elsewhere a panic ends a thread, which the program may well survive.
     if thread.name() == Some("main") || cfg!(panic = "abort") {
-        capture.flight.mark_panicked();
+        capture.flight.mark_panicked(true);
     }
 }

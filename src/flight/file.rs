@@ -183,7 +183,8 @@ impl ForkWord {
         #[cfg(target_os = "linux")]
         // SAFETY: the range is exactly the fresh private anonymous mapping above, on which this advice is defined.
         unsafe { rustix::mm::madvise(mapping.raw.as_mut_ptr().cast(), 4_096, rustix::mm::Advice::LinuxWipeOnFork) }
-            .map_err(|error| Error::io("cannot watch for forks with", Path::new("madvise"), error.into()))?;
+            // Where the kernel does not know the advice, a fork goes unnoticed, as on other systems.
+            .unwrap_or(());
         mapping.word(0).store(1, Ordering::Release);
         Ok(Self(mapping))
     }

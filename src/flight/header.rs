@@ -146,6 +146,11 @@ impl Header {
     }
 }
 
+pub(super) fn is_of_later_version(bytes: &[u8]) -> bool {
+    let version = bytes.get(8..).and_then(|rest| rest.first_chunk()).map(|version| u32::from_le_bytes(*version));
+    bytes.starts_with(&MAGIC) && version.is_some_and(|version| version > VERSION)
+}
+
 /// The two anchors that were whole when the process died.
 pub(super) fn anchors(bytes: &[u8]) -> Option<[Anchor; 2]> {
     let at = PAIRS_AT[(word(bytes, ANCHORS_AT)? % 2) as usize];

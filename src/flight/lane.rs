@@ -218,6 +218,11 @@ impl<M: Memory> Lane<M> {
         self.state.lock().head != drained
     }
 
+    /// Whether a push has asked for the writer since the last drain.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.state.lock().pressed
+    }
+
     pub(super) fn head(&self) -> u64 {
         self.state.lock().head
     }

@@ -28,6 +28,6 @@ mod sync;
 pub(crate) use drain::Drain;
 pub(crate) use file::Medium;
 pub(crate) use header::Reason;
-pub(crate) use process::may_be_alive;
+pub(crate) use process::Owner;
 pub(crate) use recorder::{FlightRecorder, Pushable, Shape, next_lane};
 pub(crate) use recover::{Image, Orphan, has_file, orphans};

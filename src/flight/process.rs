@@ -2,12 +2,12 @@
 
 /// A process, told apart from a later one with the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Owner {
+pub(crate) struct Owner {
     /// Which start of the machine; zeros where the system does not say.
-    pub(super) boot: [u8; 16],
-    pub(super) pid: u32,
+    pub(crate) boot: [u8; 16],
+    pub(crate) pid: u32,
     /// When the process started, in the kernel's ticks since boot; 0 where the system does not say.
-    pub(super) started: u64,
+    pub(crate) started: u64,
 }
 
 impl Owner {
@@ -23,13 +23,14 @@ impl Owner {
 
     /// Whether the process is known to live. Where the system does not say, the file's lock alone decides.
     pub(super) fn is_alive(&self) -> bool {
-        self.is_of_this_boot() && self.started != 0 && start_time(self.pid) == Some(self.started)
+        self.started != 0 && self.may_be_alive()
     }
-}
 
-/// Whether a process with this pid exists; where the system does not say, it may.
-pub(crate) fn may_be_alive(pid: u32) -> bool {
-    !cfg!(target_os = "linux") || start_time(pid).is_some()
+    /// Whether the process lives or cannot be told to be dead.
+    pub(crate) fn may_be_alive(&self) -> bool {
+        let unknown = self.started == 0 || !cfg!(target_os = "linux");
+        unknown || self.is_of_this_boot() && start_time(self.pid) == Some(self.started)
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -24,7 +24,7 @@ use super::{
     sync::{Condvar, Mutex},
 };
 use crate::{
-    clock::Anchor,
+    clock::{Anchor, deadline},
     error::{Error, Result},
     event::Severity,
 };
@@ -134,6 +134,10 @@ impl FlightRecorder {
         Uuid::from_bytes(self.header.run)
     }
 
+    pub(crate) fn owner(&self) -> Owner {
+        self.header.owner
+    }
+
     pub(crate) fn key(&self) -> u64 {
         self.header.key
     }
@@ -219,7 +223,7 @@ impl FlightRecorder {
                 return Some(self.pushed(pushed));
             }
         }
-        let deadline = self.block.filter(|_| record.may_wait).map(|bound| Instant::now() + bound);
+        let deadline = self.block.filter(|_| record.may_wait).map(deadline);
         loop {
             for step in 0..count {
                 let lane = &self.lanes[(first + step) % count];
@@ -240,7 +244,11 @@ impl FlightRecorder {
                 _ => break,
             }
         }
-        self.shed(Reason::BufferFull, record);
+        if self.is_open() {
+            self.shed(Reason::BufferFull, record);
+        } else {
+            self.ignore();
+        }
         None
     }
 
@@ -274,11 +282,20 @@ impl FlightRecorder {
 
     /// Records that are or were in a lane.
     pub(crate) fn recorded_in_lanes(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.recorded()).sum()
+        // In a forked child the locks may be held by threads that are not there.
+        if self.is_forked() { 0 } else { self.lanes.iter().map(|lane| lane.recorded()).sum() }
+    }
+
+    /// Whether some lane holds much.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.is_pressed())
     }
 
     /// Bytes in use and in all, over the lanes.
     pub(crate) fn fill(&self) -> (u64, u64) {
+        if self.is_forked() {
+            return (0, 0);
+        }
         self.lanes.iter().map(|lane| lane.used()).fold((0, 0), |all, lane| (all.0 + lane.0, all.1 + lane.1))
     }
 
@@ -320,9 +337,12 @@ impl FlightRecorder {
         self.mapping.word(header::ANCHORS_AT).store(next, Ordering::Release);
     }
 
-    /// Leaves word that the main thread panicked.
-    pub(crate) fn mark_panicked(&self) {
-        self.mapping.word(header::FLAGS_AT).fetch_or(flag::PANICKED, Ordering::Relaxed);
+    /// Leaves word that the main thread panicked, or that it lives on after all.
+    pub(crate) fn mark_panicked(&self, panicked: bool) {
+        if self.is_open() {
+            let flags = if panicked { flag::PANICKED } else { 0 };
+            self.mapping.word(header::FLAGS_AT).store(flags, Ordering::Relaxed);
+        }
     }
 
     /// The lanes, for draining.
@@ -335,9 +355,11 @@ impl FlightRecorder {
         self.room_made.notify_all();
     }
 
-    /// Whether some lane holds records behind `positions`, each asked under its lock.
+    /// Whether some lane holds records behind `positions`, each asked under its lock. Before the first drain there are
+    /// none, and every lane begins at 0.
     pub(crate) fn has_more(&self, positions: &[u64]) -> bool {
-        self.lanes.iter().zip(positions).any(|(lane, position)| lane.has_more(*position))
+        let mut positions = positions.iter().copied().chain(std::iter::repeat(0));
+        self.lanes.iter().any(|lane| lane.has_more(positions.next().unwrap_or(0)))
     }
 
     /// Where the lanes end now: a flush is done when the drained positions have reached these.

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{
     header::{self, Header, Reason, flag},
     lane::Parse,
+    process::Owner,
 };
 use crate::{
     clock::Timeline,
@@ -25,6 +26,13 @@ use crate::{
 /// Where flight files of a store live by default.
 pub(super) fn directory(store: &Path) -> PathBuf {
     store.join("flight")
+}
+
+/// The directory for flight files in shared memory, if this user has one there: `/dev/shm` is open to everyone.
+fn own_shared_directory(store: &Path) -> Option<PathBuf> {
+    let dir = shared_directory(store)?;
+    let found = fs::symlink_metadata(&dir).ok()?;
+    (found.is_dir() && is_own(&found)).then_some(dir)
 }
 
 /// Where they live in shared memory: a directory of this user's, named after the store.
@@ -67,7 +75,7 @@ pub(super) fn is_own(_: &fs::Metadata) -> bool {
 /// The flight files of a store whose processes are dead. Removes what was left of files that never got their name.
 pub(crate) fn orphans(store: &Path) -> Result<Vec<Orphan>> {
     let mut found = Vec::new();
-    for dir in [Some(directory(store)), shared_directory(store)].into_iter().flatten() {
+    for dir in [Some(directory(store)), own_shared_directory(store)].into_iter().flatten() {
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -76,7 +84,7 @@ pub(crate) fn orphans(store: &Path) -> Result<Vec<Orphan>> {
         for path in entries.flatten().map(|entry| entry.path()) {
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("flight") => found.extend(Orphan::open(path)),
-                Some("tmp") => remove_unfinished(&path),
+                Some("tmp") if is_named_after_a_run(&path) => remove_unfinished(&path),
                 _ => {}
             }
         }
@@ -93,6 +101,10 @@ pub(crate) fn has_file(store: &Path, run: Uuid) -> bool {
 
 pub(super) fn file_name(run: Uuid) -> String {
     format!("{run}.flight")
+}
+
+fn is_named_after_a_run(path: &Path) -> bool {
+    path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| Uuid::parse_str(stem).is_ok())
 }
 
 /// A file that never got its name is nobody's after a minute: creating one takes milliseconds.
@@ -129,6 +141,10 @@ impl Orphan {
         file.try_lock().ok()?;
         let mut page = Vec::new();
         file.by_ref().take(header::BYTES as u64).read_to_end(&mut page).ok()?;
+        // What a later version wrote is for that version to recover.
+        if header::is_of_later_version(&page) {
+            return None;
+        }
         let dead = Header::decode_owner(&page).is_none_or(|owner| !owner.is_alive());
         // Another process may have recovered and removed it while this one came to the lock.
         (dead && path.exists()).then_some(Self { path, file })
@@ -177,8 +193,13 @@ impl Image {
         self.header.key
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.header.owner.pid
+    pub(crate) fn owner(&self) -> Owner {
+        self.header.owner
+    }
+
+    /// Whether no record was ever put into it, as far as it tells.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records(&[]).0.is_empty()
     }
 
     /// Pages of an earlier boot may be torn: they were on their way to the disk when the machine stopped.

@@ -223,6 +223,13 @@ impl Builder {
         if let Some(complaint) = complaint {
             capture.warn("l0.config", complaint);
         }
+        if recovered.unreadable > 0 {
+            let count = recovered.unreadable;
+            capture.warn(
+                "l0.recovery",
+                format!("{count} flight files could not be read and are set aside as flight/*.unreadable"),
+            );
+        }
         if let Some(why) = flight.fallback() {
             capture.warn("l0.flight", format!("the flight recorder is not where it was asked for: {why}"));
         }

@@ -15,6 +15,8 @@ use crate::{
 /// Rows on a page unless `limit` says otherwise, and at most.
 const LIMIT_DEFAULT: u32 = 100;
 const LIMIT_MAX: u32 = 10_000;
+/// A payload that SQLite takes for JSON: its own limit is a depth of 1,000.
+const PAYLOAD: &str = "CASE WHEN json_valid(e.payload) THEN e.payload END";
 /// A page's total is exact up to this many.
 const TOTAL_EXACT_MAX: u64 = 10_000;
 
@@ -210,18 +212,19 @@ impl Events {
 
     /// Whose payload has this field with this value. Text equals text, a number equals a number of the same value.
     pub fn field(mut self, name: &str, equals: impl Into<Value>) -> Self {
-        let quoted: String = name.chars().filter(|c| *c != '"').collect();
+        // In a path's quotes everything but a quote and a backslash stands for itself; those two SQLite cannot find.
+        let quoted: String = name.chars().filter(|c| !matches!(c, '"' | '\\')).collect();
         let path = format!("$.\"{quoted}\"");
         match equals.into() {
-            Value::Null => self.with("json_type(e.payload, ?) = 'null'", path),
+            Value::Null => self.with(&format!("json_type({PAYLOAD}, ?) = 'null'"), path),
             Value::Text(text) => {
                 // A number too large for an integer column is read as its digits.
                 self.values.extend([Value::from(path.clone()), text.clone().into(), path.into()]);
-                self.with("(json_extract(e.payload, ?) = ? OR e.payload -> ? = ?)", text)
+                self.with(&format!("(json_extract({PAYLOAD}, ?) = ? OR {PAYLOAD} -> ? = ?)"), text)
             }
             value => {
                 self.values.push(path.into());
-                self.with("json_extract(e.payload, ?) = ?", value)
+                self.with(&format!("json_extract({PAYLOAD}, ?) = ?"), value)
             }
         }
     }

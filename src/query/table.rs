@@ -27,6 +27,9 @@ pub(crate) fn sql(source: &Source, fresh: bool, sql: &str, params: &[Value]) -> 
             Ok(statement) => statement,
             Err(error) => return Ok(Err(invalid(sql, &error))),
         };
+        if statement.column_count() == 0 && statement.readonly() {
+            return Ok(Err(Error::invalid_input(format!("{sql:?} is no question: it has no columns to answer with"))));
+        }
         if !statement.readonly() {
             return Ok(Err(Error::invalid_input(format!("{sql:?} would write: only questions are answered here"))));
         }

@@ -37,6 +37,7 @@ pub(crate) struct Encoder<'a> {
     caps: Caps,
     fields: u32,
     dropped: u32,
+    panicked: bool,
 }
 
 impl<'a> Encoder<'a> {
@@ -52,7 +53,7 @@ impl<'a> Encoder<'a> {
         if head.kind.has_other() {
             out.extend_from_slice(&head.other.to_le_bytes());
         }
-        Self { out, caps, fields: 0, dropped: 0 }
+        Self { out, caps, fields: 0, dropped: 0, panicked: false }
     }
 
     /// The definition of a callsite that the file has no room for, or of a `log` record.
@@ -105,7 +106,11 @@ impl<'a> Encoder<'a> {
         } else {
             let start = &json[..json.floor_char_boundary((self.room() / 2).saturating_sub(256))];
             let cut = serde_json::json!({ "l0.truncated": start, "l0.total_bytes": json.len() }).to_string();
-            self.text(key, &cut);
+            if cut.len() <= self.room() {
+                self.text(key, &cut);
+            } else {
+                self.dropped += 1;
+            }
         }
     }
 
@@ -149,13 +154,14 @@ impl<'a> Encoder<'a> {
         self.end_length(whole);
     }
 
-    /// Ends the record.
-    pub(crate) fn finish(self) {
+    /// Ends the record; says whether a value panicked while it was formatted.
+    pub(crate) fn finish(self) -> bool {
         if self.dropped > 0 {
             self.out.extend_from_slice(&key::FIELDS_DROPPED.to_le_bytes());
             self.out.push(tag::U64);
             self.out.extend_from_slice(&u64::from(self.dropped).to_le_bytes());
         }
+        self.panicked
     }
 
     #[inline]
@@ -217,7 +223,10 @@ impl<'a> Encoder<'a> {
             _ if full => self.mark(format_args!("...[truncated]")),
             Ok(Ok(())) => {}
             Ok(Err(_)) => self.mark(format_args!("[formatting failed]")),
-            Err(_) => self.mark(format_args!("[panicked while formatting]")),
+            Err(_) => {
+                self.panicked = true;
+                self.mark(format_args!("[panicked while formatting]"));
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -21,6 +21,8 @@ use crate::{
     record::{Definition, Head, Kind, Record},
 };
 
+/// The year 2115: views number events by twice their time.
+const AT_MAX: i64 = 4_600_000_000_000_000_000;
 const CLOSED: i64 = 0;
 const RUNNING: i64 = 1;
 const INTERRUPTED: i64 = 2;
@@ -87,8 +89,23 @@ impl Applier {
         Ok(())
     }
 
-    /// Applies one record.
+    /// Applies one record. What SQLite refuses for what it holds is rejected alone; what it refuses for its own state
+    /// fails the transaction.
     pub(super) fn apply(
+        &mut self,
+        connection: &Connection,
+        statements: &mut Statements<'_>,
+        timeline: &Timeline,
+        stamp: u64,
+        bytes: &[u8],
+    ) -> rusqlite::Result<Applied> {
+        match self.try_apply(connection, statements, timeline, stamp, bytes) {
+            Err(error) if is_about_the_value(&error) => Ok(Applied::Rejected),
+            outcome => outcome,
+        }
+    }
+
+    fn try_apply(
         &mut self,
         connection: &Connection,
         statements: &mut Statements<'_>,
@@ -110,12 +127,12 @@ impl Applier {
             return Ok(Applied::Rejected);
         }
         let mono_ns = timeline.mono_ns(stamp);
-        let at = self.clock.wall_of(mono_ns).unwrap_or_else(|| timeline.wall_ns(mono_ns));
+        let at = self.clock.wall_of(mono_ns).unwrap_or_else(|| timeline.wall_ns(mono_ns)).clamp(-AT_MAX, AT_MAX);
         let plan = plan.as_deref();
         match head.kind {
             Kind::Event | Kind::Direct => self.event(connection, statements, head, plan, at)?,
             Kind::Open => return self.open(connection, statements, head, plan, at, mono_ns),
-            Kind::Update => return self.update(connection, head, at),
+            Kind::Update => return self.update(connection, head),
             Kind::Close => return Ok(self.close(head, at, mono_ns)),
             Kind::Link => {
                 if let (Some(span), Some(follows)) = (self.spans.get(head.span), self.spans.get(head.other)) {
@@ -130,7 +147,10 @@ impl Applier {
     pub(super) fn finish(&mut self, connection: &Connection, statements: &mut Statements<'_>) -> rusqlite::Result<()> {
         for (own, span) in self.spans.touched() {
             let state = if span.duration_ns.is_some() { CLOSED } else { RUNNING };
-            statements.write_span(self.run, own, state, span)?;
+            match statements.write_span(self.run, own, state, span) {
+                Err(error) if is_about_the_value(&error) => {}
+                outcome => outcome?,
+            }
         }
         self.rollups.store(connection, statements)
     }
@@ -186,7 +206,7 @@ impl Applier {
         let mut own = Inherited::default();
         let mut promoted = [None; 7];
         if self.columns.is_promoted {
-            own = self.own_context(connection, head.span ^ at.cast_unsigned(), at)?;
+            own = self.own_context(connection)?;
             promoted = self.promoted(connection)?;
         }
         promoted[3] = own.tenant.or(inherited.tenant);
@@ -233,7 +253,7 @@ impl Applier {
     ) -> rusqlite::Result<Applied> {
         let Some(plan) = plan else { return Ok(Applied::Rejected) };
         let inherited = Inherited::of(self.spans.get(head.other));
-        let own = self.own_context(connection, head.span, at)?;
+        let own = self.own_context(connection)?;
         let trace = match own.trace.or(inherited.trace) {
             Some(trace) => trace,
             None => statements.insert_trace(&correlation::trace_id(self.run_key, head.span, at))?,
@@ -256,8 +276,8 @@ impl Applier {
         Ok(Applied::Stored)
     }
 
-    fn update(&mut self, connection: &Connection, head: Head, at: i64) -> rusqlite::Result<Applied> {
-        let own = self.own_context(connection, head.span, at)?;
+    fn update(&mut self, connection: &Connection, head: Head) -> rusqlite::Result<Applied> {
+        let own = self.own_context(connection)?;
         let Some(mut span) = self.spans.touch(head.span).cloned() else { return Ok(Applied::Rejected) };
         span.trace = own.trace.unwrap_or(span.trace);
         span.tenant = own.tenant.or(span.tenant);
@@ -288,15 +308,9 @@ impl Applier {
     }
 
     /// Correlation, tenant and actor that the record itself names.
-    fn own_context(&mut self, connection: &Connection, salt: u64, at: i64) -> rusqlite::Result<Inherited> {
-        let key = self.run_key;
-        let trace = match self.columns.correlation_id.get() {
-            // The top bit keeps clear of the ids made from spans.
-            Some(text) => {
-                Some(self.interner.correlation(connection, text, || correlation::trace_id(key, salt | 1 << 63, at))?)
-            }
-            None => None,
-        };
+    fn own_context(&mut self, connection: &Connection) -> rusqlite::Result<Inherited> {
+        let correlation_id = self.columns.correlation_id.get();
+        let trace = correlation_id.map(|text| self.interner.correlation(connection, text)).transpose()?;
         let tenant = name(&mut self.interner, connection, self.columns.tenant_id.get())?;
         let actor = name(&mut self.interner, connection, self.columns.actor_id.get())?;
         Ok(Inherited { row: None, trace, tenant, actor })
@@ -331,6 +345,19 @@ impl Applier {
         }
         Ok(())
     }
+}
+
+/// Whether another record may well be stored: a constraint, a type, a size. A statement that fails so has no effect.
+fn is_about_the_value(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::ConstraintViolation
+                | ErrorCode::TypeMismatch
+                | ErrorCode::TooBig
+                | ErrorCode::ParameterOutOfRange
+        )
+    )
 }
 
 /// What a record takes from the span around it, or names itself.

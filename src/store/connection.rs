@@ -1,9 +1,10 @@
 //! Opening `telemetry.db`: permissions, pragmas, schema version, migrations.
 
 use std::{
+    cell::Cell,
     fs::{self, OpenOptions},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OpenFlags};
@@ -22,7 +23,7 @@ const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const SQLITE_VERSIONS_FIXED: [i32; 2] = [3_050_007, 3_044_006];
 /// Another process's transaction is short; SQLite's own back-off would sleep far longer than that.
 const BUSY_SLEEP: Duration = Duration::from_micros(300);
-const BUSY_SLEEPS_MAX: i32 = 16_000;
+const BUSY_WITHIN: Duration = Duration::from_secs(2);
 
 /// Opens the database for writing, creating and migrating it as needed.
 pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
@@ -46,6 +47,7 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
 /// Opens the database for reading only.
 pub(crate) fn open_reader(dir: &Path) -> Result<Connection> {
     check_version(rusqlite::version_number())?;
+    let dir = &std::path::absolute(dir).map_err(|error| Error::io("cannot find the directory", dir, error))?;
     let path = dir.join(DATABASE);
     if !path.is_file() {
         return Err(Error::storage(format!(
@@ -89,7 +91,10 @@ fn has_wal(path: &Path) -> bool {
 
 /// A path as SQLite's URI: what has a meaning there is escaped.
 fn uri(path: &Path) -> String {
-    let mut uri = String::from("file:");
+    let mut uri = String::from("file://");
+    if !path.has_root() || path.as_os_str().as_encoded_bytes().first() != Some(&b'/') {
+        uri.push('/');
+    }
     for byte in path.as_os_str().as_encoded_bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'~' => uri.push(char::from(*byte)),
@@ -220,8 +225,12 @@ fn migrate(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 fn wait_for_writer(sleeps: i32) -> bool {
+    thread_local!(static SINCE: Cell<Option<Instant>> = const { Cell::new(None) });
+    if sleeps == 0 {
+        SINCE.set(Some(Instant::now()));
+    }
     std::thread::sleep(BUSY_SLEEP);
-    sleeps < BUSY_SLEEPS_MAX
+    SINCE.get().is_some_and(|since| since.elapsed() < BUSY_WITHIN)
 }
 
 #[cfg(test)]
@@ -262,6 +271,6 @@ mod tests {
 
     #[test]
     fn a_uri_escapes_what_has_a_meaning() {
-        assert_eq!(uri(Path::new("/a b/c?d#e%.db")), "file:/a%20b/c%3Fd%23e%25.db");
+        assert_eq!(uri(Path::new("/a b/c?d#e%.db")), "file:///a%20b/c%3Fd%23e%25.db");
     }
 }

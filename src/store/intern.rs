@@ -39,13 +39,8 @@ impl Interner {
         Ok(id)
     }
 
-    /// The trace that goes by a caller's text; `trace_id` is for a new one.
-    pub(super) fn correlation(
-        &mut self,
-        connection: &Connection,
-        text: &str,
-        trace_id: impl FnOnce() -> [u8; 16],
-    ) -> rusqlite::Result<i64> {
+    /// The trace that goes by a caller's text.
+    pub(super) fn correlation(&mut self, connection: &Connection, text: &str) -> rusqlite::Result<i64> {
         if let Some(id) = self.correlations.get(text) {
             return Ok(*id);
         }
@@ -55,7 +50,7 @@ impl Interner {
             Some(id) => id,
             None => connection
                 .prepare_cached("INSERT INTO trace (trace_id, correlation_id) VALUES (?1, ?2)")?
-                .insert(params![trace_id(), text])?,
+                .insert(params![uuid::Uuid::now_v7().as_bytes().as_slice(), text])?,
         };
         remember(&mut self.correlations, text, id);
         Ok(id)

@@ -63,7 +63,7 @@ impl Source {
         };
         let answer = question(&connection).map_err(|error| Error::sqlite(what, error))?;
         let mut idle = self.0.idle.lock();
-        if idle.len() < CONNECTIONS_KEPT {
+        if idle.len() < CONNECTIONS_KEPT && connection.is_autocommit() {
             idle.push(connection);
         }
         Ok(answer)

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 
 use super::{
     apply::{Applied, Applier},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock::{Clock, Timeline},
     error::{Error, Result},
-    flight::{Image, Orphan, Reason, has_file, may_be_alive, orphans},
+    flight::{Image, Orphan, Owner, Reason, has_file, orphans},
     record::Record,
 };
 
@@ -30,6 +30,8 @@ pub struct Recovery {
     pub records: u64,
     /// Spans that were open when their process vanished.
     pub interrupted_spans: u64,
+    /// Flight files that could not be read; they are set aside as `flight/*.unreadable`.
+    pub unreadable: u32,
 }
 
 /// Brings the flight files of dead processes in `dir` into its store.
@@ -61,35 +63,74 @@ pub(super) fn recover_with(dir: &Path, connection: &Connection) -> Result<Recove
     let mut total = Recovery::default();
     for mut orphan in orphans(dir)? {
         let Some(image) = orphan.read()? else {
+            total.unreadable += 1;
             orphan.set_aside()?;
             continue;
         };
-        replay(connection, &orphan, &image, &mut total)?;
-        orphan.remove()?;
+        match replay(connection, &orphan, &image) {
+            Ok(found) => {
+                total.runs += found.runs;
+                total.records += found.records;
+                total.interrupted_spans += found.interrupted_spans;
+                orphan.remove()?;
+                forget_positions(connection, image.run());
+            }
+            // The store cannot be written at the moment: the file waits for a better one.
+            Err(Replay::Failed(error)) => return Err(error),
+            Err(Replay::Refused) => {
+                total.unreadable += 1;
+                orphan.set_aside()?;
+            }
+        }
     }
     end_vanished(dir, connection, &mut total)
         .map_err(|error| Error::sqlite("cannot end vanished runs in the store", error))?;
     Ok(total)
 }
 
-fn replay(connection: &Connection, orphan: &Orphan, image: &Image, total: &mut Recovery) -> Result<()> {
-    let failed = |error| Error::sqlite(&format!("cannot recover {}", orphan.path().display()), error);
+/// With the file gone nobody needs them; left behind, they harm nobody.
+fn forget_positions(connection: &Connection, run: uuid::Uuid) {
+    let sql = "DELETE FROM lane WHERE run = (SELECT id FROM run WHERE uuid = ?1)";
+    let _ = connection.execute(sql, [run.as_bytes().as_slice()]);
+}
+
+/// Why a file was not replayed.
+enum Replay {
+    Failed(Error),
+    /// There is something in it that the database does not take, now or later.
+    Refused,
+}
+
+fn replay(connection: &Connection, orphan: &Orphan, image: &Image) -> Result<Recovery, Replay> {
+    let failed = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::ReadOnly
+            | ErrorCode::CannotOpen
+            | ErrorCode::OutOfMemory
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::NotADatabase,
+        ) => Replay::Failed(Error::sqlite(&format!("cannot recover {}", orphan.path().display()), error)),
+        _ => Replay::Refused,
+    };
     connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
-    let found = replay_in_transaction(connection, image)
+    replay_in_transaction(connection, image)
         .and_then(|found| connection.execute_batch("COMMIT").map(|()| found))
         .map_err(|error| {
             let _ = connection.execute_batch("ROLLBACK");
             failed(error)
-        })?;
-    total.runs += 1;
-    total.records += found.records;
-    total.interrupted_spans += found.interrupted_spans;
-    Ok(())
+        })
 }
 
 fn replay_in_transaction(connection: &Connection, image: &Image) -> rusqlite::Result<Recovery> {
     let timeline = image.timeline().unwrap_or_else(|| Timeline::new(Default::default(), Default::default()));
-    let (run, outcome) = find_or_insert_run(connection, image, &timeline)?;
+    let Some((run, outcome)) = find_or_insert_run(connection, image, &timeline)? else {
+        // It died between creating its file and adding its run.
+        return Ok(Recovery::default());
+    };
     let mut applier = Applier::new(run, image.key(), Clock::system());
     image.definitions(|number, definition| applier.define(number, definition));
     restore_spans(connection, run, &timeline, &mut applier)?;
@@ -125,6 +166,7 @@ fn replay_in_transaction(connection: &Connection, image: &Image) -> rusqlite::Re
     applier.finish(connection, &mut statements)?;
     applier.commit();
     let interrupted_spans = applier.interrupt(&mut statements)?;
+    // Should this process die before it removes the file, a second replay finds nothing behind these.
     for (lane, end) in ends.into_iter().enumerate() {
         statements.write_position(run, lane, end)?;
     }
@@ -139,23 +181,36 @@ fn replay_in_transaction(connection: &Connection, image: &Image) -> rusqlite::Re
             "UPDATE run SET ended_at = coalesce(ended_at, ?2), outcome = ?3, stored = stored + ?4 WHERE id = ?1",
         )?
         .execute(params![run, end_unix_ns, outcome, stored.cast_signed()])?;
-    Ok(Recovery { runs: 1, records: stored, interrupted_spans })
+    Ok(Recovery { runs: 1, records: stored, interrupted_spans, unreadable: 0 })
 }
 
 /// The run's row; a database that was deleted meanwhile gets a new one from the file's header.
-fn find_or_insert_run(connection: &Connection, image: &Image, timeline: &Timeline) -> rusqlite::Result<(i64, String)> {
+fn find_or_insert_run(
+    connection: &Connection,
+    image: &Image,
+    timeline: &Timeline,
+) -> rusqlite::Result<Option<(i64, String)>> {
     let uuid = image.run();
     let found = connection
         .prepare_cached("SELECT id, outcome FROM run WHERE uuid = ?1")?
         .query_row([uuid.as_bytes().as_slice()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    if let Some(found) = found {
+    if found.is_some() || image.is_empty() {
         return Ok(found);
     }
+    let owner = image.owner();
     let id = connection
-        .prepare_cached("INSERT INTO run (uuid, pid, started_at, outcome) VALUES (?1, ?2, ?3, 'running')")?
-        .insert(params![uuid.as_bytes().as_slice(), image.pid(), timeline.wall_ns(timeline.mono_ns(0))])?;
-    Ok((id, "running".to_owned()))
+        .prepare_cached(
+            "INSERT INTO run (uuid, boot, pid, process_started, started_at, outcome) VALUES (?1, ?2, ?3, ?4, ?5, 'running')",
+        )?
+        .insert(params![
+            uuid.as_bytes().as_slice(),
+            owner.boot,
+            owner.pid,
+            owner.started.cast_signed(),
+            timeline.start_unix_ns()
+        ])?;
+    Ok(Some((id, "running".to_owned())))
 }
 
 fn positions(connection: &Connection, run: i64) -> rusqlite::Result<Vec<u64>> {
@@ -231,20 +286,35 @@ fn store_sheds(
 
 /// Runs that kept their flight in memory leave no file: they ended if their process is gone.
 fn end_vanished(dir: &Path, connection: &Connection, total: &mut Recovery) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached("SELECT id, pid, uuid FROM run WHERE outcome = 'running'")?;
-    let running: Vec<(i64, u32, Vec<u8>)> =
-        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
-    for (run, pid, uuid) in running {
+    let mut statement =
+        connection.prepare_cached("SELECT id, uuid, boot, pid, process_started FROM run WHERE outcome = 'running'")?;
+    let running = statement
+        .query_map([], |row| {
+            let owner = Owner {
+                boot: row.get::<_, Vec<u8>>(2)?.try_into().unwrap_or([0; 16]),
+                pid: row.get(3)?,
+                started: row.get::<_, i64>(4)?.cast_unsigned(),
+            };
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, owner))
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    for (run, uuid, owner) in running {
         // A file that is still there belongs to the living, or is being recovered by someone else.
-        if may_be_alive(pid) || uuid::Uuid::from_slice(&uuid).is_ok_and(|uuid| has_file(dir, uuid)) {
+        if owner.may_be_alive() || uuid::Uuid::from_slice(&uuid).is_ok_and(|uuid| has_file(dir, uuid)) {
             continue;
         }
-        total.runs += 1;
-        total.interrupted_spans +=
-            connection.prepare_cached("UPDATE span SET state = 2 WHERE run = ?1 AND state = 1")?.execute([run])? as u64;
-        connection
-            .prepare_cached("UPDATE run SET outcome = 'killed', ended_at = started_at WHERE id = ?1")?
+        // The run may have ended properly since it was read.
+        let ended = connection
+            .prepare_cached(
+                "UPDATE run SET outcome = 'killed', ended_at = started_at WHERE id = ?1 AND outcome = 'running'",
+            )?
             .execute([run])?;
+        if ended > 0 {
+            total.runs += 1;
+            total.interrupted_spans += connection
+                .prepare_cached("UPDATE span SET state = 2 WHERE run = ?1 AND state = 1")?
+                .execute([run])? as u64;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What the writer's thread shares with everyone else: tickets for flushes, the end, and what is stored.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,6 +13,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
+    clock::deadline,
     error::{Error, Result},
     flight::FlightRecorder,
 };
@@ -28,6 +30,8 @@ pub(crate) struct Shared {
     pub(super) stop: AtomicBool,
     /// The owner was dropped: the next flush marks the run as ended, should nothing follow.
     pub(super) pause: AtomicBool,
+    /// Until when the end may be tried.
+    stop_until: Mutex<Option<Instant>>,
     /// The owner was dropped by a panic.
     pub(super) panicking: AtomicBool,
     requests: Mutex<Requests>,
@@ -55,6 +59,7 @@ impl Shared {
             writer_thread: Mutex::new(None),
             stop: AtomicBool::new(false),
             pause: AtomicBool::new(false),
+            stop_until: Mutex::new(None),
             panicking: AtomicBool::new(false),
             requests: Mutex::new(Requests::default()),
             served: Condvar::new(),
@@ -71,6 +76,9 @@ impl Shared {
     }
 
     pub(crate) fn last_error(&self) -> Option<Error> {
+        if self.flight.is_forked() {
+            return Some(Error::closed());
+        }
         self.last_error.lock().clone()
     }
 
@@ -98,7 +106,7 @@ impl Shared {
 
     /// Waits until the flush with this ticket is done.
     pub(crate) fn wait(&self, ticket: u64, bound: Duration) -> Result<()> {
-        let deadline = Instant::now() + bound;
+        let deadline = deadline(bound);
         let mut requests = self.requests.lock();
         loop {
             if let Some(outcome) = requests.outcome_of(ticket) {
@@ -116,6 +124,9 @@ impl Shared {
 
     /// As `wait`, for a future.
     pub(crate) fn poll(&self, ticket: u64, waker: &Waker) -> Option<Result<()>> {
+        if self.flight.is_forked() {
+            return Some(Err(Error::closed()));
+        }
         let mut requests = self.requests.lock();
         let outcome = requests.outcome_of(ticket);
         if outcome.is_none() && !requests.wakers.iter().any(|known| known.will_wake(waker)) {
@@ -137,9 +148,10 @@ impl Shared {
 
     /// Ends the run: what is in the lanes is stored, then the thread ends. Waits for that.
     pub(crate) fn stop(&self, bound: Duration) -> Result<()> {
+        let deadline = deadline(bound);
+        *self.stop_until.lock() = Some(deadline);
         self.stop.store(true, Ordering::Release);
         self.flight.bell().ring();
-        let deadline = Instant::now() + bound;
         let mut requests = self.requests.lock();
         while !requests.ended {
             if self.served.wait_until(&mut requests, deadline).timed_out() && !requests.ended {
@@ -149,6 +161,19 @@ impl Shared {
             }
         }
         requests.outcome.clone().map_or(Ok(()), Err)
+    }
+
+    /// The writer's thread is gone, by a bug: whoever waits is told.
+    pub(super) fn abandon(&self) {
+        let error = Error::storage("l0's writer thread ended by a panic; what is recorded stays in the flight file");
+        *self.last_error.lock() = Some(error.clone());
+        let asked = self.requests.lock().asked;
+        self.serve(asked, Some(error), true);
+    }
+
+    /// Whether whoever waits for the end still does.
+    pub(super) fn may_try_again(&self) -> bool {
+        self.stop_until.lock().is_some_and(|until| Instant::now() < until)
     }
 
     /// The latest ticket, and whether it is still to be served.
@@ -166,7 +191,10 @@ impl Shared {
             std::mem::take(&mut requests.wakers)
         };
         self.served.notify_all();
-        wakers.into_iter().for_each(Waker::wake);
+        for waker in wakers {
+            // An executor's code: a panic of its own must not end the writer.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
     }
 }
 

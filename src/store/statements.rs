@@ -1,7 +1,7 @@
 //! The prepared statements of a transaction.
 
 use rusqlite::{
-    CachedStatement, Connection, ErrorCode, Row, params,
+    CachedStatement, Connection, Row, ffi, params,
     types::{ToSqlOutput, ValueRef},
 };
 
@@ -34,6 +34,8 @@ pub(super) struct EventRow<'a> {
     /// event_type, source, category, tenant, actor, status, duration_ns
     pub(super) promoted: Option<[Option<i64>; 7]>,
 }
+
+const KEY_TAKEN: [i32; 2] = [ffi::SQLITE_CONSTRAINT_PRIMARYKEY, ffi::SQLITE_CONSTRAINT_ROWID];
 
 type RollupRow = (i64, i64, i64, i64, i64, Option<Vec<u8>>);
 
@@ -93,7 +95,7 @@ impl<'c> Statements<'c> {
         }
         match statement.raw_execute() {
             Ok(_) => Ok(true),
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => Ok(false),
+            Err(rusqlite::Error::SqliteFailure(error, _)) if KEY_TAKEN.contains(&error.extended_code) => Ok(false),
             Err(error) => Err(error),
         }
     }

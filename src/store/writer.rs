@@ -4,6 +4,7 @@
 //! those who wait for a flush. A step that fails leaves everything in the lanes and is tried again after a pause.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -50,7 +51,9 @@ pub(crate) struct Writer {
     applier: Applier,
     drain: Drain,
     definitions_known: usize,
-    /// Where ticks stood at the last commit and at the step before this.
+    /// Where ticks stood when the run began, for the file's sake: the longer the base, the better recovery extrapolates.
+    first_anchor: Anchor,
+    /// Where ticks stood at the last commit.
     anchor: Anchor,
     shed_stored: Vec<u64>,
     /// Of the current transaction, by severity.
@@ -77,6 +80,7 @@ impl Writer {
             applier,
             drain: Drain::default(),
             definitions_known: 0,
+            first_anchor: anchor,
             anchor,
             shed_stored: Vec::new(),
             rejected: [0; Severity::ALL.len()],
@@ -100,7 +104,7 @@ impl Writer {
         if self.drain.is_empty() && !shed_changed {
             return Ok(0);
         }
-        flight.set_anchors([self.anchor, now]);
+        flight.set_anchors([self.first_anchor, now]);
         let applier = &mut self.applier;
         self.definitions_known =
             flight.definitions(self.definitions_known, |number, definition| applier.define(number, definition));
@@ -205,6 +209,11 @@ impl Writer {
             .map(drop)
     }
 
+    /// After a rest: what comes now may have to be recovered, and its time be extrapolated from here.
+    fn refresh_anchors(&self) {
+        self.shared.flight.set_anchors([self.first_anchor, self.clock.anchor()]);
+    }
+
     fn is_idle(&self) -> bool {
         !self.shared.flight.has_more(self.drain.positions())
     }
@@ -226,9 +235,11 @@ impl Writer {
             let _ = self.connection.execute_batch("ROLLBACK");
             return Err(failed(error));
         }
+        self.shared.flight.remove_file()?;
         // Leaves one file that can be copied; a reader elsewhere may prevent it, and then the WAL stays beside it.
+        let _ = self.connection.busy_timeout(Duration::ZERO);
         let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        self.shared.flight.remove_file()
+        Ok(())
     }
 }
 
@@ -245,11 +256,14 @@ fn insert_run(
 ) -> rusqlite::Result<i64> {
     connection
         .prepare_cached(
-            "INSERT INTO run (uuid, pid, service, version, host, started_at, outcome) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'running')",
+            "INSERT INTO run (uuid, boot, pid, process_started, service, version, host, started_at, outcome)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'running')",
         )?
         .insert(params![
             flight.run().as_bytes(),
-            std::process::id(),
+            flight.owner().boot,
+            flight.owner().pid,
+            flight.owner().started.cast_signed(),
             info.service,
             info.version,
             host(),
@@ -268,12 +282,20 @@ fn host() -> Option<String> {
 }
 
 /// The writer's thread. Ends when `Shared::stop` asks for it, after everything is stored.
-pub(crate) fn run_thread(mut writer: Writer, commit_every: Duration) {
+pub(crate) fn run_thread(writer: Writer, commit_every: Duration) {
+    let shared = Arc::clone(&writer.shared);
+    if catch_unwind(AssertUnwindSafe(|| run(writer, commit_every))).is_err() {
+        shared.abandon();
+    }
+}
+
+fn run(mut writer: Writer, commit_every: Duration) {
     let shared = Arc::clone(&writer.shared);
     let bell = shared.flight.bell();
     *shared.writer_thread.lock() = Some(std::thread::current().id());
     let mut pause = RETRY_PAUSES[0];
-    let mut due = None;
+    let mut due: Option<Instant> = None;
+    let mut is_failing = false;
     loop {
         match due {
             Some(due) => _ = bell.wait_until(due),
@@ -282,13 +304,26 @@ pub(crate) fn run_thread(mut writer: Writer, commit_every: Duration) {
         let stopping = shared.stop.load(Ordering::Acquire);
         let (asked, is_asked) = shared.asked();
         let outcome = if stopping {
-            writer.end()
+            let outcome = writer.end();
+            if outcome.is_err() && shared.may_try_again() {
+                due = Some(Instant::now() + RETRY_PAUSES[0]);
+                continue;
+            }
+            outcome
         } else if is_asked {
             writer.flush()
+        } else if is_failing && due.is_some_and(|due| Instant::now() < due) {
+            // Pressure does not make a sick store well.
+            continue;
         } else if due.is_none() {
             // The first record after a rest: others will follow within the interval.
-            due = Some(Instant::now() + commit_every);
-            continue;
+            writer.refresh_anchors();
+            // Unless so many came before this thread woke that their ring was this one, too.
+            if !shared.flight.is_pressed() {
+                due = Some(Instant::now() + commit_every);
+                continue;
+            }
+            writer.step().map(drop)
         } else {
             writer.step().map(drop)
         };
@@ -296,18 +331,17 @@ pub(crate) fn run_thread(mut writer: Writer, commit_every: Duration) {
         if stopping {
             return shared.serve(asked, outcome.err(), true);
         }
-        due = match &outcome {
-            Ok(()) => {
-                pause = RETRY_PAUSES[0];
-                let rests = writer.drain.is_empty() && writer.is_idle();
-                (!rests).then(|| Instant::now() + commit_every)
-            }
-            Err(_) => {
-                let due = Instant::now() + pause;
-                pause = (pause * 2).min(RETRY_PAUSES[1]);
-                Some(due)
-            }
-        };
-        shared.serve(asked, outcome.err(), false);
+        is_failing = outcome.is_err();
+        if is_failing {
+            due = Some(Instant::now() + pause);
+            pause = (pause * 2).min(RETRY_PAUSES[1]);
+        } else {
+            pause = RETRY_PAUSES[0];
+            let rests = writer.drain.is_empty() && writer.is_idle();
+            due = (!rests).then(|| Instant::now() + commit_every);
+        }
+        if is_asked {
+            shared.serve(asked, outcome.err(), false);
+        }
     }
 }

@@ -4,7 +4,9 @@
 CREATE TABLE run (
     id         INTEGER PRIMARY KEY,
     uuid       BLOB    NOT NULL UNIQUE,
+    boot       BLOB    NOT NULL, -- which start of the machine
     pid        INTEGER NOT NULL,
+    process_started INTEGER NOT NULL, -- tells a process from a later one of the same pid
     service    TEXT,
     version    TEXT,
     host       TEXT,
