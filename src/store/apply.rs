@@ -4,15 +4,16 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 use rustc_hash::FxHashMap;
 
 use super::{
     columns::{CallsitePlan, Columns, merge_payload},
+    event_rows::{EventRow, Texts, is_about_the_value},
     intern::Interner,
     open_span::{OpenSpan, OpenSpans},
     rollup::{Rollups, SeriesKey},
-    statements::{EventRow, Statements},
+    statements::Statements,
 };
 use crate::{
     clock::{Clock, Timeline},
@@ -143,8 +144,12 @@ impl Applier {
         Ok(Applied::Stored)
     }
 
-    /// Writes what was gathered: spans and rollups.
-    pub(super) fn finish(&mut self, connection: &Connection, statements: &mut Statements<'_>) -> rusqlite::Result<()> {
+    /// Writes what was gathered: spans, rollups, the last events. Says which events were refused after all, by severity.
+    pub(super) fn finish(
+        &mut self,
+        connection: &Connection,
+        statements: &mut Statements<'_>,
+    ) -> rusqlite::Result<[u64; Severity::ALL.len()]> {
         for (own, span) in self.spans.touched() {
             let state = if span.duration_ns.is_some() { CLOSED } else { RUNNING };
             match statements.write_span(self.run, own, state, span) {
@@ -152,7 +157,8 @@ impl Applier {
                 outcome => outcome?,
             }
         }
-        self.rollups.store(connection, statements)
+        self.rollups.store(connection, statements)?;
+        statements.events.finish()
     }
 
     /// Marks every span that is still open as interrupted; says how many.
@@ -217,27 +223,20 @@ impl Applier {
             event_type: promoted[0].unwrap_or(0),
             source: promoted[1].unwrap_or(0),
         };
+        let (first, behind) = &mut self.taken[usize::from(severity >= Severity::Warning)];
+        let free = if (*first..*behind).contains(&at) { *behind } else { at };
+        (*first, *behind) = if free == *behind { (*first, *behind + 1) } else { (free, free + 1) };
         let row = EventRow {
+            at: free,
             run: self.run,
-            severity: severity as i64,
+            severity,
             callsite: plan.map(|plan| plan.id),
             span: inherited.row,
             trace: own.trace.or(inherited.trace),
-            message: self.columns.message.get(),
-            payload: &self.columns.payload,
             promoted: promoted.iter().any(Option::is_some).then_some(promoted),
         };
-        let is_warning = severity >= Severity::Warning;
-        let (first, behind) = &mut self.taken[usize::from(is_warning)];
-        let mut free = if (*first..*behind).contains(&at) { *behind } else { at };
-        while !statements.insert_event(is_warning, free, &row)? {
-            free = statements.next_free(is_warning, free)?;
-        }
-        if free == *behind {
-            *behind += 1;
-        } else {
-            (*first, *behind) = (at.min(free), free + 1);
-        }
+        let message = self.columns.message.get().map(str::as_bytes);
+        statements.events.insert(row, Texts { message, payload: &self.columns.payload })?;
         self.rollups.count(key, at, is_error, self.columns.duration_ns);
         Ok(())
     }
@@ -345,19 +344,6 @@ impl Applier {
         }
         Ok(())
     }
-}
-
-/// Whether another record may well be stored: a constraint, a type, a size. A statement that fails so has no effect.
-fn is_about_the_value(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(
-            ErrorCode::ConstraintViolation
-                | ErrorCode::TypeMismatch
-                | ErrorCode::TooBig
-                | ErrorCode::ParameterOutOfRange
-        )
-    )
 }
 
 /// What a record takes from the span around it, or names itself.

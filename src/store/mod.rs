@@ -12,6 +12,7 @@
 mod apply;
 mod columns;
 mod connection;
+mod event_rows;
 mod histogram;
 mod intern;
 mod open_span;

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     clock::{Clock, Timeline},
     error::{Error, Result},
+    event::Severity,
     flight::{Image, Orphan, Owner, Reason, has_file, orphans},
     record::Record,
 };
@@ -163,7 +164,12 @@ fn replay_in_transaction(connection: &Connection, image: &Image) -> rusqlite::Re
             Applied::Rejected => {}
         }
     }
-    applier.finish(connection, &mut statements)?;
+    for (severity, count) in Severity::ALL.into_iter().zip(applier.finish(connection, &mut statements)?) {
+        stored -= count;
+        if let Some((_, _, shed)) = shed.iter_mut().find(|shed| shed.0 == Reason::Rejected && shed.1 == severity) {
+            *shed += count;
+        }
+    }
     applier.commit();
     let interrupted_spans = applier.interrupt(&mut statements)?;
     // Should this process die before it removes the file, a second replay finds nothing behind these.
@@ -269,7 +275,7 @@ fn store_sheds(
     statements: &mut Statements<'_>,
     run: i64,
     at_unix_ns: i64,
-    counts: Vec<(Reason, crate::event::Severity, u64)>,
+    counts: Vec<(Reason, Severity, u64)>,
 ) -> rusqlite::Result<()> {
     let minute = at_unix_ns.div_euclid(60_000_000_000) * 60;
     let mut sum = connection

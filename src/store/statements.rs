@@ -1,17 +1,15 @@
 //! The prepared statements of a transaction.
 
-use rusqlite::{
-    CachedStatement, Connection, Row, ffi, params,
-    types::{ToSqlOutput, ValueRef},
-};
+use rusqlite::{CachedStatement, Connection, Row, params};
 
-use super::open_span::OpenSpan;
+use super::{
+    event_rows::{EventRows, text},
+    open_span::OpenSpan,
+};
 
 /// Each statement of the write path, taken from the connection's cache once per transaction.
 pub(super) struct Statements<'c> {
-    connection: &'c Connection,
-    /// [event, warning] x [without promoted columns, with them].
-    events: [[CachedStatement<'c>; 2]; 2],
+    pub(super) events: EventRows<'c>,
     span: CachedStatement<'c>,
     trace: CachedStatement<'c>,
     link: CachedStatement<'c>,
@@ -21,39 +19,12 @@ pub(super) struct Statements<'c> {
     shed: CachedStatement<'c>,
 }
 
-/// One row of `event` or `warning`.
-#[derive(Debug, Default)]
-pub(super) struct EventRow<'a> {
-    pub(super) run: i64,
-    pub(super) severity: i64,
-    pub(super) callsite: Option<i64>,
-    pub(super) span: Option<i64>,
-    pub(super) trace: Option<i64>,
-    pub(super) message: Option<&'a str>,
-    pub(super) payload: &'a [u8],
-    /// event_type, source, category, tenant, actor, status, duration_ns
-    pub(super) promoted: Option<[Option<i64>; 7]>,
-}
-
-const KEY_TAKEN: [i32; 2] = [ffi::SQLITE_CONSTRAINT_PRIMARYKEY, ffi::SQLITE_CONSTRAINT_ROWID];
-
 type RollupRow = (i64, i64, i64, i64, i64, Option<Vec<u8>>);
 
 impl<'c> Statements<'c> {
     pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
-        let event = |table: &str| -> rusqlite::Result<[CachedStatement<'c>; 2]> {
-            let short = "at, run, severity, callsite, span, trace, message, payload";
-            let long = "event_type, source, category, tenant, actor, status, duration_ns";
-            Ok([
-                connection.prepare_cached(&format!("INSERT INTO {table} ({short}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"))?,
-                connection.prepare_cached(&format!(
-                    "INSERT INTO {table} ({short}, {long}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
-                ))?,
-            ])
-        };
         Ok(Self {
-            connection,
-            events: [event("event")?, event("warning")?],
+            events: EventRows::prepare(connection)?,
             span: connection.prepare_cached(
                 "INSERT INTO span (id, run, own, state, callsite, parent, trace, started_at, duration_ns, errors, payload,
                                    name, event_type, category, tenant, actor, status)
@@ -79,38 +50,6 @@ impl<'c> Statements<'c> {
         })
     }
 
-    /// Inserts under `at`; `Ok(false)` if another row has that nanosecond.
-    pub(super) fn insert_event(&mut self, is_warning: bool, at: i64, row: &EventRow<'_>) -> rusqlite::Result<bool> {
-        let statement = &mut self.events[usize::from(is_warning)][usize::from(row.promoted.is_some())];
-        statement.raw_bind_parameter(1, at)?;
-        statement.raw_bind_parameter(2, row.run)?;
-        statement.raw_bind_parameter(3, row.severity)?;
-        statement.raw_bind_parameter(4, row.callsite)?;
-        statement.raw_bind_parameter(5, row.span)?;
-        statement.raw_bind_parameter(6, row.trace)?;
-        statement.raw_bind_parameter(7, row.message)?;
-        statement.raw_bind_parameter(8, json(row.payload))?;
-        for (index, value) in row.promoted.iter().flatten().enumerate() {
-            statement.raw_bind_parameter(9 + index, value)?;
-        }
-        match statement.raw_execute() {
-            Ok(_) => Ok(true),
-            Err(rusqlite::Error::SqliteFailure(error, _)) if KEY_TAKEN.contains(&error.extended_code) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The first nanosecond from `at` on that no row of the table has.
-    pub(super) fn next_free(&self, is_warning: bool, at: i64) -> rusqlite::Result<i64> {
-        let table = if is_warning { "warning" } else { "event" };
-        self.connection
-            .prepare_cached(&format!(
-                "SELECT a.at + 1 FROM {table} AS a WHERE a.at >= ?1
-                    AND NOT EXISTS (SELECT 1 FROM {table} AS b WHERE b.at = a.at + 1) ORDER BY a.at LIMIT 1"
-            ))?
-            .query_row([at], |row| row.get(0))
-    }
-
     pub(super) fn write_span(&mut self, run: i64, own: u64, state: i64, span: &OpenSpan) -> rusqlite::Result<()> {
         self.span.execute(params![
             span.row,
@@ -123,7 +62,7 @@ impl<'c> Statements<'c> {
             span.started_at,
             span.duration_ns,
             span.errors,
-            json(&span.payload),
+            text(&span.payload),
             span.name,
             span.event_type,
             span.category,
@@ -173,9 +112,4 @@ impl<'c> Statements<'c> {
     ) -> rusqlite::Result<()> {
         self.shed.execute(params![run, minute, reason, severity, count.cast_signed()]).map(drop)
     }
-}
-
-/// JSON bytes as text, NULL where there is nothing to say.
-fn json(bytes: &[u8]) -> Option<ToSqlOutput<'_>> {
-    (!bytes.is_empty()).then_some(ToSqlOutput::Borrowed(ValueRef::Text(bytes)))
 }

@@ -153,7 +153,10 @@ impl Writer {
                 Applied::Rejected => {}
             }
         }
-        self.applier.finish(&self.connection, &mut statements)?;
+        for (refused, count) in self.rejected.iter_mut().zip(self.applier.finish(&self.connection, &mut statements)?) {
+            *refused += count;
+            stored -= count;
+        }
         for (lane, (end, position)) in self.drain.ends().iter().zip(self.drain.positions()).enumerate() {
             if end != position {
                 statements.write_position(self.run, lane, *end)?;
