@@ -28,7 +28,6 @@ const COMMIT_EVERY_MAX: Duration = Duration::from_secs(3600);
 
 /// Where human-readable lines go, beside the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Console {
     /// Nowhere: the builder's default.
     #[default]
@@ -41,7 +40,6 @@ pub enum Console {
 
 /// What the flight recorder's memory lives in, and so what records survive before they are committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Flight {
     /// A file in the store's directory: survives the process. Where the file system copies on write, l0 takes shared
     /// memory instead, and `stats` says so.
@@ -55,7 +53,6 @@ pub enum Flight {
 
 /// What happens to a record when every lane of the flight recorder is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Overload {
     /// It is shed and counted; the last eighth of each lane is kept for warnings, errors and the ends of spans.
     #[default]

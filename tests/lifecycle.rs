@@ -477,3 +477,25 @@ fn times_beyond_the_calendar_are_kept_within_it() {
         l0.shutdown(SOON).unwrap();
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_store_that_is_removed_while_it_is_in_use_begins_anew() {
+    let store = store();
+    store.record(|| {
+        let span = info_span!("open").entered();
+        info!("gone with the directory");
+        store.l0.flush().unwrap();
+        std::fs::remove_dir_all(store.dir.path()).unwrap();
+        info!("in the new store");
+        drop(span);
+    });
+    store.l0.flush().unwrap();
+    assert_eq!(store.ask("SELECT message FROM logs"), [["in the new store"]]);
+    assert_eq!(store.ask("SELECT outcome FROM runs"), [["running"]]);
+    store.record(|| info_span!("new").in_scope(|| info!("and on")));
+    assert_eq!(store.ask("SELECT message, span FROM logs ORDER BY id DESC LIMIT 1"), [["and on", "new"]]);
+    store.l0.shutdown(SOON).unwrap();
+    let reader = Reader::open(store.dir.path()).unwrap();
+    assert_eq!(texts(&reader.sql("SELECT outcome FROM runs", &[]).unwrap()), [["clean"]]);
+}

@@ -94,7 +94,10 @@ impl Mapping {
     /// Ends the file's life: everything in it is stored.
     pub(super) fn remove(&self) -> io::Result<()> {
         match (&self.path, &self.file) {
-            (Some(path), Some(_)) => fs::remove_file(path),
+            (Some(path), Some(_)) => match fs::remove_file(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                outcome => outcome,
+            },
             _ => Ok(()),
         }
     }

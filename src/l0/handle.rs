@@ -91,7 +91,7 @@ impl Handle {
     /// assert_eq!(l0.events().field("answer", 42).count()?, 1);
     /// # Ok::<(), l0::Error>(())
     /// ```
-    pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + 'static
+    pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + 'static + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
@@ -167,7 +167,7 @@ impl Handle {
     ///
     /// # Errors
     /// As `flush`.
-    pub fn flush_async(&self) -> impl Future<Output = Result<()>> + Send + 'static {
+    pub fn flush_async(&self) -> impl Future<Output = Result<()>> + Send + 'static + use<> {
         Flush { ticket: self.inner.shared.ask(), shared: Arc::clone(&self.inner.shared) }
     }
 
@@ -240,6 +240,11 @@ impl fmt::Debug for Handle {
         f.debug_struct("Handle").field("dir", &self.inner.dir).finish_non_exhaustive()
     }
 }
+
+const _: fn() = || {
+    fn travels<T: Clone + Send + Sync + 'static>() {}
+    travels::<Handle>();
+};
 
 /// A flush on its way.
 struct Flush {

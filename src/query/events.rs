@@ -6,7 +6,7 @@ use rusqlite::{Connection, params_from_iter};
 
 use super::{EventRow, Value, row::COLUMNS};
 use crate::{
-    clock::{Timestamp, duration_ns},
+    clock::Timestamp,
     error::{Error, Result},
     event::Severity,
     store::Source,
@@ -40,7 +40,8 @@ pub struct Events {
     conditions: Vec<String>,
     values: Vec<Value>,
     last: Option<Duration>,
-    now: fn() -> Timestamp,
+    /// Warnings and above have a table of their own; the other need not be looked at.
+    only_warnings: bool,
     oldest_first: bool,
     limit: u32,
     after: Option<Cursor>,
@@ -124,7 +125,7 @@ impl Events {
             conditions: Vec::new(),
             values: Vec::new(),
             last: None,
-            now: Timestamp::now,
+            only_warnings: false,
             oldest_first: false,
             limit: LIMIT_DEFAULT,
             after: None,
@@ -149,7 +150,8 @@ impl Events {
     }
 
     /// Of this severity or a higher one.
-    pub fn at_least(self, s: Severity) -> Self {
+    pub fn at_least(mut self, s: Severity) -> Self {
+        self.only_warnings |= s >= Severity::Warning;
         self.with("e.severity >= ?", s as i64)
     }
 
@@ -316,8 +318,11 @@ impl Events {
     fn filter(&self, table: &str) -> String {
         let mut filter = format!("FROM {table} AS e WHERE true");
         if let Some(last) = self.last {
-            let since = (self.now)().as_unix_ns().saturating_sub(duration_ns(last));
+            let since = Timestamp::now().saturating_sub(last).as_unix_ns();
             filter.push_str(&format!(" AND e.at >= {since}"));
+        }
+        if self.only_warnings && table == "event" {
+            filter.push_str(" AND false");
         }
         for condition in &self.conditions {
             filter.push_str(" AND ");

@@ -44,6 +44,21 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
+/// Tells the database's file from another that took its place, or from none.
+pub(super) fn identity(dir: &Path) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(dir.join(DATABASE)).ok().map(|file| (file.dev(), file.ino()))
+    }
+    // Elsewhere a file that is open cannot be removed.
+    #[cfg(not(unix))]
+    {
+        let _ = dir;
+        None
+    }
+}
+
 /// Opens the database for reading only.
 pub(crate) fn open_reader(dir: &Path) -> Result<Connection> {
     check_version(rusqlite::version_number())?;

@@ -9,7 +9,10 @@ use std::{
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
-use super::{connection::open_reader, shared::Shared};
+use super::{
+    connection::{identity, open_reader},
+    shared::Shared,
+};
 use crate::error::{Error, Result};
 
 /// Idle connections that are kept.
@@ -21,12 +24,15 @@ const FRESH_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(crate) struct Source(Arc<Inner>);
 
+type Idle = (Option<(u64, u64)>, Connection);
+
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
     /// The writer to flush first, in the process that records.
     writer: Option<Arc<Shared>>,
-    idle: Mutex<Vec<Connection>>,
+    /// Idle connections, each with the file it is to.
+    idle: Mutex<Vec<Idle>>,
 }
 
 impl Source {
@@ -56,15 +62,16 @@ impl Source {
                 let _ = writer.wait(ticket, FRESH_WITHIN);
             }
         }
+        let identity = identity(&self.0.dir);
         let idle = self.0.idle.lock().pop();
         let connection = match idle {
-            Some(connection) => connection,
-            None => open_reader(&self.0.dir)?,
+            Some((of, connection)) if of == identity => connection,
+            _ => open_reader(&self.0.dir)?,
         };
         let answer = question(&connection).map_err(|error| Error::sqlite(what, error))?;
         let mut idle = self.0.idle.lock();
         if idle.len() < CONNECTIONS_KEPT && connection.is_autocommit() {
-            idle.push(connection);
+            idle.push((identity, connection));
         }
         Ok(answer)
     }

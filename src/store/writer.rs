@@ -14,13 +14,14 @@ use rusqlite::{Connection, params};
 
 use super::{
     apply::{Applied, Applier},
-    connection::open_writer,
+    connection::{identity, open_writer},
     recovery::{Recovery, recover_with},
     shared::Shared,
     statements::Statements,
 };
 use crate::{
     clock::{Anchor, Clock, Timeline},
+    config::create_directory,
     error::{Error, Result},
     event::Severity,
     flight::{Drain, FlightRecorder, Reason},
@@ -45,6 +46,9 @@ pub(crate) struct RunInfo {
 pub(crate) struct Writer {
     dir: PathBuf,
     connection: Connection,
+    /// Which file the connection is to.
+    identity: Option<(u64, u64)>,
+    info: RunInfo,
     shared: Arc<Shared>,
     clock: Clock,
     run: i64,
@@ -74,6 +78,8 @@ impl Writer {
         Ok(Self {
             dir: dir.to_owned(),
             connection,
+            identity: identity(dir),
+            info: info.clone(),
             shared,
             clock,
             run,
@@ -103,6 +109,9 @@ impl Writer {
         let shed_changed = shed.iter().zip(&self.shed_stored).any(|((_, _, count), stored)| count != stored);
         if self.drain.is_empty() && !shed_changed {
             return Ok(0);
+        }
+        if identity(&self.dir) != self.identity {
+            self.begin_anew()?;
         }
         flight.set_anchors([self.first_anchor, now]);
         let applier = &mut self.applier;
@@ -178,6 +187,20 @@ impl Writer {
         drop(statements);
         self.connection.execute_batch("COMMIT")?;
         Ok(stored)
+    }
+
+    /// Somebody removed the database, or put another in its place: goes on in a fresh one. It receives the run, the
+    /// definitions and the counters again; spans that were open went with the old one.
+    fn begin_anew(&mut self) -> Result<()> {
+        create_directory(&self.dir)?;
+        self.connection = open_writer(&self.dir)?;
+        self.run = insert_run(&self.connection, &self.shared.flight, &self.clock, &self.info)
+            .map_err(|error| Error::sqlite("cannot add this run to the store", error))?;
+        self.applier = Applier::new(self.run, self.shared.flight.key(), self.clock.clone());
+        self.definitions_known = 0;
+        self.shed_stored.fill(0);
+        self.identity = identity(&self.dir);
+        Ok(())
     }
 
     /// Steps until everything recorded before the call is stored.
