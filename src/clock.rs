@@ -3,7 +3,7 @@
 //! A record is stamped with *ticks* (the processor's counter, or nanoseconds of `Instant`); the writer turns ticks
 //! into unix time with a pair of [`Anchor`]s, one taken before and one after the records it converts, so the counter's
 //! frequency is never estimated: between two anchors time is interpolated, and only recovery extrapolates.
-//! Invariant: ticks never run backwards within a process; wall time may.
+//! Invariant: anchors never run backwards within a process; wall time may.
 
 use std::{
     fmt,
@@ -126,7 +126,8 @@ impl Clock {
         }
     }
 
-    /// The stamp for a record. Never decreases; on a manual clock each call is one later than the last.
+    /// The stamp for a record. On a manual clock each call is one later than the last. A processor's counter that was set
+    /// back is noticed by the next anchor; until then lanes keep their order by raising stamps.
     #[inline]
     pub(crate) fn ticks(&self) -> u64 {
         match &self.0 {

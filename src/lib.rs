@@ -27,7 +27,7 @@
 //!
 //! Recording an event costs the calling thread between 0.1 and 0.2 microseconds, whatever the disk does; figures, with
 //! the machine they were measured on, are in `benches/README.md`. Memory: 16 MiB of flight recorder, settable with
-//! [`Builder::buffer_bytes`], and 4 KiB a thread. An idle program is not woken.
+//! [`Builder::buffer_bytes`], 4 KiB a thread, SQLite's page cache of 8 MiB, and what one commit carries. An idle program is not woken.
 //!
 //! # Durability
 //!
@@ -52,7 +52,8 @@
 //! - *`init` says that a subscriber is set*: some library or test harness installed one; use `builder().start()` and attach
 //!   the layer where that subscriber is made.
 //! - *The last run shows as `killed`*: it ended without [`L0::shutdown`], by a signal or `process::exit`.
-//! - *A file in `flight/` ends in `.unreadable`*: it was not a flight file of this version; look at it or delete it.
+//! - *A file in `flight/` ends in `.unreadable`*: it was not a flight file, or the database refused what is in it; look at
+//!   it or delete it.
 //!
 //! The [`architecture`] page tells how it works.
 

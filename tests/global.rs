@@ -8,7 +8,7 @@ use std::{fmt, sync::Mutex};
 use support::{texts, wait_for};
 use tracing::{error, info, info_span};
 
-/// A `Debug` that logs, opens spans, and asks the store, while it is being recorded.
+/// A `Debug` that logs and opens spans while it is being recorded.
 struct Chatty(u32);
 
 impl fmt::Debug for Chatty {

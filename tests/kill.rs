@@ -46,7 +46,7 @@ struct Seen {
     inside_a_commit: u32,
     /// Committed, but not yet released.
     between_commit_and_release: u32,
-    /// A lane had been filled at least once.
+    /// Records lay across the end of a lane.
     wrapped: u32,
     interrupted_spans: u64,
 }
@@ -62,7 +62,7 @@ fn record_for_ever(dir: &Path) {
     let l0 = l0::builder()
         .dir(dir)
         .filter("info")
-        .buffer_bytes(256 << 10)
+        .buffer_bytes(2500 << 10)
         .commit_every(Duration::from_millis(3))
         .overload(l0::Overload::Block(Duration::from_secs(60)))
         .start()
@@ -179,9 +179,20 @@ fn look_at_the_body(dir: &Path, seen: &mut Seen) {
     let mut positions = database.prepare("SELECT lane, position FROM lane").unwrap();
     let positions = positions.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).unwrap();
     let (mut wrapped, mut between) = (false, false);
+    let (lane_bytes, key) = (word(24), word(96));
+    let first_lane = (word(32) + word(40)) as usize;
     for (lane, position) in positions.map(Result::unwrap) {
-        wrapped |= position as u64 > word(24);
-        between |= position as u64 > word(1024 + lane as usize * 64);
+        let (lane, committed) = (lane as usize, position as u64);
+        let released = word(1024 + lane * 64);
+        between |= committed > released;
+        // Walk over what was not stored yet: does it lie across the lane's end?
+        let mut at = committed.max(released);
+        let start = at / lane_bytes;
+        let place = |position: u64| first_lane + lane * lane_bytes as usize + (position % lane_bytes) as usize;
+        while word(place(at)) == at ^ key {
+            at += 24 + word(place(at + 16)).next_multiple_of(8);
+        }
+        wrapped |= at / lane_bytes > start;
     }
     seen.wrapped += u32::from(wrapped);
     seen.between_commit_and_release += u32::from(between);

@@ -28,7 +28,7 @@ pub trait Peer {
     fn catch_up(&mut self);
 }
 
-/// l0 with everything on: redaction, correlation, crash safety.
+/// l0 with everything on: its filter, correlation, crash safety.
 pub struct L0 {
     pub l0: l0::L0,
     dispatch: Dispatch,

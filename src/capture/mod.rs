@@ -248,7 +248,6 @@ impl Capture {
             severity: head.severity,
             urgent: head.severity >= Severity::Warning || head.kind == Kind::Close,
             counted: head.kind.is_counted(),
-            may_wait: true,
         };
         self.flight.push(local.lane(), self.clock.ticks().max(after + 1), record)
     }

@@ -49,13 +49,16 @@ mod arch {
 
     /// The reading with the offset, which is raised if the reading lies before an earlier one.
     fn continued(counter: u64, offset: &AtomicU64, latest: &AtomicU64) -> u64 {
-        let now = counter.wrapping_add(offset.load(Ordering::Relaxed));
+        let added = offset.load(Ordering::Relaxed);
+        let now = counter.wrapping_add(added);
         let before = latest.fetch_max(now, Ordering::Relaxed);
         // Two threads that read at the same time may come here in either order.
         if now.saturating_add(SET_BACK_MIN_TICKS) >= before {
             return now;
         }
-        offset.fetch_add(before - now, Ordering::Relaxed);
+        // Of several threads that notice one sets it right.
+        let raised = added.wrapping_add(before - now);
+        let _ = offset.compare_exchange(added, raised, Ordering::Relaxed, Ordering::Relaxed);
         before
     }
 

@@ -94,6 +94,11 @@ enum Act {
     Step,
     /// A drain whose transaction fails: it must be drained again.
     FailedStep,
+    /// A step during which a thread goes on pushing: the lane is not empty when space is given back, so it does not
+    /// skip to its start, and records come to lie across its end.
+    BusyStep {
+        bytes: usize,
+    },
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -101,6 +106,7 @@ fn act() -> impl Strategy<Value = Act> {
         6 => (0_usize..120, any::<bool>()).prop_map(|(bytes, urgent)| Act::Push { bytes, urgent }),
         2 => Just(Act::Step),
         1 => Just(Act::FailedStep),
+        2 => (0_usize..60).prop_map(|bytes| Act::BusyStep { bytes }),
     ]
 }
 
@@ -117,6 +123,8 @@ struct History {
     database: Database,
     steps: usize,
     laps: u64,
+    /// Drained records that lay partly at the lane's end and partly at its start.
+    across_the_end: usize,
 }
 
 fn body(number: u64, bytes: usize) -> Vec<u8> {
@@ -139,19 +147,28 @@ fn live(acts: &[Act], capacity: usize, kill_at: usize) -> History {
     let mut history = History::default();
     let mut drained = 0;
     for (index, act) in acts.iter().enumerate() {
-        match act {
-            Act::Push { bytes, urgent } => {
-                let body = body(index as u64, *bytes);
-                let pushed = lane.push(&mut lane.lock(), index as u64, &body, *urgent, true).is_ok();
-                if pushed && !fate.is_dead() {
-                    history.returned.push(index as u64);
-                }
+        let push = |bytes, urgent, history: &mut History| {
+            let number = index as u64;
+            let pushed = lane.push(&mut lane.lock(), number, &body(number, bytes), urgent, true).is_ok();
+            if pushed && !fate.is_dead() {
+                history.returned.push(number);
             }
-            Act::Step | Act::FailedStep => {
+        };
+        match act {
+            Act::Push { bytes, urgent } => push(*bytes, *urgent, &mut history),
+            Act::Step | Act::FailedStep | Act::BusyStep { .. } => {
                 let mut bytes = Vec::new();
                 lane.copy(drained, u64::MAX, &mut bytes);
                 let entries: Vec<_> = lane.parse(&bytes, drained).collect();
                 let end = entries.last().map_or(drained, |entry| entry.next);
+                history.across_the_end += entries
+                    .iter()
+                    .scan(drained, |from, entry| Some((std::mem::replace(from, entry.next), entry.next)))
+                    .filter(|(from, next)| from / capacity as u64 != (next - 1) / capacity as u64)
+                    .count();
+                if let Act::BusyStep { bytes } = act {
+                    push(*bytes, false, &mut history);
+                }
                 if matches!(act, Act::FailedStep) {
                     continue;
                 }
@@ -204,16 +221,17 @@ proptest! {
 #[test]
 fn a_history_of_many_laps_has_many_kill_points() {
     let acts: Vec<Act> = (0..200)
-        .map(|turn| match turn % 7 {
-            5 => Act::Step,
-            6 if turn % 2 == 0 => Act::FailedStep,
-            _ => Act::Push { bytes: turn * 13 % 90, urgent: turn % 3 == 0 },
+        .map(|turn| match turn % 5 {
+            4 if turn % 3 == 0 => Act::BusyStep { bytes: turn * 7 % 50 },
+            4 if turn % 10 == 9 => Act::FailedStep,
+            4 => Act::Step,
+            _ => Act::Push { bytes: turn * 13 % 60, urgent: turn % 3 == 0 },
         })
         .collect();
     let whole = live(&acts, 640, usize::MAX);
     check(&whole);
     assert!(whole.steps > 400 && whole.laps > 10, "{} steps, {} laps", whole.steps, whole.laps);
-    assert!(whole.returned.len() > 100);
+    assert!(whole.returned.len() > 100 && whole.across_the_end > 3, "{} across the end", whole.across_the_end);
     for kill_at in 1..=whole.steps {
         check(&live(&acts, 640, kill_at));
     }

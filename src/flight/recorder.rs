@@ -223,7 +223,7 @@ impl FlightRecorder {
                 return Some(self.pushed(pushed));
             }
         }
-        let deadline = self.block.filter(|_| record.may_wait).map(deadline);
+        let deadline = self.block.map(deadline);
         loop {
             for step in 0..count {
                 let lane = &self.lanes[(first + step) % count];
@@ -382,8 +382,6 @@ pub(crate) struct Pushable<'a> {
     pub(crate) severity: Severity,
     pub(crate) urgent: bool,
     pub(crate) counted: bool,
-    /// Whether this thread may wait for room: never l0's own.
-    pub(crate) may_wait: bool,
 }
 
 /// A thread's lane: handed out in turn, so that threads spread.

@@ -209,6 +209,11 @@ impl Handle {
 
     fn durability(&self) -> String {
         let every = self.inner.commit_every;
+        if self.inner.shared.flight.path().is_some_and(|path| !path.exists()) {
+            return format!(
+                "the flight file was removed: a death of the process loses up to {every:?}; restart to have one"
+            );
+        }
         match self.inner.shared.flight.medium() {
             Medium::Directory => format!("the process may die without loss; a power loss loses up to {every:?}"),
             Medium::SharedMemory => format!(

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_migration_leaves_nothing_behind() {
+    fn opening_twice_migrates_once() {
         let dir = tempfile::tempdir().unwrap();
         drop(open_writer(dir.path()).unwrap());
         let connection = open_writer(dir.path()).unwrap();

@@ -1,4 +1,4 @@
-//! The only code that knows SQL for telemetry: from drained records to committed rows, and read connections.
+//! The database: from drained records to committed rows, and read connections.
 //!
 //! One writer thread owns the one write connection of `telemetry.db`. Its step is: cut, drain, merge by time, one
 //! transaction, commit, release. Rows, rollups, counters and the drained positions are one transaction, so that after

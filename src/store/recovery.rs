@@ -5,11 +5,12 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{
     apply::{Applied, Applier},
     connection::open_writer,
+    event_rows::is_about_the_value,
     open_span::OpenSpan,
     statements::Statements,
 };
@@ -103,19 +104,11 @@ enum Replay {
 }
 
 fn replay(connection: &Connection, orphan: &Orphan, image: &Image) -> Result<Recovery, Replay> {
-    let failed = |error: rusqlite::Error| match error.sqlite_error_code() {
-        Some(
-            ErrorCode::DatabaseBusy
-            | ErrorCode::DatabaseLocked
-            | ErrorCode::DiskFull
-            | ErrorCode::SystemIoFailure
-            | ErrorCode::ReadOnly
-            | ErrorCode::CannotOpen
-            | ErrorCode::OutOfMemory
-            | ErrorCode::DatabaseCorrupt
-            | ErrorCode::NotADatabase,
-        ) => Replay::Failed(Error::sqlite(&format!("cannot recover {}", orphan.path().display()), error)),
-        _ => Replay::Refused,
+    let failed = |error: rusqlite::Error| {
+        if is_about_the_value(&error) {
+            return Replay::Refused;
+        }
+        Replay::Failed(Error::sqlite(&format!("cannot recover {}", orphan.path().display()), error))
     };
     connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
     replay_in_transaction(connection, image)

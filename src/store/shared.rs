@@ -44,10 +44,12 @@ pub(crate) struct Shared {
 struct Requests {
     asked: u64,
     served: u64,
-    /// How the latest served flush went.
-    outcome: Option<Error>,
+    /// The tickets of the latest failed flush, first and last, and why.
+    failed: Option<(u64, u64, Error)>,
     wakers: Vec<Waker>,
     ended: bool,
+    /// How the end went.
+    end: Option<Error>,
 }
 
 impl Shared {
@@ -160,7 +162,7 @@ impl Shared {
                 )));
             }
         }
-        requests.outcome.clone().map_or(Ok(()), Err)
+        requests.end.clone().map_or(Ok(()), Err)
     }
 
     /// The writer's thread is gone, by a bug: whoever waits is told.
@@ -185,8 +187,13 @@ impl Shared {
     pub(super) fn serve(&self, ticket: u64, outcome: Option<Error>, ended: bool) {
         let wakers = {
             let mut requests = self.requests.lock();
+            if ended {
+                requests.end.clone_from(&outcome);
+            }
+            if let Some(error) = outcome {
+                requests.failed = Some((requests.served + 1, ticket, error));
+            }
             requests.served = ticket;
-            requests.outcome = outcome;
             requests.ended |= ended;
             std::mem::take(&mut requests.wakers)
         };
@@ -201,7 +208,10 @@ impl Shared {
 impl Requests {
     fn outcome_of(&self, ticket: u64) -> Option<Result<()>> {
         if self.served >= ticket {
-            return Some(self.outcome.clone().map_or(Ok(()), Err));
+            return Some(match &self.failed {
+                Some((first, last, error)) if (first..=last).contains(&&ticket) => Err(error.clone()),
+                _ => Ok(()),
+            });
         }
         self.ended.then(|| Err(Error::closed()))
     }

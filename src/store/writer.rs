@@ -1,7 +1,7 @@
 //! The writer: one thread around one step.
 //!
-//! The step is a plain function of what is in the lanes; tests call it directly. The thread waits, steps, and serves
-//! those who wait for a flush. A step that fails leaves everything in the lanes and is tried again after a pause.
+//! The step is a plain function of what is in the lanes. The thread waits, steps, and serves those who wait for a
+//! flush. A step that fails leaves everything in the lanes and is tried again after a pause.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -193,13 +193,15 @@ impl Writer {
     /// definitions and the counters again; spans that were open went with the old one.
     fn begin_anew(&mut self) -> Result<()> {
         create_directory(&self.dir)?;
-        self.connection = open_writer(&self.dir)?;
-        self.run = insert_run(&self.connection, &self.shared.flight, &self.clock, &self.info)
+        let connection = open_writer(&self.dir)?;
+        let identity = identity(&self.dir);
+        let run = insert_run(&connection, &self.shared.flight, &self.clock, &self.info)
             .map_err(|error| Error::sqlite("cannot add this run to the store", error))?;
+        (self.connection, self.run) = (connection, run);
         self.applier = Applier::new(self.run, self.shared.flight.key(), self.clock.clone());
         self.definitions_known = 0;
         self.shed_stored.fill(0);
-        self.identity = identity(&self.dir);
+        self.identity = identity;
         Ok(())
     }
 
@@ -283,18 +285,22 @@ fn insert_run(
     connection
         .prepare_cached(
             "INSERT INTO run (uuid, boot, pid, process_started, service, version, host, started_at, outcome)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'running')",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'running')
+             ON CONFLICT (uuid) DO UPDATE SET outcome = 'running' RETURNING id",
         )?
-        .insert(params![
-            flight.run().as_bytes(),
-            flight.owner().boot,
-            flight.owner().pid,
-            flight.owner().started.cast_signed(),
-            info.service,
-            info.version,
-            host(),
-            clock.now().as_unix_ns(),
-        ])
+        .query_row(
+            params![
+                flight.run().as_bytes(),
+                flight.owner().boot,
+                flight.owner().pid,
+                flight.owner().started.cast_signed(),
+                info.service,
+                info.version,
+                host(),
+                clock.now().as_unix_ns(),
+            ],
+            |row| row.get(0),
+        )
 }
 
 #[cfg(unix)]
