@@ -1,4 +1,4 @@
-//! Inserting events: one statement for sixteen rows where it can be, for a statement costs SQLite about as much as a row.
+//! Inserting events: one statement for 64 rows where it can be, for a statement costs SQLite about as much as a row.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use rusqlite::{
 use crate::event::Severity;
 
 /// Rows that share a statement.
-const ROWS: usize = 16;
+const ROWS: usize = 64;
 /// Columns of a row without promoted ones.
 const COLUMNS: usize = 8;
 const KEY_TAKEN: [i32; 2] = [ffi::SQLITE_CONSTRAINT_PRIMARYKEY, ffi::SQLITE_CONSTRAINT_ROWID];
