@@ -18,6 +18,8 @@ use tracing::{info, info_span};
 use tracing_subscriber::prelude::*;
 
 const CHILD: &str = "L0_KILL_TEST_DIR";
+/// Set for every third kill: the flight file lies in shared memory.
+const SHARED: &str = "L0_KILL_TEST_SHARED";
 const THREADS: u64 = 3;
 
 #[test]
@@ -28,7 +30,7 @@ fn kills_lose_nothing_and_double_nothing() {
     let wanted: u32 = std::env::var("L0_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let mut seen = Seen::default();
     let mut random = 0x9E37_79B9_u64;
-    while seen.kills < wanted || seen.kills < wanted * 5 && !seen.is_enough() {
+    while seen.kills < wanted || seen.kills < wanted * 15 && !seen.is_enough() {
         random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
         kill_once(&mut seen, random >> 33);
     }
@@ -64,6 +66,7 @@ fn record_for_ever(dir: &Path) {
         .filter("info")
         .buffer_bytes(2500 << 10)
         .commit_every(Duration::from_millis(3))
+        .flight(if std::env::var_os(SHARED).is_some() { l0::Flight::SharedMemory } else { l0::Flight::Directory })
         .overload(l0::Overload::Block(Duration::from_secs(60)))
         .start()
         .unwrap();
@@ -90,7 +93,12 @@ fn record_for_ever(dir: &Path) {
 
 fn kill_once(seen: &mut Seen, random: u64) {
     let dir = tempfile::tempdir().unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let is_shared = seen.kills % 3 == 2;
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if is_shared {
+        command.env(SHARED, "1");
+    }
+    let mut child = command
         .args(["--exact", "kills_lose_nothing_and_double_nothing", "--nocapture"])
         .env(CHILD, dir.path())
         .stdout(Stdio::null())
@@ -124,7 +132,11 @@ fn kill_once(seen: &mut Seen, random: u64) {
     child.wait().unwrap();
     while hear(&mut told).is_some() {}
 
-    look_at_the_body(dir.path(), seen);
+    if is_shared {
+        assert!(!dir.path().join("flight").exists(), "the flight file is in shared memory");
+    } else {
+        look_at_the_body(dir.path(), seen);
+    }
     let recovery = l0::recover(dir.path()).unwrap();
     assert_eq!(recovery.runs, 1);
     assert_eq!(l0::recover(dir.path()).unwrap(), l0::Recovery::default(), "a second recovery finds nothing");

@@ -369,9 +369,10 @@ impl FlightRecorder {
 
     /// Removes the file, once everything in it is stored.
     pub(crate) fn remove_file(&self) -> Result<()> {
-        self.mapping
-            .remove()
-            .map_err(|error| Error::io("cannot remove the flight file", self.path().unwrap_or(Path::new("")), error))
+        let Some(path) = self.path() else { return Ok(()) };
+        self.mapping.remove().map_err(|error| Error::io("cannot remove the flight file", path, error))?;
+        super::recover::leave_no_directory(path);
+        Ok(())
     }
 }
 

@@ -35,9 +35,19 @@ fn own_shared_directory(store: &Path) -> Option<PathBuf> {
     (found.is_dir() && is_own(&found)).then_some(dir)
 }
 
+/// The last flight file of a store takes its directory in shared memory along.
+pub(super) fn leave_no_directory(flight_file: &Path) {
+    if let Some(dir) = flight_file.parent().filter(|dir| dir.starts_with(SHARED_ROOT)) {
+        // Refused while another process has a file there.
+        let _ = fs::remove_dir(dir);
+    }
+}
+
+const SHARED_ROOT: &str = "/dev/shm";
+
 /// Where they live in shared memory: a directory of this user's, named after the store.
 pub(super) fn shared_directory(store: &Path) -> Option<PathBuf> {
-    let root = Path::new("/dev/shm");
+    let root = Path::new(SHARED_ROOT);
     if !root.is_dir() {
         return None;
     }
@@ -167,7 +177,9 @@ impl Orphan {
 
     /// Removes the file, once everything in it is stored.
     pub(crate) fn remove(self) -> Result<()> {
-        fs::remove_file(&self.path).map_err(|error| Error::io("cannot remove the flight file", &self.path, error))
+        fs::remove_file(&self.path).map_err(|error| Error::io("cannot remove the flight file", &self.path, error))?;
+        leave_no_directory(&self.path);
+        Ok(())
     }
 
     /// Puts a file that does not parse out of the way, where a person can look at it.
