@@ -28,6 +28,7 @@ mod sync;
 pub(crate) use drain::Drain;
 pub(crate) use file::Medium;
 pub(crate) use header::Reason;
+pub(crate) use place::Shape;
 pub(crate) use process::Owner;
-pub(crate) use recorder::{FlightRecorder, Pushable, Shape, next_lane};
+pub(crate) use recorder::{FlightRecorder, Pushable, next_lane};
 pub(crate) use recover::{Image, Orphan, has_file, orphans};

@@ -3,15 +3,30 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use uuid::Uuid;
 
 use super::{
     file::{Mapping, Medium},
     header::Header,
-    recorder::Shape,
     recover,
 };
 use crate::error::Result;
+
+/// How to build a flight recorder.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape<'a> {
+    /// The store's directory.
+    pub(crate) dir: &'a Path,
+    pub(crate) medium: Medium,
+    /// All of the file: header, definitions and lanes.
+    pub(crate) bytes: usize,
+    pub(crate) run: Uuid,
+    /// How long a push may wait for room; `None` sheds at once.
+    pub(crate) block: Option<Duration>,
+}
 
 /// Maps the file where it was asked for, or the next best place.
 pub(super) fn map(shape: &Shape<'_>, header: &Header) -> Result<(Mapping, Medium, Option<String>)> {

@@ -19,7 +19,7 @@ use super::{
     file::{ForkWord, Mapping, Medium, Region},
     header::{self, Header, Reason, flag},
     lane::{Full, Lane, Pushed, Wake},
-    place,
+    place::{self, Shape},
     process::Owner,
     sync::{Condvar, Mutex},
 };
@@ -28,19 +28,6 @@ use crate::{
     error::{Error, Result},
     event::Severity,
 };
-
-/// How to build a flight recorder.
-#[derive(Clone, Debug)]
-pub(crate) struct Shape<'a> {
-    /// The store's directory.
-    pub(crate) dir: &'a Path,
-    pub(crate) medium: Medium,
-    /// All of the file: header, definitions and lanes.
-    pub(crate) bytes: usize,
-    pub(crate) run: Uuid,
-    /// How long a push may wait for room; `None` sheds at once.
-    pub(crate) block: Option<Duration>,
-}
 
 /// The crossing from application threads to the writer.
 #[derive(Debug)]
