@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("  {event}");
     }
     let stats = l0.stats();
-    println!("\nRecorded {}, stored {}, shed {}. {}.", stats.recorded, stats.stored, stats.shed, stats.durability);
+    println!("\nRecorded {}, stored {}, shed {}; {}.", stats.recorded, stats.stored, stats.shed, stats.durability);
     println!("The store is {}. What to try next:", l0.dir().display());
     println!(
         "  sqlite3 {}/telemetry.db 'SELECT timestamp, level, message, fields FROM logs LIMIT 5'",
