@@ -268,6 +268,37 @@ impl Timeline {
     }
 }
 
+/// Wall time for an id: milliseconds, some seconds wrong a day, for the price of a multiplication.
+#[derive(Debug, Default)]
+pub(crate) struct CoarseWall {
+    /// An `f64`'s bits; set once.
+    ms_per_tick: AtomicU64,
+    offset_ms: AtomicU64,
+}
+
+impl CoarseWall {
+    /// Puts it right, by two anchors of this run.
+    pub(crate) fn set(&self, [from, to]: [Anchor; 2]) {
+        let mut ms_per_tick = f64::from_bits(self.ms_per_tick.load(Ordering::Relaxed));
+        if ms_per_tick == 0.0 {
+            let ticks = to.ticks.saturating_sub(from.ticks);
+            // Without two distinct anchors a tick counts as a nanosecond, as in a timeline.
+            let ns_per_tick = if ticks == 0 { 1.0 } else { to.mono_ns.saturating_sub(from.mono_ns) as f64 / ticks as f64 };
+            ms_per_tick = ns_per_tick / 1e6;
+            self.ms_per_tick.store(ms_per_tick.to_bits(), Ordering::Relaxed);
+        }
+        let offset_ms = to.wall_ns / 1_000_000 - (to.ticks as f64 * ms_per_tick) as i64;
+        self.offset_ms.store(offset_ms.cast_unsigned(), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn unix_ms(&self, ticks: u64) -> u64 {
+        let since = (ticks as f64 * f64::from_bits(self.ms_per_tick.load(Ordering::Relaxed))) as i64;
+        let unix_ms = self.offset_ms.load(Ordering::Relaxed).cast_signed().saturating_add(since);
+        u64::try_from(unix_ms).unwrap_or(0)
+    }
+}
+
 fn mono_ns() -> u64 {
     u64::try_from(BASE.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

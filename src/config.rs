@@ -12,6 +12,7 @@ use crate::{
     capture::{Parsed, parse_filter},
     clock::Clock,
     error::{Error, Result},
+    redaction::Redaction,
 };
 
 /// The level that is recorded where nothing says otherwise.
@@ -76,6 +77,7 @@ pub(crate) struct Config {
     pub(crate) overload: Overload,
     pub(crate) clock: Clock,
     pub(crate) panic_hook: bool,
+    pub(crate) redaction: Redaction,
 }
 
 /// Filter directives, and whether the environment may replace them.
@@ -100,6 +102,7 @@ impl Default for Config {
             overload: Overload::default(),
             clock: Clock::system(),
             panic_hook: false,
+            redaction: Redaction::default(),
         }
     }
 }

@@ -73,6 +73,10 @@ pub(crate) mod key {
     pub(crate) const PAYLOAD: u16 = FIRST + 9;
     /// How many fields did not fit.
     pub(crate) const FIELDS_DROPPED: u16 = FIRST + 10;
+    /// The scope's correlation id.
+    pub(crate) const SCOPE: u16 = FIRST + 11;
+    /// The id that a root span made for its trace.
+    pub(crate) const TRACE_ID: u16 = FIRST + 12;
 }
 
 /// The fixed part of a record.
@@ -106,6 +110,8 @@ pub(crate) enum Value<'a> {
     I128(i128),
     U128(u128),
     Text(&'a str),
+    /// Something was there; its field's name says that it is a secret's.
+    Redacted,
     /// The first bytes of `total`.
     Bytes {
         shown: &'a [u8],
@@ -142,6 +148,7 @@ impl Value<'_> {
             Value::U128(v) => write!(out, "{v}"),
             Value::Text(v) | Value::Error { message: v, .. } => out.write_str(v),
             Value::Bytes { shown, total } => write_bytes(out, shown, total),
+            Value::Redacted => out.write_str("[REDACTED]"),
         };
         // Writing to a String cannot fail.
         debug_assert!(result.is_ok());
@@ -274,6 +281,7 @@ impl<'a> Input<'a> {
                 }
                 Value::Error { message, sources: Sources(all) }
             }
+            tag::REDACTED => Value::Redacted,
             _ => return Err(Malformed),
         })
     }
@@ -290,4 +298,5 @@ mod tag {
     pub(super) const TEXT: u8 = 7;
     pub(super) const BYTES: u8 = 8;
     pub(super) const ERROR: u8 = 9;
+    pub(super) const REDACTED: u8 = 10;
 }

@@ -6,8 +6,22 @@ use std::{
 };
 
 /// Modules of `src/lib.rs`, top to bottom; each imports only from above.
-const ORDER: [&str; 11] =
-    ["error", "clock", "correlation", "event", "record", "flight", "capture", "config", "store", "query", "l0"];
+const ORDER: [&str; 14] = [
+    "error",
+    "clock",
+    "correlation",
+    "event",
+    "redaction",
+    "record",
+    "flight",
+    "capture",
+    "config",
+    "database",
+    "state",
+    "store",
+    "query",
+    "l0",
+];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

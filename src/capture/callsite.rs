@@ -8,10 +8,13 @@ use rustc_hash::FxHashMap;
 use tracing_core::Metadata;
 
 use super::{
-    Capture,
+    Capture, context,
     local::{CachedCallsite, Local},
 };
-use crate::record::{CallsiteKind, encode_metadata};
+use crate::{
+    redaction::FieldRule,
+    record::{CallsiteKind, encode_metadata},
+};
 
 /// The callsites that have recorded into one `L0`.
 #[derive(Debug, Default)]
@@ -20,22 +23,22 @@ pub(crate) struct Callsites {
 }
 
 impl Callsites {
-    /// The callsite's kind and number; number 0 means that its definition travels with each record.
+    /// What is known of the callsite; number 0 means that its definition travels with each record.
     #[inline]
     pub(super) fn find(
         &self,
         capture: &Capture,
         local: &Local,
         metadata: &'static Metadata<'static>,
-    ) -> (CallsiteKind, u32) {
+    ) -> Callsite {
         let address = std::ptr::from_ref(metadata).addr();
         let cell = local.cached_callsite(address);
         let cached = cell.get();
-        if let CachedCallsite { kind: Some(kind), number, .. } = cached
+        if let Some(callsite) = cached.callsite
             && cached.address == address
             && cached.capture == capture.id
         {
-            return (kind, number);
+            return callsite;
         }
         self.find_shared(capture, cell, address, metadata)
     }
@@ -47,11 +50,18 @@ impl Callsites {
         cell: &std::cell::Cell<CachedCallsite>,
         address: usize,
         metadata: &'static Metadata<'static>,
-    ) -> (CallsiteKind, u32) {
+    ) -> Callsite {
         let kind = kind(metadata);
         let number = if kind == CallsiteKind::Log { 0 } else { self.number(capture, address, kind, metadata) };
-        cell.set(CachedCallsite { address, capture: capture.id, number, kind: Some(kind) });
-        (kind, number)
+        let callsite = Callsite {
+            number,
+            kind,
+            has_context: kind == CallsiteKind::Span
+                && metadata.fields().iter().any(|field| context::FIELDS.contains(&field.name())),
+            rules: Rules::of(capture, metadata),
+        };
+        cell.set(CachedCallsite { address, capture: capture.id, callsite: Some(callsite) });
+        callsite
     }
 
     fn number(&self, capture: &Capture, address: usize, kind: CallsiteKind, metadata: &Metadata<'_>) -> u32 {
@@ -65,6 +75,55 @@ impl Callsites {
         let number = if capture.flight.define(next, &definition) { next } else { 0 };
         numbers.insert(address, number);
         number
+    }
+}
+
+/// What one `L0` knows of a callsite.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Callsite {
+    /// 0: its definition travels with each record.
+    pub(super) number: u32,
+    pub(super) kind: CallsiteKind,
+    /// Whether it has a field that reaches into the span.
+    pub(super) has_context: bool,
+    pub(super) rules: Rules,
+}
+
+/// Which fields of a callsite hold secrets by their names, and which are allowed to: a bit for each.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rules {
+    secret: u64,
+    allowed: u64,
+    /// There are more fields than bits; those are looked up each time.
+    is_wide: bool,
+}
+
+impl Rules {
+    fn of(capture: &Capture, metadata: &Metadata<'_>) -> Self {
+        let mut rules = Self { is_wide: metadata.fields().len() > 64, ..Self::default() };
+        for (index, field) in metadata.fields().iter().enumerate().take(64) {
+            match capture.redactor.field(field.name()) {
+                FieldRule::Checked => {}
+                FieldRule::Allowed => rules.allowed |= 1 << index,
+                FieldRule::Redacted(_) => rules.secret |= 1 << index,
+            }
+        }
+        rules
+    }
+
+    #[inline]
+    pub(super) fn is_secret(self, capture: &Capture, field: &tracing_core::Field) -> bool {
+        match field.index() {
+            index @ 0..64 => self.secret >> index & 1 != 0,
+            _ => self.is_wide && matches!(capture.redactor.field(field.name()), FieldRule::Redacted(_)),
+        }
+    }
+
+    pub(super) fn is_allowed(self, capture: &Capture, field: &tracing_core::Field) -> bool {
+        match field.index() {
+            index @ 0..64 => self.allowed >> index & 1 != 0,
+            _ => self.is_wide && capture.redactor.field(field.name()) == FieldRule::Allowed,
+        }
     }
 }
 

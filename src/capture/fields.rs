@@ -4,22 +4,25 @@ use std::{error::Error as StdError, fmt};
 
 use tracing_core::field::{Field, Visit};
 
+use super::{Capture, callsite::Rules};
 use crate::record::{Encoder, key};
 
 /// Visits the fields of one record.
 pub(super) struct Fields<'a, 'b> {
     encoder: &'a mut Encoder<'b>,
+    capture: &'b Capture,
+    rules: Rules,
     /// `log.target` and its like have gone into the definition.
     skip_log_place: bool,
 }
 
 impl<'a, 'b> Fields<'a, 'b> {
-    pub(super) fn new(encoder: &'a mut Encoder<'b>) -> Self {
-        Self { encoder, skip_log_place: false }
+    pub(super) fn new(encoder: &'a mut Encoder<'b>, capture: &'b Capture, rules: Rules) -> Self {
+        Self { encoder, capture, rules, skip_log_place: false }
     }
 
-    pub(super) fn without_log_place(encoder: &'a mut Encoder<'b>) -> Self {
-        Self { encoder, skip_log_place: true }
+    pub(super) fn without_log_place(self) -> Self {
+        Self { skip_log_place: true, ..self }
     }
 
     #[inline(always)]
@@ -32,6 +35,7 @@ impl<'a, 'b> Fields<'a, 'b> {
     }
 }
 
+/// Numbers and booleans are no secrets, whatever their name.
 macro_rules! visit {
     ($($method:ident($type:ty) => $encode:ident;)*) => {$(
         #[inline]
@@ -39,6 +43,24 @@ macro_rules! visit {
             if let Some(key) = self.key(field) {
                 self.encoder.$encode(key, value);
             }
+        }
+    )*};
+}
+
+/// The value of a secret's field is never formatted.
+macro_rules! visit_text {
+    ($($method:ident($type:ty) => $encode:ident;)*) => {$(
+        #[inline]
+        fn $method(&mut self, field: &Field, value: $type) {
+            let Some(key) = self.key(field) else { return };
+            if self.rules.is_secret(self.capture, field) {
+                return self.encoder.redacted(key);
+            }
+            if self.capture.redactor.is_strict() {
+                let is_allowed = self.rules.is_allowed(self.capture, field);
+                self.encoder.set_strict((!is_allowed).then_some(&*self.capture.redactor));
+            }
+            self.encoder.$encode(key, value);
         }
     )*};
 }
@@ -51,6 +73,8 @@ impl Visit for Fields<'_, '_> {
         record_f64(f64) => f64;
         record_i128(i128) => i128;
         record_u128(u128) => u128;
+    }
+    visit_text! {
         record_str(&str) => text;
         record_bytes(&[u8]) => bytes;
         record_debug(&dyn fmt::Debug) => debug;

@@ -15,7 +15,7 @@ use tracing_subscriber::{
 };
 
 use super::{
-    Capture, SpanRef, local,
+    Capture, SpanRef, context, local,
     spans::{OpenSpan, SpanTable},
 };
 
@@ -92,25 +92,29 @@ where
                 None if attributes.is_contextual() => local.current(self.id),
                 None => SpanRef::default(),
             };
-            let opened = self.capture.open(local, parent, attributes);
-            let span = OpenSpan { inside: opened.unwrap_or(parent), shed: opened.is_none() };
+            let span = self.capture.open(local, parent, attributes);
             self.spans.insert(id.into_u64(), span);
         });
     }
 
     fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
-        let Some(OpenSpan { inside, shed: false }) = self.find(id) else { return };
+        let Some(span @ OpenSpan { shed: false, .. }) = self.find(id) else { return };
         let Some(metadata) = ctx.metadata(id) else { return };
         local::with(|local| {
-            if self.capture.is_recording(local) {
-                self.capture.update(local, inside, metadata, values);
+            if !self.capture.is_recording(local) {
+                return;
+            }
+            let updated = self.capture.update(local, span, metadata, values);
+            if updated != span {
+                self.spans.insert(id.into_u64(), updated);
+                local.refresh(self.id, id.into_u64(), updated.inside);
             }
         });
     }
 
     fn on_follows_from(&self, id: &span::Id, follows: &span::Id, _: Context<'_, S>) {
-        let Some(OpenSpan { inside, shed: false }) = self.find(id) else { return };
-        let Some(OpenSpan { inside: followed, shed: false }) = self.find(follows) else { return };
+        let Some(OpenSpan { inside, shed: false, .. }) = self.find(id) else { return };
+        let Some(OpenSpan { inside: followed, shed: false, .. }) = self.find(follows) else { return };
         local::with(|local| {
             if self.capture.is_recording(local) {
                 self.capture.link(local, inside, followed);
@@ -138,7 +142,7 @@ where
 
     fn on_enter(&self, id: &span::Id, _: Context<'_, S>) {
         if let Some(span) = self.find(id) {
-            local::with(|local| local.enter(self.id, self.capture.id, id.into_u64(), span.inside));
+            local::with(|local| local.enter(self.id, self.capture.id, self.capture.flight.key(), id.into_u64(), span.inside));
         }
     }
 
@@ -150,7 +154,10 @@ where
         if !self.capture.flight.is_open() {
             return;
         }
-        let Some(OpenSpan { inside, shed: false }) = self.spans.remove(id.into_u64()) else { return };
+        let Some(OpenSpan { inside, shed: false, has_context }) = self.spans.remove(id.into_u64()) else { return };
+        if has_context {
+            context::remove(inside.id);
+        }
         local::with(|local| {
             if self.capture.is_recording(local) {
                 self.capture.close(local, inside);

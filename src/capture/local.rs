@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::SpanRef;
+use super::{SpanRef, callsite::Callsite, context::Context};
 use crate::flight;
 
 /// A scratch buffer that has grown past this is not kept.
@@ -27,6 +27,7 @@ pub(super) struct Local {
     lane: Cell<usize>,
     scratch: Cell<Vec<u8>>,
     entered: RefCell<Vec<Entered>>,
+    context: RefCell<Context>,
     span_ids: Cell<(u64, u64)>,
     callsites: [Cell<CachedCallsite>; CALLSITES_CACHED],
 }
@@ -38,22 +39,22 @@ struct Entered {
     capture: u32,
     registry_id: u64,
     span: SpanRef,
+    /// Of the run that records it.
+    run_key: u64,
     /// Entered again while already entered: does not become current, as in the `Registry`.
     duplicate: bool,
 }
 
-/// A callsite's number in one `L0`, found by the callsite's address.
+/// What one `L0` knows of a callsite, found by the callsite's address.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CachedCallsite {
     pub(super) address: usize,
     pub(super) capture: u32,
-    /// 0: its definition travels with each record.
-    pub(super) number: u32,
-    pub(super) kind: Option<crate::record::CallsiteKind>,
+    pub(super) callsite: Option<Callsite>,
 }
 
 impl CachedCallsite {
-    const NONE: Self = Self { address: 0, capture: 0, number: 0, kind: None };
+    const NONE: Self = Self { address: 0, capture: 0, callsite: None };
 }
 
 /// Runs `f` with this thread's state.
@@ -77,6 +78,7 @@ impl Local {
             lane: Cell::new(0),
             scratch: Cell::new(Vec::new()),
             entered: RefCell::new(Vec::new()),
+            context: RefCell::new(Context { correlation_id: String::new(), tenant_id: String::new(), actor_id: String::new() }),
             span_ids: Cell::new((0, 0)),
             callsites: [const { Cell::new(CachedCallsite::NONE) }; CALLSITES_CACHED],
         }
@@ -125,10 +127,10 @@ impl Local {
         next
     }
 
-    pub(super) fn enter(&self, layer: u32, capture: u32, registry_id: u64, span: SpanRef) {
+    pub(super) fn enter(&self, layer: u32, capture: u32, run_key: u64, registry_id: u64, span: SpanRef) {
         if let Ok(mut entered) = self.entered.try_borrow_mut() {
             let duplicate = entered.iter().any(|e| e.layer == layer && e.registry_id == registry_id);
-            entered.push(Entered { layer, capture, registry_id, span, duplicate });
+            entered.push(Entered { layer, capture, registry_id, span, run_key, duplicate });
         }
     }
 
@@ -138,6 +140,27 @@ impl Local {
         {
             entered.remove(index);
         }
+    }
+
+    /// The span says something new of itself.
+    pub(super) fn refresh(&self, layer: u32, registry_id: u64, span: SpanRef) {
+        if let Ok(mut entered) = self.entered.try_borrow_mut() {
+            entered.iter_mut().filter(|e| e.layer == layer && e.registry_id == registry_id).for_each(|e| e.span = span);
+        }
+    }
+
+    /// Buffers for reading what a span says; fresh ones where they are in use.
+    pub(super) fn with_context<R>(&self, f: impl FnOnce(&mut Context) -> R) -> R {
+        match self.context.try_borrow_mut() {
+            Ok(mut context) => f(&mut context),
+            Err(_) => f(&mut Context::default()),
+        }
+    }
+
+    /// The innermost span of all, and the key of the run that records it.
+    pub(super) fn innermost_of_all(&self) -> Option<(SpanRef, u64)> {
+        let entered = self.entered.try_borrow().ok()?;
+        entered.iter().rev().find(|e| !e.duplicate && e.span.id != 0).map(|e| (e.span, e.run_key))
     }
 
     /// The innermost span that this layer's subscriber has entered here.

@@ -9,6 +9,7 @@
 //! - l0's own threads record nothing: a thread-local flag says so.
 
 mod callsite;
+mod context;
 mod fields;
 mod filter;
 mod layer;
@@ -27,13 +28,17 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
+use callsite::Callsite;
 use local::Local;
+use spans::OpenSpan;
 use tracing_core::{Event, Metadata, span};
 
 use crate::{
     clock::Clock,
+    correlation::{self, Around, CorrelationId},
     event::{Severity, TelemetryEvent},
     flight::{FlightRecorder, Pushable},
+    redaction::Redactor,
     record::{CallsiteKind, Caps, Encoder, Head, Kind, key},
 };
 
@@ -50,26 +55,61 @@ pub(crate) struct Capture {
     flight: Arc<FlightRecorder>,
     clock: Clock,
     callsites: Callsites,
+    redactor: Arc<Redactor>,
     caps: Caps,
     duplicate_layer: AtomicBool,
 }
 
-/// The span a record belongs to: its id and the stamp of its opening, both 0 outside every span.
+/// The span a record belongs to; all zero outside every span.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct SpanRef {
     id: u64,
+    /// The stamp of its opening.
     opened: u64,
+    /// The nearest span around, or itself, that says something of tenant and actor: its entry in `context`.
+    context: u64,
+    /// The span that began the trace it is in, or gave it another name.
+    origin: u64,
+    /// The trace's id, unless it was named when it began.
+    trace_id: [u64; 2],
+    /// The trace was named when it began: the name is what the origin says in `context`.
+    is_named: bool,
+}
+
+impl SpanRef {
+    /// Whether the trace has a name, be it a late one.
+    fn has_name(&self) -> bool {
+        self.is_named || context::is_named(self.origin)
+    }
+}
+
+/// What the innermost span of this thread says.
+fn around() -> Option<Around> {
+    let (span, run_key) = local::with(Local::innermost_of_all)?;
+    let name: Option<CorrelationId> =
+        context::with(span.origin, |context| context.correlation_id.parse().ok()).flatten();
+    let trace_id = match &name {
+        Some(name) if span.is_named => correlation::trace_id_of(name.as_str()),
+        _ => trace_bytes(span.trace_id),
+    };
+    Some(Around { correlation_id: name, trace_id, span_id: span.id ^ run_key })
+}
+
+fn trace_bytes([high, low]: [u64; 2]) -> [u8; 16] {
+    (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
 }
 
 impl Capture {
-    pub(crate) fn new(flight: Arc<FlightRecorder>, clock: Clock) -> Self {
+    pub(crate) fn new(flight: Arc<FlightRecorder>, clock: Clock, redactor: Arc<Redactor>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
+        correlation::set_around(around);
         let caps = Caps { field_bytes: FIELD_BYTES_MAX, record_bytes: flight.record_bytes_max(), fields: FIELDS_MAX };
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             callsites: Callsites::default(),
             flight,
             clock,
+            redactor,
             caps,
             duplicate_layer: AtomicBool::new(false),
         }
@@ -86,6 +126,8 @@ impl Capture {
                 Head { kind: Kind::Direct, severity: event.severity, flags: 0, callsite: 0, span: span.id, other: 0 };
             let mut scratch = local.take_scratch();
             let mut encoder = Encoder::new(&mut scratch, self.caps, head);
+            encoder.set_strict(self.redactor.is_strict().then_some(&*self.redactor));
+            self.put_scope(&mut encoder, &span);
             encoder.text(key::EVENT_TYPE, &event.event_type);
             let correlation_id = event.correlation_id.as_ref().map(|id| id.as_str());
             for (key, text) in [
@@ -105,12 +147,47 @@ impl Capture {
                 encoder.i64(key::DURATION_NS, duration_ns);
             }
             if let Some(payload) = &event.payload {
-                encoder.json(key::PAYLOAD, payload);
+                let redacted = self.redactor.json_by_name(payload);
+                encoder.json(key::PAYLOAD, redacted.as_deref().unwrap_or(payload));
             }
             self.finish(encoder);
-            self.push(local, span.opened, &scratch, head);
+            self.push(local, self.clock.ticks(), span.opened, &scratch, head);
             local.put_scratch(scratch);
         });
+    }
+
+    /// Records a line for a reader, without `tracing`.
+    pub(crate) fn log(&self, level: tracing_core::Level, category: &str, message: &str) {
+        local::with(|local| {
+            if !self.is_recording(local) {
+                return;
+            }
+            let span = local.current_of_capture(self.id);
+            let severity = Severity::from(level);
+            let head = Head { kind: Kind::Event, severity, flags: 0, callsite: 0, span: span.id, other: 0 };
+            let mut scratch = local.take_scratch();
+            let mut encoder = Encoder::new(&mut scratch, self.caps, head);
+            encoder.set_strict(self.redactor.is_strict().then_some(&*self.redactor));
+            encoder.log_definition(severity);
+            self.put_scope(&mut encoder, &span);
+            encoder.text(key::CATEGORY, category);
+            encoder.text(key::MESSAGE, message);
+            self.finish(encoder);
+            self.push(local, self.clock.ticks(), span.opened, &scratch, head);
+            local.put_scratch(scratch);
+        });
+    }
+
+    /// What the current span says of an event that does not go through the writer.
+    pub(crate) fn complete(&self, event: &mut TelemetryEvent) {
+        let span = local::with(|local| local.current_of_capture(self.id));
+        if event.correlation_id.is_none() {
+            event.correlation_id = correlation::current();
+        }
+        let said = context::with(span.context, |context| (context.tenant_id.clone(), context.actor_id.clone()));
+        let (tenant_id, actor_id) = said.unwrap_or_default();
+        event.tenant_id = event.tenant_id.take().or(Some(tenant_id).filter(|text| !text.is_empty()));
+        event.actor_id = event.actor_id.take().or(Some(actor_id).filter(|text| !text.is_empty()));
     }
 
     /// Records a warning of l0's own, as a row like any other.
@@ -136,67 +213,156 @@ impl Capture {
     #[inline]
     fn event(&self, local: &Local, span: SpanRef, event: &Event<'_>) {
         let metadata = event.metadata();
-        let (kind, callsite) = self.callsites.find(self, local, metadata);
+        let callsite = self.callsites.find(self, local, metadata);
         let head = Head {
             kind: Kind::Event,
             severity: Severity::from(*metadata.level()),
             flags: 0,
-            callsite,
+            callsite: callsite.number,
             span: span.id,
             other: 0,
         };
-        if kind == CallsiteKind::Log {
-            return self.log_event(local, span, head, event);
+        if callsite.kind == CallsiteKind::Log {
+            return self.log_event(local, span, head, callsite, event);
         }
         let mut scratch = local.take_scratch();
-        let mut encoder = self.begin(&mut scratch, head, kind, metadata);
-        event.record(&mut fields::Fields::new(&mut encoder));
+        let mut encoder = self.begin(&mut scratch, head, callsite, metadata);
+        self.put_scope(&mut encoder, &span);
+        event.record(&mut fields::Fields::new(&mut encoder, self, callsite.rules));
         self.finish(encoder);
-        self.push(local, span.opened, &scratch, head);
+        self.push(local, self.clock.ticks(), span.opened, &scratch, head);
         local.put_scratch(scratch);
     }
 
     /// A record bridged from `log`: its target, file and line are in fields, and differ from record to record.
     #[cold]
-    fn log_event(&self, local: &Local, span: SpanRef, head: Head, event: &Event<'_>) {
+    fn log_event(&self, local: &Local, span: SpanRef, head: Head, callsite: Callsite, event: &Event<'_>) {
         use tracing_log::NormalizeEvent as _;
         let normalized = event.normalized_metadata();
         let mut scratch = local.take_scratch();
         let mut encoder = Encoder::new(&mut scratch, self.caps, Head { callsite: 0, ..head });
         encoder.definition(CallsiteKind::Log, normalized.as_ref().unwrap_or(event.metadata()));
-        event.record(&mut fields::Fields::without_log_place(&mut encoder));
+        self.put_scope(&mut encoder, &span);
+        event.record(&mut fields::Fields::new(&mut encoder, self, callsite.rules).without_log_place());
         self.finish(encoder);
-        self.push(local, span.opened, &scratch, head);
+        self.push(local, self.clock.ticks(), span.opened, &scratch, head);
         local.put_scratch(scratch);
     }
 
-    /// Opens a span under `parent`; returns what refers to it, or `None` if it was shed.
-    fn open(&self, local: &Local, parent: SpanRef, attributes: &span::Attributes<'_>) -> Option<SpanRef> {
+    /// Opens a span under `parent`. One that was shed leaves its parent for what is inside it.
+    fn open(&self, local: &Local, parent: SpanRef, attributes: &span::Attributes<'_>) -> OpenSpan {
         let metadata = attributes.metadata();
-        let (kind, callsite) = self.callsites.find(self, local, metadata);
-        let id = local.next_span_id();
+        let callsite = self.callsites.find(self, local, metadata);
+        let ticks = self.clock.ticks();
+        let mut inside = SpanRef { id: local.next_span_id(), ..parent };
         let severity = Severity::from(*metadata.level());
-        let head = Head { kind: Kind::Open, severity, flags: 0, callsite, span: id, other: parent.id };
+        let head =
+            Head { kind: Kind::Open, severity, flags: 0, callsite: callsite.number, span: inside.id, other: parent.id };
+        let mut has_context = false;
         let mut scratch = local.take_scratch();
-        let mut encoder = self.begin(&mut scratch, head, kind, metadata);
-        attributes.record(&mut fields::Fields::new(&mut encoder));
+        let mut encoder = self.begin(&mut scratch, head, callsite, metadata);
+        if self.put_scope(&mut encoder, &parent) {
+            inside = SpanRef { origin: inside.id, is_named: true, ..inside };
+            has_context = true;
+        } else if parent.id == 0 {
+            let bytes = correlation::trace_id(self.flight.key(), inside.id, self.flight.unix_ms(ticks));
+            let trace_id = u128::from_be_bytes(bytes);
+            encoder.u128(key::TRACE_ID, trace_id);
+            inside.origin = inside.id;
+            inside.trace_id = [(trace_id >> 64) as u64, trace_id as u64];
+        }
+        attributes.record(&mut fields::Fields::new(&mut encoder, self, callsite.rules));
         self.finish(encoder);
-        let stamp = self.push(local, parent.opened, &scratch, head);
+        let Some(opened) = self.push(local, ticks, parent.opened, &scratch, head) else {
+            local.put_scratch(scratch);
+            return OpenSpan { inside: parent, shed: true, has_context: false };
+        };
+        inside.opened = opened;
+        if has_context {
+            self.name_by_scope(local, &inside, parent.context);
+        }
+        if callsite.has_context {
+            let may_be_named = !inside.is_named && !parent.has_name();
+            has_context |= self.note_context(local, &mut inside, parent.context, metadata, &scratch, may_be_named);
+        }
         local.put_scratch(scratch);
-        stamp.map(|opened| SpanRef { id, opened })
+        OpenSpan { inside, shed: false, has_context }
     }
 
-    /// Records values on an open span.
-    fn update(&self, local: &Local, span: SpanRef, metadata: &'static Metadata<'static>, values: &span::Record<'_>) {
-        let (kind, callsite) = self.callsites.find(self, local, metadata);
+    /// Records values on an open span; returns what it says of itself now.
+    fn update(
+        &self,
+        local: &Local,
+        span: OpenSpan,
+        metadata: &'static Metadata<'static>,
+        values: &span::Record<'_>,
+    ) -> OpenSpan {
+        let OpenSpan { mut inside, mut has_context, shed } = span;
+        let callsite = self.callsites.find(self, local, metadata);
         let severity = Severity::from(*metadata.level());
-        let head = Head { kind: Kind::Update, severity, flags: 0, callsite, span: span.id, other: 0 };
+        let head =
+            Head { kind: Kind::Update, severity, flags: 0, callsite: callsite.number, span: inside.id, other: 0 };
         let mut scratch = local.take_scratch();
-        let mut encoder = self.begin(&mut scratch, head, kind, metadata);
-        values.record(&mut fields::Fields::new(&mut encoder));
+        let mut encoder = self.begin(&mut scratch, head, callsite, metadata);
+        values.record(&mut fields::Fields::new(&mut encoder, self, callsite.rules));
         self.finish(encoder);
-        self.push(local, span.opened, &scratch, head);
+        let pushed = self.push(local, self.clock.ticks(), inside.opened, &scratch, head);
+        if callsite.has_context && pushed.is_some() {
+            has_context |= self.note_context(local, &mut inside, span.inside.context, metadata, &scratch, false);
+        }
         local.put_scratch(scratch);
+        OpenSpan { inside, shed, has_context }
+    }
+
+    /// The scope's id, unless the trace around has a name of its own. Says whether it was put.
+    #[inline]
+    fn put_scope(&self, encoder: &mut Encoder<'_>, around: &SpanRef) -> bool {
+        if around.is_named {
+            return false;
+        }
+        let put = correlation::with_scope(|id| {
+            let applies = !context::is_named(around.origin);
+            if applies {
+                encoder.text(key::SCOPE, id);
+            }
+            applies
+        });
+        put.unwrap_or(false)
+    }
+
+    #[cold]
+    fn name_by_scope(&self, local: &Local, span: &SpanRef, parent_context: u64) {
+        local.with_context(|found| {
+            (found.tenant_id.clear(), found.actor_id.clear(), found.correlation_id.clear());
+            correlation::with_scope(|id| found.correlation_id.push_str(id));
+            context::put(span.id, parent_context, found);
+        });
+    }
+
+    /// Notes what a record says of the span; says whether it is anything.
+    fn note_context(
+        &self,
+        local: &Local,
+        span: &mut SpanRef,
+        parent_context: u64,
+        metadata: &Metadata<'_>,
+        bytes: &[u8],
+        may_be_named: bool,
+    ) -> bool {
+        local.with_context(|found| {
+            if !context::read(metadata, bytes, may_be_named, found) {
+                return false;
+            }
+            context::put(span.id, parent_context, found);
+            span.context = span.id;
+            // A root that is named late names its whole trace; elsewhere the name begins here.
+            let is_late_root = span.origin == span.id && !span.is_named && !may_be_named;
+            if !found.correlation_id.is_empty() && !is_late_root {
+                span.origin = span.id;
+                span.is_named = true;
+            }
+            true
+        })
     }
 
     fn close(&self, local: &Local, span: SpanRef) {
@@ -212,7 +378,7 @@ impl Capture {
         let head = Head { kind, severity: Severity::Info, flags: 0, callsite: 0, span, other };
         let mut scratch = local.take_scratch();
         self.finish(Encoder::new(&mut scratch, self.caps, head));
-        self.push(local, after, &scratch, head);
+        self.push(local, self.clock.ticks(), after, &scratch, head);
         local.put_scratch(scratch);
     }
 
@@ -221,12 +387,12 @@ impl Capture {
         &self,
         scratch: &'a mut Vec<u8>,
         head: Head,
-        kind: CallsiteKind,
+        callsite: Callsite,
         metadata: &Metadata<'_>,
     ) -> Encoder<'a> {
         let mut encoder = Encoder::new(scratch, self.caps, head);
-        if head.callsite == 0 {
-            encoder.definition(kind, metadata);
+        if callsite.number == 0 {
+            encoder.definition(callsite.kind, metadata);
         }
         encoder
     }
@@ -242,14 +408,14 @@ impl Capture {
     /// Stamps and pushes. A record comes after the opening of the span it belongs to, whatever the clock says: so the
     /// merge by time never shows a child before its parent, or a close before its open.
     #[inline]
-    fn push(&self, local: &Local, after: u64, body: &[u8], head: Head) -> Option<u64> {
+    fn push(&self, local: &Local, ticks: u64, after: u64, body: &[u8], head: Head) -> Option<u64> {
         let record = Pushable {
             body,
             severity: head.severity,
             urgent: head.severity >= Severity::Warning || head.kind == Kind::Close,
             counted: head.kind.is_counted(),
         };
-        self.flight.push(local.lane(), self.clock.ticks().max(after + 1), record)
+        self.flight.push(local.lane(), ticks.max(after + 1), record)
     }
 
     /// Says once that a second layer of the same `L0` was attached to one subscriber.

@@ -24,6 +24,8 @@ pub(super) struct OpenSpan {
     pub(super) inside: SpanRef,
     /// Its opening was shed; `inside` is then its nearest recorded ancestor.
     pub(super) shed: bool,
+    /// It has an entry in the table of contexts.
+    pub(super) has_context: bool,
 }
 
 impl SpanTable {

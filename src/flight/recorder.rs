@@ -24,7 +24,7 @@ use super::{
     sync::{Condvar, Mutex},
 };
 use crate::{
-    clock::{Anchor, deadline},
+    clock::{Anchor, CoarseWall, deadline},
     error::{Error, Result},
     event::Severity,
 };
@@ -41,6 +41,7 @@ pub(crate) struct FlightRecorder {
     fallback: Option<String>,
     block: Option<Duration>,
     bell: Bell,
+    coarse_wall: CoarseWall,
     room: Mutex<()>,
     room_made: Condvar,
     /// Bytes of definitions published; guarded, because definitions are appended.
@@ -92,6 +93,7 @@ impl FlightRecorder {
             fallback,
             block: shape.block,
             bell: Bell::new(),
+            coarse_wall: CoarseWall::default(),
             room: Mutex::new(()),
             room_made: Condvar::new(),
             defined: Mutex::new(0),
@@ -312,8 +314,15 @@ impl FlightRecorder {
         published
     }
 
+    /// Wall time of a tick, good enough for an id.
+    #[inline]
+    pub(crate) fn unix_ms(&self, ticks: u64) -> u64 {
+        self.coarse_wall.unix_ms(ticks)
+    }
+
     /// Leaves word of where ticks stand, for whoever may have to recover.
     pub(crate) fn set_anchors(&self, anchors: [Anchor; 2]) {
+        self.coarse_wall.set(anchors);
         let next = self.mapping.word(header::ANCHORS_AT).load(Ordering::Relaxed) + 1;
         let at = header::PAIRS_AT[(next % 2) as usize];
         for (index, anchor) in anchors.into_iter().enumerate() {

@@ -14,6 +14,8 @@ use crate::{
     config::{self, Config, Console, Directives, Flight, Overload},
     error::{Error, Result},
     flight::{FlightRecorder, Medium, Shape},
+    redaction::Redaction,
+    state::{self, State},
     store::{RunInfo, Shared, Source, Writer, run_thread},
 };
 
@@ -138,6 +140,12 @@ impl Builder {
         self
     }
 
+    /// What is redacted; see [`Redaction`] for what is without a word from you.
+    pub fn redaction(mut self, redaction: Redaction) -> Self {
+        self.config.redaction = redaction;
+        self
+    }
+
     /// Where time comes from; a test's manual clock, for one.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.config.clock = clock;
@@ -182,6 +190,10 @@ impl Builder {
         let (filter, complaint) = config.filter()?;
         let dir = config.directory()?;
         config::create_directory(&dir)?;
+        let redactor = Arc::new(config.redaction.compile({
+            let dir = dir.clone();
+            move || state::hash_key(&dir)
+        })?);
         let flight = Arc::new(FlightRecorder::open(&Shape {
             dir: &dir,
             medium: match config.flight {
@@ -202,7 +214,8 @@ impl Builder {
             Medium::Memory => config.commit_every.min(config::COMMIT_EVERY_IN_MEMORY),
             Medium::Directory | Medium::SharedMemory => config.commit_every,
         };
-        let started = Writer::start(&dir, Arc::clone(&shared), config.clock.clone(), &info).and_then(|writer| {
+        let (clock, rules) = (config.clock.clone(), Arc::clone(&redactor));
+        let started = Writer::start(&dir, Arc::clone(&shared), clock, rules, &info).and_then(|writer| {
             let recovered = writer.recovered();
             let run = move || {
                 mark_own_thread();
@@ -219,7 +232,7 @@ impl Builder {
                 return Err(error);
             }
         };
-        let capture = Arc::new(Capture::new(Arc::clone(&flight), config.clock));
+        let capture = Arc::new(Capture::new(Arc::clone(&flight), config.clock.clone(), Arc::clone(&redactor)));
         if let Some(complaint) = complaint {
             capture.warn("l0.config", complaint);
         }
@@ -234,7 +247,18 @@ impl Builder {
             capture.warn("l0.flight", format!("the flight recorder is not where it was asked for: {why}"));
         }
         let source = Source::new(&dir, Some(Arc::clone(&shared)));
-        let inner = Inner { dir, capture, shared, gate: Gate::new(filter), source, commit_every, recovered };
+        let inner = Inner {
+            state: State::new(&dir),
+            dir,
+            capture,
+            shared,
+            gate: Gate::new(filter),
+            source,
+            commit_every,
+            recovered,
+            redactor,
+            clock: config.clock,
+        };
         Ok(L0::new(Handle::new(inner), thread, kind))
     }
 }

@@ -15,10 +15,13 @@ use tracing_subscriber::{Layer, registry::LookupSpan};
 
 use crate::{
     capture::{Capture, CaptureLayer, Gate, parse_filter},
+    clock::Clock,
     error::{Error, Result},
     event::{Severity, TelemetryEvent},
     flight::Medium,
     query::{self, Events, Table, Value},
+    redaction::Redactor,
+    state::{self, State},
     store::{Recovery, Shared, Source},
 };
 
@@ -41,6 +44,9 @@ pub(super) struct Inner {
     pub(super) source: Source,
     pub(super) commit_every: Duration,
     pub(super) recovered: Recovery,
+    pub(super) redactor: Arc<Redactor>,
+    pub(super) clock: Clock,
+    pub(super) state: State,
 }
 
 /// How recording goes, in numbers.
@@ -127,6 +133,46 @@ impl Handle {
     /// Records several events, in their order.
     pub fn record_batch(&self, events: impl IntoIterator<Item = TelemetryEvent>) {
         events.into_iter().for_each(|event| self.record(event));
+    }
+
+    /// Records a line for a reader, as of a `tracing` event: with a level, a category and a message. Filters do not apply.
+    /// Its target is `l0.log`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let l0 = l0::builder().dir(dir.path()).start()?;
+    /// l0.log(tracing::Level::WARN, "billing", "the invoice of order 9 is late");
+    /// assert_eq!(l0.logs().category("billing").fetch()?.items.len(), 1);
+    /// # Ok::<(), l0::Error>(())
+    /// ```
+    pub fn log(&self, level: tracing::Level, category: &str, message: &str) {
+        self.inner.capture.log(level, category, message);
+    }
+
+    /// Appends an event that must not be lost or evicted, as of money and permissions: it is on the disk, synced, when
+    /// this returns. It takes correlation, tenant and actor from the current span unless it names them, and is part of
+    /// [`events`](Self::events) and [`trace`](Self::trace). Retention of telemetry does not touch it.
+    ///
+    /// Blocks for a sync of the disk, about a millisecond; callers at the same time share one. Waits at most ten seconds
+    /// for others, and two for another process.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let l0 = l0::builder().dir(dir.path()).start()?;
+    /// l0.audit(l0::TelemetryEvent::new("refund.granted").actor_id("u-17").message("refunded order 9"))?;
+    /// assert_eq!(l0.events().event_type("refund.granted").count()?, 1);
+    /// # Ok::<(), l0::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `is_storage` if it could not be written, `is_timeout` if it had to wait too long: in both cases it is not there.
+    /// `is_closed` after shutdown and in a forked child.
+    pub fn audit(&self, mut event: TelemetryEvent) -> Result<()> {
+        if self.inner.shared.flight.is_forked() {
+            return Err(Error::closed());
+        }
+        self.inner.capture.complete(&mut event);
+        state::audit(&self.inner.state, &self.inner.redactor, self.inner.clock.now(), event)
     }
 
     /// Which events were recorded? See [`Events`].
@@ -233,6 +279,10 @@ impl Handle {
 
     pub(super) fn source(&self) -> &Source {
         &self.inner.source
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.inner.state
     }
 
     pub(super) fn gate(&self) -> Gate {

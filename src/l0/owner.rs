@@ -78,6 +78,7 @@ impl L0 {
         }
         shared.flight.close();
         self.handle.source().close_idle();
+        self.handle.state().close(timeout);
         let outcome = shared.stop(timeout);
         if outcome.is_ok() || thread.is_finished() {
             let _ = thread.join();

@@ -12,7 +12,7 @@ use std::{
 use tracing_core::Metadata;
 
 use super::{CallsiteKind, Head, INLINE_DEFINITION, definition, key, tag};
-use crate::event::Severity;
+use crate::{event::Severity, redaction::Redactor};
 
 /// Upper bounds of one record.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,8 @@ pub(crate) struct Encoder<'a> {
     fields: u32,
     dropped: u32,
     panicked: bool,
+    /// Looks at every text before it is left here.
+    strict: Option<&'a Redactor>,
 }
 
 impl<'a> Encoder<'a> {
@@ -53,7 +55,19 @@ impl<'a> Encoder<'a> {
         if head.kind.has_other() {
             out.extend_from_slice(&head.other.to_le_bytes());
         }
-        Self { out, caps, fields: 0, dropped: 0, panicked: false }
+        Self { out, caps, fields: 0, dropped: 0, panicked: false, strict: None }
+    }
+
+    /// From here on every text is looked at, or none is.
+    #[inline]
+    pub(crate) fn set_strict(&mut self, redactor: Option<&'a Redactor>) {
+        self.strict = redactor;
+    }
+
+    /// In the place of a secret.
+    #[inline]
+    pub(crate) fn redacted(&mut self, key: u16) {
+        self.fixed(key, tag::REDACTED, []);
     }
 
     /// The definition of a callsite that the file has no room for, or of a `log` record.
@@ -61,6 +75,15 @@ impl<'a> Encoder<'a> {
         self.out[2] |= INLINE_DEFINITION;
         let at = self.begin_length();
         encode_metadata(self.out, kind, metadata);
+        self.end_length(at);
+    }
+
+    /// The definition of a line that came without `tracing`.
+    pub(crate) fn log_definition(&mut self, severity: Severity) {
+        self.out[2] |= INLINE_DEFINITION;
+        let at = self.begin_length();
+        let none = std::iter::empty();
+        definition::encode_parts(self.out, CallsiteKind::Log, severity, "l0.log", "log", [None, None], None, 0, none);
         self.end_length(at);
     }
 
@@ -91,7 +114,7 @@ impl<'a> Encoder<'a> {
     #[inline]
     pub(crate) fn text(&mut self, key: u16, value: &str) {
         let Some(room) = self.begin(key, tag::TEXT, 4 + value.len().min(self.caps.field_bytes)) else { return };
-        if value.len() <= room {
+        if value.len() <= room && self.strict.is_none() {
             self.out.extend_from_slice(&(value.len() as u32).to_le_bytes());
             self.out.extend_from_slice(value.as_bytes());
         } else {
@@ -101,6 +124,13 @@ impl<'a> Encoder<'a> {
 
     /// JSON, kept whole or replaced by a string of its beginning, so that it always parses.
     pub(crate) fn json(&mut self, key: u16, json: &str) {
+        let strict = self.strict.take();
+        let redacted = strict.and_then(|redactor| redactor.json_by_value(json));
+        self.json_as_it_is(key, redacted.as_deref().unwrap_or(json));
+        self.strict = strict;
+    }
+
+    fn json_as_it_is(&mut self, key: u16, json: &str) {
         if json.len() <= self.room() {
             self.text(key, json);
         } else {
@@ -129,7 +159,7 @@ impl<'a> Encoder<'a> {
         let Some(room) = self.begin(key, tag::TEXT, 64) else { return };
         let at = self.begin_length();
         self.format(room, |out| write!(out, "{value:?}"));
-        self.end_length(at);
+        self.end_text(at);
     }
 
     /// An error's message and those of its sources.
@@ -138,7 +168,7 @@ impl<'a> Encoder<'a> {
         let whole = self.begin_length();
         let message = self.begin_length();
         self.format(room / 2, |out| write!(out, "{error}"));
-        self.end_length(message);
+        self.end_text(message);
         let mut next = source_of(error);
         for _ in 0..SOURCES_MAX {
             let Some(source) = next else { break };
@@ -148,7 +178,7 @@ impl<'a> Encoder<'a> {
             }
             let at = self.begin_length();
             self.format(room - used - FIELD_OVERHEAD_BYTES * 2, |out| write!(out, "{source}"));
-            self.end_length(at);
+            self.end_text(at);
             next = source_of(source);
         }
         self.end_length(whole);
@@ -205,13 +235,34 @@ impl<'a> Encoder<'a> {
         self.out[at - 4..at].copy_from_slice(&length.to_le_bytes());
     }
 
+    /// Ends a text; a strict one loses its secrets here.
+    #[inline]
+    fn end_text(&mut self, at: usize) {
+        if self.strict.is_some() {
+            self.redact(at);
+        }
+        self.end_length(at);
+    }
+
+    #[cold]
+    fn redact(&mut self, at: usize) {
+        let Some(text) = self.out.get(at..).and_then(|bytes| std::str::from_utf8(bytes).ok()) else { return };
+        let Some(redacted) = self.strict.and_then(|redactor| redactor.text(text)) else { return };
+        // Markers may be longer than what they stand for; the caps hold all the same.
+        let kept = redacted.floor_char_boundary(text.len().max(FIELD_OVERHEAD_BYTES));
+        self.out.truncate(at);
+        self.out.extend_from_slice(&redacted.as_bytes()[..kept]);
+    }
+
     #[cold]
     fn cut_text(&mut self, value: &str, room: usize) {
         let at = self.begin_length();
         let kept = &value[..value.floor_char_boundary(room)];
         self.out.extend_from_slice(kept.as_bytes());
-        self.mark(format_args!("...[{} more bytes truncated]", value.len() - kept.len()));
-        self.end_length(at);
+        if kept.len() < value.len() {
+            self.mark(format_args!("...[{} more bytes truncated]", value.len() - kept.len()));
+        }
+        self.end_text(at);
     }
 
     /// Runs the application's formatting, bounded and with its panics caught.

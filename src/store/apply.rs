@@ -19,6 +19,7 @@ use crate::{
     clock::{Clock, Timeline},
     correlation,
     event::Severity,
+    redaction::Redactor,
     record::{Definition, Head, Kind, Record},
 };
 
@@ -34,6 +35,7 @@ pub(super) struct Applier {
     run: i64,
     run_key: u64,
     clock: Clock,
+    redactor: Arc<Redactor>,
     definitions: FxHashMap<u32, Definition>,
     plans: FxHashMap<u32, Arc<CallsitePlan>>,
     interner: Interner,
@@ -55,11 +57,12 @@ pub(super) enum Applied {
 }
 
 impl Applier {
-    pub(super) fn new(run: i64, run_key: u64, clock: Clock) -> Self {
+    pub(super) fn new(run: i64, run_key: u64, clock: Clock, redactor: Arc<Redactor>) -> Self {
         Self {
             run,
             run_key,
             clock,
+            redactor,
             definitions: FxHashMap::default(),
             plans: FxHashMap::default(),
             interner: Interner::default(),
@@ -117,14 +120,14 @@ impl Applier {
         let Ok(mut record) = Record::decode(bytes) else { return Ok(Applied::Rejected) };
         let head = record.head;
         let plan = match record.definition.take() {
-            Some(definition) => Some(self.interner.callsite(connection, definition)?),
+            Some(definition) => Some(self.interner.callsite(connection, definition, &self.redactor)?),
             None if head.callsite == 0 => None,
             None => match self.plan(connection, head.callsite)? {
                 Some(plan) => Some(plan),
                 None => return Ok(Applied::Rejected),
             },
         };
-        if self.columns.read(&mut record, plan.as_deref()).is_err() {
+        if self.columns.read(&mut record, plan.as_deref(), &self.redactor).is_err() {
             return Ok(Applied::Rejected);
         }
         let mono_ns = timeline.mono_ns(stamp);
@@ -190,7 +193,7 @@ impl Applier {
             return Ok(Some(Arc::clone(plan)));
         }
         let Some(definition) = self.definitions.get(&number) else { return Ok(None) };
-        let plan = self.interner.callsite(connection, definition.clone())?;
+        let plan = self.interner.callsite(connection, definition.clone(), &self.redactor)?;
         self.plans.insert(number, Arc::clone(&plan));
         Ok(Some(plan))
     }
@@ -212,7 +215,7 @@ impl Applier {
         let mut own = Inherited::default();
         let mut promoted = [None; 7];
         if self.columns.is_promoted {
-            own = self.own_context(connection)?;
+            own = self.own_context(connection, &inherited)?;
             promoted = self.promoted(connection)?;
         }
         promoted[3] = own.tenant.or(inherited.tenant);
@@ -252,15 +255,21 @@ impl Applier {
     ) -> rusqlite::Result<Applied> {
         let Some(plan) = plan else { return Ok(Applied::Rejected) };
         let inherited = Inherited::of(self.spans.get(head.other));
-        let own = self.own_context(connection)?;
+        let own = self.own_context(connection, &inherited)?;
         let trace = match own.trace.or(inherited.trace) {
             Some(trace) => trace,
-            None => statements.insert_trace(&correlation::trace_id(self.run_key, head.span, at))?,
+            None => {
+                let unix_ms = u64::try_from(at / 1_000_000).unwrap_or(0);
+                let made = || correlation::trace_id(self.run_key, head.span, unix_ms);
+                statements.insert_trace(&self.columns.trace_id.unwrap_or_else(made))?
+            }
         };
         let mut span = OpenSpan {
             row: self.next_span_row,
             parent: inherited.row,
             trace,
+            may_name_trace: own.trace.or(inherited.trace).is_none(),
+            is_named: own.trace.is_some() || inherited.is_named,
             callsite: plan.id,
             started_at: at,
             opened_mono_ns: mono_ns,
@@ -276,9 +285,23 @@ impl Applier {
     }
 
     fn update(&mut self, connection: &Connection, head: Head) -> rusqlite::Result<Applied> {
-        let own = self.own_context(connection)?;
         let Some(mut span) = self.spans.touch(head.span).cloned() else { return Ok(Applied::Rejected) };
-        span.trace = own.trace.unwrap_or(span.trace);
+        match self.columns.correlation_id.get() {
+            // Named late, the whole trace has the name.
+            Some(text) if span.may_name_trace => {
+                connection
+                    .prepare_cached("UPDATE trace SET correlation_id = ?2 WHERE id = ?1 AND correlation_id IS NULL")?
+                    .execute((span.trace, text))?;
+                span.may_name_trace = false;
+            }
+            Some(text) => {
+                span.trace = self.interner.correlation(connection, text)?;
+                span.is_named = true;
+            }
+            None => {}
+        }
+        // A late `traceparent` names nothing.
+        let own = self.own_context(connection, &Inherited { is_named: true, ..Inherited::default() })?;
         span.tenant = own.tenant.or(span.tenant);
         span.actor = own.actor.or(span.actor);
         if !self.columns.payload.is_empty() {
@@ -295,24 +318,23 @@ impl Applier {
         let Some(span) = self.spans.touch(head.span) else { return Applied::Rejected };
         let duration_ns = i64::try_from(mono_ns.saturating_sub(span.opened_mono_ns)).unwrap_or(i64::MAX);
         span.duration_ns = Some(duration_ns);
-        let key = SeriesKey {
-            callsite: span.callsite,
-            severity: 0,
-            event_type: span.event_type.unwrap_or(0),
-            source: span.name.unwrap_or(0),
-        };
-        let is_error = span.errors > 0 || span.failed;
+        let key = SeriesKey::of_span(span.callsite, span.event_type, span.name);
+        let is_error = span.is_failed();
+        if span.parent.is_none() {
+            self.rollups.root(at, duration_ns, span.row);
+        }
         self.rollups.count(key, at, is_error, Some(duration_ns));
         Applied::Stored
     }
 
     /// Correlation, tenant and actor that the record itself names.
-    fn own_context(&mut self, connection: &Connection) -> rusqlite::Result<Inherited> {
-        let correlation_id = self.columns.correlation_id.get();
+    fn own_context(&mut self, connection: &Connection, inherited: &Inherited) -> rusqlite::Result<Inherited> {
+        let remote = self.columns.remote.get().filter(|_| !inherited.is_named);
+        let correlation_id = self.columns.correlation_id.get().or(self.columns.scope.get()).or(remote);
         let trace = correlation_id.map(|text| self.interner.correlation(connection, text)).transpose()?;
         let tenant = name(&mut self.interner, connection, self.columns.tenant_id.get())?;
         let actor = name(&mut self.interner, connection, self.columns.actor_id.get())?;
-        Ok(Inherited { row: None, trace, tenant, actor })
+        Ok(Inherited { trace, tenant, actor, ..Inherited::default() })
     }
 
     fn promoted(&mut self, connection: &Connection) -> rusqlite::Result<[Option<i64>; 7]> {
@@ -340,7 +362,7 @@ impl Applier {
         set(&mut span.category, columns.category.get())?;
         set(&mut span.status, columns.status.get())?;
         if let Some(status) = columns.status.get() {
-            span.failed = status == "error";
+            span.has_error_status = status == "error";
         }
         Ok(())
     }
@@ -351,6 +373,7 @@ impl Applier {
 struct Inherited {
     row: Option<i64>,
     trace: Option<i64>,
+    is_named: bool,
     tenant: Option<i64>,
     actor: Option<i64>,
 }
@@ -360,6 +383,7 @@ impl Inherited {
         span.map_or(Self::default(), |span| Self {
             row: Some(span.row),
             trace: Some(span.trace),
+            is_named: span.is_named,
             tenant: span.tenant,
             actor: span.actor,
         })

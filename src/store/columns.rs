@@ -1,6 +1,7 @@
 //! From a record's fields to the columns of its row: which fields are columns, and the JSON of the rest.
 //!
 //! A well-known field whose value does not fit its column stays in the payload: nothing is lost to a naming accident.
+//! Every text passes the redaction's value rules here, before SQLite sees it.
 
 use std::io::Write as _;
 
@@ -9,6 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::{
     correlation,
     event::Severity,
+    redaction::{FieldRule, Redactor},
     record::{CallsiteKind, Definition, Malformed, Record, Value, key},
 };
 
@@ -26,6 +28,7 @@ struct FieldPlan {
     json_key: Vec<u8>,
     /// `"name.sources":`, for errors.
     json_sources_key: Vec<u8>,
+    rule: FieldRule,
 }
 
 /// Where a field's value goes.
@@ -37,6 +40,9 @@ enum Role {
     Source,
     Category,
     CorrelationId,
+    Traceparent,
+    Scope,
+    TraceId,
     TenantId,
     ActorId,
     Status,
@@ -56,6 +62,7 @@ impl Role {
             "event_type" => Self::EventType,
             "category" => Self::Category,
             "correlation_id" => Self::CorrelationId,
+            "traceparent" => Self::Traceparent,
             "tenant_id" => Self::TenantId,
             "actor_id" => Self::ActorId,
             "status" => Self::Status,
@@ -79,13 +86,15 @@ impl Role {
             key::STATUS => Self::Status,
             key::DURATION_NS => Self::DurationNs,
             key::PAYLOAD => Self::WholePayload,
+            key::SCOPE => Self::Scope,
+            key::TRACE_ID => Self::TraceId,
             _ => Self::FieldsDropped,
         }
     }
 }
 
 impl CallsitePlan {
-    pub(super) fn new(id: i64, definition: &Definition) -> Self {
+    pub(super) fn new(id: i64, definition: &Definition, redactor: &Redactor) -> Self {
         let mut left: FxHashMap<&str, usize> = FxHashMap::default();
         for name in &definition.fields {
             *left.entry(name).or_default() += 1;
@@ -98,10 +107,11 @@ impl CallsitePlan {
                 // The last of several fields of one name has the name, as when JSON is parsed; the others get a number.
                 let after = left.entry(name).or_default();
                 *after -= 1;
+                let rule = redactor.field(name);
                 if *after == 0 {
-                    FieldPlan::new(Role::of(name, definition.kind), name)
+                    FieldPlan::new(Role::of(name, definition.kind), name, rule)
                 } else {
-                    FieldPlan::new(Role::Payload, &format!("{name}#{}", totals[name.as_str()] - *after))
+                    FieldPlan::new(Role::Payload, &format!("{name}#{}", totals[name.as_str()] - *after), rule)
                 }
             })
             .collect();
@@ -110,7 +120,7 @@ impl CallsitePlan {
 }
 
 impl FieldPlan {
-    fn new(role: Role, name: &str) -> Self {
+    fn new(role: Role, name: &str, rule: FieldRule) -> Self {
         let key = |name: &str| {
             let mut key = Vec::new();
             write_json(&mut key, &name);
@@ -119,7 +129,15 @@ impl FieldPlan {
         };
         // Raw identifiers are plain names to a reader.
         let name = name.strip_prefix("r#").unwrap_or(name);
-        Self { role, json_key: key(name), json_sources_key: key(&format!("{name}.sources")) }
+        Self { role, json_key: key(name), json_sources_key: key(&format!("{name}.sources")), rule }
+    }
+
+    /// What stands in the place of a value that was not recorded.
+    fn marker(&self) -> &str {
+        match &self.rule {
+            FieldRule::Redacted(marker) => marker,
+            FieldRule::Checked | FieldRule::Allowed => "[REDACTED]",
+        }
     }
 }
 
@@ -135,10 +153,43 @@ impl Slot {
         self.set.then_some(self.text.as_str())
     }
 
-    fn put(&mut self, value: &Value<'_>) {
+    fn put(&mut self, value: &Value<'_>, checked: &Checked<'_>) {
+        self.text.clear();
+        match (value, checked.field) {
+            (Value::Redacted, Some(field)) => self.text.push_str(field.marker()),
+            _ => value.write_text(&mut self.text),
+        }
+        if let Some(redacted) = checked.redact(&self.text) {
+            self.text = redacted;
+        }
+        self.set = true;
+    }
+
+    /// An id: one that looks like a secret becomes its hash.
+    fn put_id(&mut self, value: &Value<'_>, checked: &Checked<'_>) {
         self.text.clear();
         value.write_text(&mut self.text);
+        if let (false, std::borrow::Cow::Owned(hashed)) = (checked.is_allowed(), checked.redactor.id(&self.text)) {
+            self.text = hashed;
+        }
         self.set = true;
+    }
+}
+
+/// The rules for the values of one field.
+struct Checked<'a> {
+    redactor: &'a Redactor,
+    field: Option<&'a FieldPlan>,
+}
+
+impl Checked<'_> {
+    fn is_allowed(&self) -> bool {
+        self.field.is_some_and(|field| field.rule == FieldRule::Allowed)
+    }
+
+    /// The text without its secrets, if it has any.
+    fn redact(&self, text: &str) -> Option<String> {
+        if self.is_allowed() { None } else { self.redactor.text(text) }
     }
 }
 
@@ -150,6 +201,12 @@ pub(super) struct Columns {
     pub(super) source: Slot,
     pub(super) category: Slot,
     pub(super) correlation_id: Slot,
+    /// The scope's correlation id, where the span around has none.
+    pub(super) scope: Slot,
+    /// The trace id of a `traceparent`.
+    pub(super) remote: Slot,
+    /// The id that a root span made for its trace.
+    pub(super) trace_id: Option<[u8; 16]>,
     pub(super) tenant_id: Slot,
     pub(super) actor_id: Slot,
     pub(super) status: Slot,
@@ -170,6 +227,8 @@ impl Columns {
             &mut self.source,
             &mut self.category,
             &mut self.correlation_id,
+            &mut self.scope,
+            &mut self.remote,
             &mut self.tenant_id,
             &mut self.actor_id,
             &mut self.status,
@@ -179,20 +238,26 @@ impl Columns {
         }
         self.severity = None;
         self.duration_ns = None;
+        self.trace_id = None;
         self.payload.clear();
         self.is_promoted = false;
     }
 
     /// Reads all fields of a record.
-    pub(super) fn read(&mut self, record: &mut Record<'_>, plan: Option<&CallsitePlan>) -> Result<(), Malformed> {
+    pub(super) fn read(
+        &mut self,
+        record: &mut Record<'_>,
+        plan: Option<&CallsitePlan>,
+        redactor: &Redactor,
+    ) -> Result<(), Malformed> {
         self.clear();
         while let Some((number, value)) = record.next_field()? {
             if number >= key::FIRST {
-                self.put(Role::of_key(number), &value, None);
+                self.put(Role::of_key(number), &value, &Checked { redactor, field: None });
                 continue;
             }
             let field = plan.and_then(|plan| plan.fields.get(usize::from(number))).ok_or(Malformed)?;
-            self.put(field.role, &value, Some(field));
+            self.put(field.role, &value, &Checked { redactor, field: Some(field) });
         }
         if !self.payload.is_empty() && self.payload[0] == b'{' && self.payload.last() != Some(&b'}') {
             self.payload.push(b'}');
@@ -200,34 +265,56 @@ impl Columns {
         Ok(())
     }
 
-    fn put(&mut self, role: Role, value: &Value<'_>, field: Option<&FieldPlan>) {
+    fn put(&mut self, role: Role, value: &Value<'_>, checked: &Checked<'_>) {
         let slot = match role {
             Role::Message => {
-                self.message.put(value);
-                if let (Value::Error { .. }, Some(field)) = (value, field) {
-                    self.put_sources(value, field);
-                }
+                self.message.put(value, checked);
+                self.put_sources(value, checked);
                 return;
             }
             Role::EventType => &mut self.event_type,
             Role::Source => &mut self.source,
             Role::Category => &mut self.category,
             Role::CorrelationId => {
-                self.correlation_id.put(value);
+                self.correlation_id.put_id(value, checked);
                 if correlation::is_valid(&self.correlation_id.text) {
                     self.is_promoted = true;
                 } else {
                     self.correlation_id.set = false;
-                    self.put_payload(value, field);
+                    self.put_payload(value, checked);
                 }
                 return;
             }
-            Role::TenantId => &mut self.tenant_id,
-            Role::ActorId => &mut self.actor_id,
+            Role::Scope => {
+                self.scope.put_id(value, checked);
+                self.is_promoted = true;
+                return;
+            }
+            Role::Traceparent => {
+                if let Value::Text(header) = value
+                    && let Ok(context) = correlation::from_traceparent(header)
+                {
+                    self.remote.put(&Value::Text(&context.trace_id()), checked);
+                    self.is_promoted = true;
+                }
+                return self.put_payload(value, checked);
+            }
+            Role::TraceId => {
+                if let Value::U128(id) = value {
+                    self.trace_id = Some(id.to_be_bytes());
+                }
+                return;
+            }
+            Role::TenantId | Role::ActorId => {
+                let slot = if role == Role::TenantId { &mut self.tenant_id } else { &mut self.actor_id };
+                slot.put_id(value, checked);
+                self.is_promoted = true;
+                return;
+            }
             Role::Status => &mut self.status,
             Role::SpanName => &mut self.span_name,
             Role::OtelStatus => {
-                self.status.put(value);
+                self.status.put(value, checked);
                 self.status.text.make_ascii_lowercase();
                 self.is_promoted = true;
                 return;
@@ -239,21 +326,22 @@ impl Columns {
                         self.duration_ns = Some(duration_ns);
                         self.is_promoted = true;
                     }
-                    None => self.put_payload(value, field),
+                    None => self.put_payload(value, checked),
                 }
                 return;
             }
             Role::Severity => {
                 match value {
                     Value::Text(text) if text.parse::<Severity>().is_ok() => self.severity = text.parse().ok(),
-                    _ => self.put_payload(value, field),
+                    _ => self.put_payload(value, checked),
                 }
                 return;
             }
             Role::WholePayload => {
                 if let Value::Text(json) = value {
                     self.payload.clear();
-                    self.payload.extend_from_slice(json.as_bytes());
+                    let redacted = checked.redactor.json_by_value(json);
+                    self.payload.extend_from_slice(redacted.as_deref().unwrap_or(json).as_bytes());
                 }
                 return;
             }
@@ -266,26 +354,26 @@ impl Columns {
                     self.separate();
                 }
                 self.payload.extend_from_slice(b"\"l0.fields_dropped\":");
-                write_value(&mut self.payload, value);
+                write_value(&mut self.payload, value, checked);
                 return;
             }
-            Role::Payload => return self.put_payload(value, field),
+            Role::Payload => return self.put_payload(value, checked),
         };
-        slot.put(value);
+        slot.put(value, checked);
         self.is_promoted = true;
     }
 
-    fn put_payload(&mut self, value: &Value<'_>, field: Option<&FieldPlan>) {
+    fn put_payload(&mut self, value: &Value<'_>, checked: &Checked<'_>) {
         // Records without a callsite carry their payload whole.
-        let Some(field) = field else { return };
+        let Some(field) = checked.field else { return };
         self.separate();
         self.payload.extend_from_slice(&field.json_key);
-        write_value(&mut self.payload, value);
-        self.put_sources(value, field);
+        write_value(&mut self.payload, value, checked);
+        self.put_sources(value, checked);
     }
 
-    fn put_sources(&mut self, value: &Value<'_>, field: &FieldPlan) {
-        let Value::Error { sources, .. } = *value else { return };
+    fn put_sources(&mut self, value: &Value<'_>, checked: &Checked<'_>) {
+        let (Value::Error { sources, .. }, Some(field)) = (*value, checked.field) else { return };
         let mut first = true;
         for source in sources {
             if first {
@@ -293,7 +381,7 @@ impl Columns {
                 self.payload.extend_from_slice(&field.json_sources_key);
             }
             self.payload.push(if first { b'[' } else { b',' });
-            write_json(&mut self.payload, &source);
+            write_text(&mut self.payload, source, checked);
             first = false;
         }
         if !first {
@@ -323,7 +411,7 @@ fn duration_ns(value: &Value<'_>, unit_ns: i64) -> Option<i64> {
 }
 
 /// One value as JSON. Numbers that JSON's readers would round, and those it has no word for, become strings.
-fn write_value(out: &mut Vec<u8>, value: &Value<'_>) {
+fn write_value(out: &mut Vec<u8>, value: &Value<'_>, checked: &Checked<'_>) {
     match *value {
         Value::Bool(v) => write_json(out, &v),
         Value::I64(v) => write_json(out, &v),
@@ -338,12 +426,21 @@ fn write_value(out: &mut Vec<u8>, value: &Value<'_>) {
             Ok(v) => write_json(out, &v),
             Err(_) => write_json(out, &v.to_string()),
         },
-        Value::Text(v) | Value::Error { message: v, .. } => write_json(out, &v),
+        Value::Text(v) | Value::Error { message: v, .. } => write_text(out, v, checked),
+        Value::Redacted => write_json(out, &checked.field.map_or("[REDACTED]", FieldPlan::marker)),
         Value::F64(_) | Value::Bytes { .. } => {
             let mut text = String::new();
             value.write_text(&mut text);
             write_json(out, &text);
         }
+    }
+}
+
+/// A text, without its secrets.
+fn write_text(out: &mut Vec<u8>, text: &str, checked: &Checked<'_>) {
+    match checked.redact(text) {
+        Some(redacted) => write_json(out, &redacted),
+        None => write_json(out, &text),
     }
 }
 
@@ -393,7 +490,9 @@ mod tests {
         encode(&mut encoder);
         encoder.finish();
         let mut columns = Columns::default();
-        columns.read(&mut Record::decode(&bytes).unwrap(), Some(&CallsitePlan::new(1, &definition))).unwrap();
+        let redactor = crate::redaction::Redaction::default().compile(crate::redaction::random_key).unwrap();
+        let plan = CallsitePlan::new(1, &definition, &redactor);
+        columns.read(&mut Record::decode(&bytes).unwrap(), Some(&plan), &redactor).unwrap();
         columns
     }
 

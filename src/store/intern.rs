@@ -2,11 +2,13 @@
 //!
 //! The maps are caches of what is stored: bounded, cleared when full, forgotten after a rollback.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, params};
 use rustc_hash::FxHashMap;
 
 use super::columns::CallsitePlan;
-use crate::record::Definition;
+use crate::{correlation, record::Definition, redaction::Redactor};
 
 /// A cache that grows past this is cleared; the next use of a name costs one look-up.
 const CACHED_MAX: usize = 8_192;
@@ -16,7 +18,7 @@ const CACHED_MAX: usize = 8_192;
 pub(super) struct Interner {
     names: FxHashMap<String, i64>,
     correlations: FxHashMap<String, i64>,
-    callsites: FxHashMap<Definition, std::sync::Arc<CallsitePlan>>,
+    callsites: FxHashMap<Definition, Arc<CallsitePlan>>,
 }
 
 impl Interner {
@@ -39,18 +41,21 @@ impl Interner {
         Ok(id)
     }
 
-    /// The trace that goes by a caller's text.
+    /// The trace that goes by a caller's text: the first that was given it, else the one whose id it is, else a new one.
     pub(super) fn correlation(&mut self, connection: &Connection, text: &str) -> rusqlite::Result<i64> {
         if let Some(id) = self.correlations.get(text) {
             return Ok(*id);
         }
-        let find = "SELECT id FROM trace WHERE correlation_id = ?1";
+        let find = "SELECT id FROM trace WHERE correlation_id = ?1 ORDER BY id LIMIT 1";
         let found = connection.prepare_cached(find)?.query([text])?.next()?.map(|row| row.get(0)).transpose()?;
         let id = match found {
             Some(id) => id,
             None => connection
-                .prepare_cached("INSERT INTO trace (trace_id, correlation_id) VALUES (?1, ?2)")?
-                .insert(params![uuid::Uuid::now_v7().as_bytes().as_slice(), text])?,
+                .prepare_cached(
+                    "INSERT INTO trace (trace_id, correlation_id) VALUES (?1, ?2)
+                     ON CONFLICT (trace_id) DO UPDATE SET correlation_id = coalesce(correlation_id, ?2) RETURNING id",
+                )?
+                .query_row(params![correlation::trace_id_of(text).as_slice(), text], |row| row.get(0))?,
         };
         remember(&mut self.correlations, text, id);
         Ok(id)
@@ -61,9 +66,10 @@ impl Interner {
         &mut self,
         connection: &Connection,
         definition: Definition,
-    ) -> rusqlite::Result<std::sync::Arc<CallsitePlan>> {
+        redactor: &Redactor,
+    ) -> rusqlite::Result<Arc<CallsitePlan>> {
         if let Some(plan) = self.callsites.get(&definition) {
-            return Ok(std::sync::Arc::clone(plan));
+            return Ok(Arc::clone(plan));
         }
         let values = params![
             definition.kind as i64,
@@ -86,11 +92,11 @@ impl Interner {
                     AND module_path = ?5 AND file = ?6 AND line = ?7",
             )?
             .query_row(values, |row| row.get(0))?;
-        let plan = std::sync::Arc::new(CallsitePlan::new(id, &definition));
+        let plan = Arc::new(CallsitePlan::new(id, &definition, redactor));
         if self.callsites.len() >= CACHED_MAX {
             self.callsites.clear();
         }
-        self.callsites.insert(definition, std::sync::Arc::clone(&plan));
+        self.callsites.insert(definition, Arc::clone(&plan));
         Ok(plan)
     }
 }

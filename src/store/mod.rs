@@ -11,7 +11,6 @@
 
 mod apply;
 mod columns;
-mod connection;
 mod event_rows;
 mod histogram;
 mod intern;
@@ -23,8 +22,16 @@ mod shared;
 mod statements;
 mod writer;
 
-use connection::DATABASE;
+use crate::database::Database;
 pub(crate) use reader::Source;
 pub use recovery::{Recovery, recover};
 pub(crate) use shared::Shared;
 pub(crate) use writer::{RunInfo, Writer, run_thread};
+
+/// Events and spans: disposable, and so not synced with every commit.
+pub(crate) const TELEMETRY: Database = Database {
+    file: "telemetry.db",
+    application_id: 0x6C30_7465, // "l0te"
+    migrations: &[include_str!("schema/0001.sql")],
+    synchronous: ("NORMAL", "1"),
+};

@@ -8,6 +8,10 @@ pub(super) struct OpenSpan {
     pub(super) row: i64,
     pub(super) parent: Option<i64>,
     pub(super) trace: i64,
+    /// The trace began with it, and nobody has named it yet.
+    pub(super) may_name_trace: bool,
+    /// The trace had a name when the span was opened.
+    pub(super) is_named: bool,
     pub(super) callsite: i64,
     pub(super) started_at: i64,
     pub(super) opened_mono_ns: u64,
@@ -18,7 +22,7 @@ pub(super) struct OpenSpan {
     pub(super) category: Option<i64>,
     pub(super) status: Option<i64>,
     /// Its status says error.
-    pub(super) failed: bool,
+    pub(super) has_error_status: bool,
     /// Events of severity error and above directly in it.
     pub(super) errors: i64,
     pub(super) payload: Vec<u8>,
@@ -26,6 +30,12 @@ pub(super) struct OpenSpan {
     pub(super) duration_ns: Option<i64>,
     /// Changed by the current transaction.
     pub(super) touched: bool,
+}
+
+impl OpenSpan {
+    pub(super) fn is_failed(&self) -> bool {
+        self.errors > 0 || self.has_error_status
+    }
 }
 
 /// Open spans by their id within the run.

@@ -9,11 +9,11 @@ use std::{
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
-use super::{
-    connection::{identity, open_reader},
-    shared::Shared,
+use super::{TELEMETRY, shared::Shared};
+use crate::{
+    database::{identity, open_reader},
+    error::{Error, Result},
 };
-use crate::error::{Error, Result};
 
 /// Idle connections that are kept.
 const CONNECTIONS_KEPT: usize = 4;
@@ -62,11 +62,11 @@ impl Source {
                 let _ = writer.wait(ticket, FRESH_WITHIN);
             }
         }
-        let identity = identity(&self.0.dir);
+        let identity = identity(&TELEMETRY, &self.0.dir);
         let idle = self.0.idle.lock().pop();
         let connection = match idle {
             Some((of, connection)) if of == identity => connection,
-            _ => open_reader(&self.0.dir)?,
+            _ => open_reader(&TELEMETRY, &self.0.dir)?,
         };
         let answer = question(&connection).map_err(|error| Error::sqlite(what, error))?;
         let mut idle = self.0.idle.lock();

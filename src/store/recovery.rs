@@ -3,23 +3,26 @@
 //! One transaction per flight file, through the same applier as the writer's; then the file is removed. A death in
 //! between is harmless: the committed positions say that nothing is left to replay.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{
+    TELEMETRY,
     apply::{Applied, Applier},
-    connection::open_writer,
     event_rows::is_about_the_value,
     open_span::OpenSpan,
     statements::Statements,
 };
 use crate::{
     clock::{Clock, Timeline},
+    database::open_writer,
     error::{Error, Result},
     event::Severity,
     flight::{Image, Orphan, Owner, Reason, has_file, orphans},
+    redaction::Redactor,
     record::Record,
+    state::default_redactor,
 };
 
 /// What recovery found.
@@ -51,17 +54,17 @@ pub struct Recovery {
 /// ```
 pub fn recover(dir: impl AsRef<Path>) -> Result<Recovery> {
     let dir = dir.as_ref();
-    if !dir.join(super::DATABASE).is_file() {
+    if !dir.join(TELEMETRY.file).is_file() {
         return Err(Error::storage(format!(
             "there is no l0 store in {}: {} is missing; give the directory a program records into",
             dir.display(),
-            super::DATABASE
+            TELEMETRY.file
         )));
     }
-    recover_with(dir, &open_writer(dir)?)
+    recover_with(dir, &open_writer(&TELEMETRY, dir)?, &default_redactor(dir)?)
 }
 
-pub(super) fn recover_with(dir: &Path, connection: &Connection) -> Result<Recovery> {
+pub(super) fn recover_with(dir: &Path, connection: &Connection, redactor: &Arc<Redactor>) -> Result<Recovery> {
     let mut total = Recovery::default();
     for mut orphan in orphans(dir)? {
         let Some(image) = orphan.read()? else {
@@ -69,7 +72,7 @@ pub(super) fn recover_with(dir: &Path, connection: &Connection) -> Result<Recove
             orphan.set_aside()?;
             continue;
         };
-        match replay(connection, &orphan, &image) {
+        match replay(connection, &orphan, &image, redactor) {
             Ok(found) => {
                 total.runs += found.runs;
                 total.records += found.records;
@@ -103,7 +106,12 @@ enum Replay {
     Refused,
 }
 
-fn replay(connection: &Connection, orphan: &Orphan, image: &Image) -> Result<Recovery, Replay> {
+fn replay(
+    connection: &Connection,
+    orphan: &Orphan,
+    image: &Image,
+    redactor: &Arc<Redactor>,
+) -> Result<Recovery, Replay> {
     let failed = |error: rusqlite::Error| {
         if is_about_the_value(&error) {
             return Replay::Refused;
@@ -111,7 +119,7 @@ fn replay(connection: &Connection, orphan: &Orphan, image: &Image) -> Result<Rec
         Replay::Failed(Error::sqlite(&format!("cannot recover {}", orphan.path().display()), error))
     };
     connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
-    replay_in_transaction(connection, image)
+    replay_in_transaction(connection, image, redactor)
         .and_then(|found| connection.execute_batch("COMMIT").map(|()| found))
         .map_err(|error| {
             let _ = connection.execute_batch("ROLLBACK");
@@ -119,13 +127,17 @@ fn replay(connection: &Connection, orphan: &Orphan, image: &Image) -> Result<Rec
         })
 }
 
-fn replay_in_transaction(connection: &Connection, image: &Image) -> rusqlite::Result<Recovery> {
+fn replay_in_transaction(
+    connection: &Connection,
+    image: &Image,
+    redactor: &Arc<Redactor>,
+) -> rusqlite::Result<Recovery> {
     let timeline = image.timeline().unwrap_or_else(|| Timeline::new(Default::default(), Default::default()));
     let Some((run, outcome)) = find_or_insert_run(connection, image, &timeline)? else {
         // It died between creating its file and adding its run.
         return Ok(Recovery::default());
     };
-    let mut applier = Applier::new(run, image.key(), Clock::system());
+    let mut applier = Applier::new(run, image.key(), Clock::system(), Arc::clone(redactor));
     image.definitions(|number, definition| applier.define(number, definition));
     restore_spans(connection, run, &timeline, &mut applier)?;
     let mut statements = Statements::prepare(connection)?;
@@ -200,14 +212,16 @@ fn find_or_insert_run(
     let owner = image.owner();
     let id = connection
         .prepare_cached(
-            "INSERT INTO run (uuid, boot, pid, process_started, started_at, outcome) VALUES (?1, ?2, ?3, ?4, ?5, 'running')",
+            "INSERT INTO run (uuid, boot, pid, process_started, started_at, span_key, outcome)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'running')",
         )?
         .insert(params![
             uuid.as_bytes().as_slice(),
             owner.boot,
             owner.pid,
             owner.started.cast_signed(),
-            timeline.start_unix_ns()
+            timeline.start_unix_ns(),
+            image.key().cast_signed(),
         ])?;
     Ok(Some((id, "running".to_owned())))
 }
@@ -233,7 +247,8 @@ fn restore_spans(
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "SELECT id, own, callsite, parent, trace, started_at, errors, payload, name, event_type, category, tenant, actor,
-                status, status = (SELECT id FROM name WHERE text = 'error')
+                status, status = (SELECT id FROM name WHERE text = 'error'),
+                (SELECT correlation_id IS NOT NULL FROM trace WHERE id = trace)
            FROM span WHERE run = ?1 AND state = 1",
     )?;
     let mut rows = statement.query([run])?;
@@ -254,7 +269,9 @@ fn restore_spans(
             tenant: row.get(11)?,
             actor: row.get(12)?,
             status: row.get(13)?,
-            failed: row.get::<_, Option<bool>>(14)?.unwrap_or(false),
+            has_error_status: row.get::<_, Option<bool>>(14)?.unwrap_or(false),
+            is_named: row.get::<_, Option<bool>>(15)?.unwrap_or(false),
+            may_name_trace: row.get::<_, Option<i64>>(3)?.is_none() && !row.get::<_, Option<bool>>(15)?.unwrap_or(false),
             ..OpenSpan::default()
         };
         applier.spans().restore(row.get::<_, i64>(1)?.cast_unsigned(), span);

@@ -9,9 +9,13 @@ use super::{histogram::Histogram, statements::Statements};
 
 /// Seconds of the two periods.
 const PERIODS: [i64; 2] = [60, 3_600];
-/// Further series are counted together, as series 1.
+/// Further series are counted together: events by severity, and spans.
 const SERIES_MAX: i64 = 2_000;
-const OTHER: i64 = 1;
+/// In the place of a callsite, for those.
+const OTHER_EVENTS: i64 = -1;
+const OTHER_SPANS: i64 = -2;
+/// The slowest root spans of a period that are kept.
+const SLOW_KEPT: i64 = 5;
 
 /// What is counted together; 0 where there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +25,22 @@ pub(super) struct SeriesKey {
     pub(super) event_type: i64,
     pub(super) source: i64,
 }
+
+impl SeriesKey {
+    /// A span's key; its name, where it is not the callsite's, stands for the source.
+    pub(super) fn of_span(callsite: i64, event_type: Option<i64>, name: Option<i64>) -> Self {
+        Self { callsite, severity: SPAN, event_type: event_type.unwrap_or(0), source: name.unwrap_or(0) }
+    }
+
+    /// What it is counted as when there are too many.
+    fn other(self) -> Self {
+        let callsite = if self.severity == SPAN { OTHER_SPANS } else { OTHER_EVENTS };
+        Self { callsite, severity: self.severity, event_type: 0, source: 0 }
+    }
+}
+
+/// In the place of a severity.
+const SPAN: i64 = -1;
 
 #[derive(Clone, Debug, Default)]
 struct Tally {
@@ -37,6 +57,8 @@ struct Tally {
 pub(super) struct Rollups {
     tallies: FxHashMap<(SeriesKey, i64), Tally>,
     series: FxHashMap<SeriesKey, i64>,
+    /// Closed root spans: minute, duration, row.
+    roots: Vec<(i64, i64, i64)>,
 }
 
 impl Rollups {
@@ -54,8 +76,38 @@ impl Rollups {
         }
     }
 
+    /// Notes a closed root span.
+    pub(super) fn root(&mut self, at_unix_ns: i64, duration_ns: i64, row: i64) {
+        self.roots.push((at_unix_ns.div_euclid(60_000_000_000) * 60, duration_ns, row));
+    }
+
+    /// Keeps the slowest roots of each period.
+    fn store_slow(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut slowest: FxHashMap<(i64, i64), Vec<(i64, i64)>> = FxHashMap::default();
+        for (minute, duration_ns, row) in &self.roots {
+            for period in PERIODS {
+                slowest.entry((period, minute.div_euclid(period) * period)).or_default().push((*duration_ns, *row));
+            }
+        }
+        let mut insert = connection
+            .prepare_cached("INSERT OR IGNORE INTO slow (period, start, duration_ns, span) VALUES (?1, ?2, ?3, ?4)")?;
+        let mut evict = connection.prepare_cached(
+            "DELETE FROM slow WHERE (period, start) = (?1, ?2) AND (duration_ns, span) NOT IN
+                (SELECT duration_ns, span FROM slow WHERE (period, start) = (?1, ?2) ORDER BY duration_ns DESC, span DESC LIMIT ?3)",
+        )?;
+        for ((period, start), mut roots) in slowest {
+            roots.sort_unstable_by(|a, b| b.cmp(a));
+            for (duration_ns, row) in roots.into_iter().take(SLOW_KEPT as usize) {
+                insert.execute([period, start, duration_ns, row])?;
+            }
+            evict.execute([period, start, SLOW_KEPT])?;
+        }
+        Ok(())
+    }
+
     /// Adds the tallies to the stored rows; they stay until `clear`.
     pub(super) fn store(&mut self, connection: &Connection, statements: &mut Statements<'_>) -> rusqlite::Result<()> {
+        self.store_slow(connection)?;
         let mut rows: FxHashMap<(i64, i64, i64), Tally> = FxHashMap::default();
         for ((key, minute), tally) in &self.tallies {
             let series = series(&mut self.series, connection, *key)?;
@@ -89,11 +141,13 @@ impl Rollups {
 
     /// After the commit.
     pub(super) fn clear(&mut self) {
+        self.roots.clear();
         self.tallies.clear();
     }
 
     /// After a rollback, whose new series were not stored either.
     pub(super) fn forget(&mut self) {
+        self.roots.clear();
         self.tallies.clear();
         self.series.clear();
     }
@@ -114,26 +168,34 @@ fn series(known: &mut FxHashMap<SeriesKey, i64>, connection: &Connection, key: S
     if let Some(id) = known.get(&key) {
         return Ok(*id);
     }
-    let values = [key.callsite, key.severity, key.event_type, key.source];
-    let mut find = connection.prepare_cached(
-        "SELECT id FROM series WHERE callsite = ?1 AND severity = ?2 AND event_type = ?3 AND source = ?4",
-    )?;
-    let found = find.query(values)?.next()?.map(|row| row.get(0)).transpose()?;
-    let id = match found {
+    let is_full = || -> rusqlite::Result<bool> {
+        connection.prepare_cached("SELECT count(*) >= ?1 FROM series")?.query_row([SERIES_MAX], |row| row.get(0))
+    };
+    let id = match find_series(connection, key)? {
         Some(id) => id,
-        None => {
-            let full: bool = connection
-                .prepare_cached("SELECT count(*) >= ?1 FROM series")?
-                .query_row([SERIES_MAX], |row| row.get(0))?;
-            if full {
-                // Not remembered: retention may make room.
-                return Ok(OTHER);
-            }
-            connection
-                .prepare_cached("INSERT INTO series (callsite, severity, event_type, source) VALUES (?1, ?2, ?3, ?4)")?
-                .insert(values)?
+        None if is_full()? => {
+            let other = key.other();
+            let found = find_series(connection, other)?;
+            // Not remembered for this key: retention may make room.
+            return found.map_or_else(|| insert_series(connection, other), Ok);
         }
+        None => insert_series(connection, key)?,
     };
     known.insert(key, id);
     Ok(id)
+}
+
+fn find_series(connection: &Connection, key: SeriesKey) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached("SELECT id FROM series WHERE callsite = ?1 AND severity = ?2 AND event_type = ?3 AND source = ?4")?
+        .query([key.callsite, key.severity, key.event_type, key.source])?
+        .next()?
+        .map(|row| row.get(0))
+        .transpose()
+}
+
+fn insert_series(connection: &Connection, key: SeriesKey) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("INSERT INTO series (callsite, severity, event_type, source) VALUES (?1, ?2, ?3, ?4)")?
+        .insert([key.callsite, key.severity, key.event_type, key.source])
 }

@@ -27,12 +27,14 @@ impl<'c> Statements<'c> {
             events: EventRows::prepare(connection)?,
             span: connection.prepare_cached(
                 "INSERT INTO span (id, run, own, state, callsite, parent, trace, started_at, duration_ns, errors, payload,
-                                   name, event_type, category, tenant, actor, status)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
+                                   name, event_type, category, tenant, actor, status, is_failed)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
                  ON CONFLICT (id) DO UPDATE SET state = ?4, trace = ?7, duration_ns = ?9, errors = ?10, payload = ?11,
-                    name = ?12, event_type = ?13, category = ?14, tenant = ?15, actor = ?16, status = ?17",
+                    name = ?12, event_type = ?13, category = ?14, tenant = ?15, actor = ?16, status = ?17, is_failed = ?18",
             )?,
-            trace: connection.prepare_cached("INSERT INTO trace (trace_id) VALUES (?1)")?,
+            trace: connection.prepare_cached(
+                "INSERT INTO trace (trace_id) VALUES (?1) ON CONFLICT (trace_id) DO UPDATE SET trace_id = ?1 RETURNING id",
+            )?,
             link: connection.prepare_cached("INSERT OR IGNORE INTO link (span, follows) VALUES (?1, ?2)")?,
             rollup_read: connection.prepare_cached(
                 "SELECT count, errors, timed, total_ns, max_ns, durations FROM rollup
@@ -69,12 +71,13 @@ impl<'c> Statements<'c> {
             span.tenant,
             span.actor,
             span.status,
+            span.is_failed(),
         ])?;
         Ok(())
     }
 
     pub(super) fn insert_trace(&mut self, trace_id: &[u8; 16]) -> rusqlite::Result<i64> {
-        self.trace.insert([trace_id.as_slice()])
+        self.trace.query_row([trace_id.as_slice()], |row| row.get(0))
     }
 
     pub(super) fn insert_link(&mut self, span: i64, follows: i64) -> rusqlite::Result<()> {

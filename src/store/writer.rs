@@ -13,8 +13,8 @@ use std::{
 use rusqlite::{Connection, params};
 
 use super::{
+    TELEMETRY,
     apply::{Applied, Applier},
-    connection::{identity, open_writer},
     recovery::{Recovery, recover_with},
     shared::Shared,
     statements::Statements,
@@ -22,9 +22,11 @@ use super::{
 use crate::{
     clock::{Anchor, Clock, Timeline},
     config::create_directory,
+    database::{identity, open_writer},
     error::{Error, Result},
     event::Severity,
     flight::{Drain, FlightRecorder, Reason},
+    redaction::Redactor,
     record::Record,
 };
 
@@ -51,6 +53,7 @@ pub(crate) struct Writer {
     info: RunInfo,
     shared: Arc<Shared>,
     clock: Clock,
+    redactor: Arc<Redactor>,
     run: i64,
     applier: Applier,
     drain: Drain,
@@ -67,21 +70,28 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Opens the database, recovers what dead processes left, and adds this run's row.
-    pub(crate) fn start(dir: &Path, shared: Arc<Shared>, clock: Clock, info: &RunInfo) -> Result<Self> {
-        let connection = open_writer(dir)?;
-        let recovered = recover_with(dir, &connection)?;
+    pub(crate) fn start(
+        dir: &Path,
+        shared: Arc<Shared>,
+        clock: Clock,
+        redactor: Arc<Redactor>,
+        info: &RunInfo,
+    ) -> Result<Self> {
         let anchor = clock.anchor();
+        let connection = open_writer(&TELEMETRY, dir)?;
+        let recovered = recover_with(dir, &connection, &redactor)?;
         let run = insert_run(&connection, &shared.flight, &clock, info)
             .map_err(|error| Error::sqlite("cannot add this run to the store", error))?;
-        let applier = Applier::new(run, shared.flight.key(), clock.clone());
+        let applier = Applier::new(run, shared.flight.key(), clock.clone(), Arc::clone(&redactor));
         shared.flight.set_anchors([anchor, clock.anchor()]);
         Ok(Self {
             dir: dir.to_owned(),
             connection,
-            identity: identity(dir),
+            identity: identity(&TELEMETRY, dir),
             info: info.clone(),
             shared,
             clock,
+            redactor,
             run,
             applier,
             drain: Drain::default(),
@@ -110,7 +120,7 @@ impl Writer {
         if self.drain.is_empty() && !shed_changed {
             return Ok(0);
         }
-        if identity(&self.dir) != self.identity {
+        if identity(&TELEMETRY, &self.dir) != self.identity {
             self.begin_anew()?;
         }
         flight.set_anchors([self.first_anchor, now]);
@@ -193,12 +203,13 @@ impl Writer {
     /// definitions and the counters again; spans that were open went with the old one.
     fn begin_anew(&mut self) -> Result<()> {
         create_directory(&self.dir)?;
-        let connection = open_writer(&self.dir)?;
-        let identity = identity(&self.dir);
+        let connection = open_writer(&TELEMETRY, &self.dir)?;
+        let identity = identity(&TELEMETRY, &self.dir);
         let run = insert_run(&connection, &self.shared.flight, &self.clock, &self.info)
             .map_err(|error| Error::sqlite("cannot add this run to the store", error))?;
         (self.connection, self.run) = (connection, run);
-        self.applier = Applier::new(self.run, self.shared.flight.key(), self.clock.clone());
+        let key = self.shared.flight.key();
+        self.applier = Applier::new(self.run, key, self.clock.clone(), Arc::clone(&self.redactor));
         self.definitions_known = 0;
         self.shed_stored.fill(0);
         self.identity = identity;
@@ -284,8 +295,8 @@ fn insert_run(
 ) -> rusqlite::Result<i64> {
     connection
         .prepare_cached(
-            "INSERT INTO run (uuid, boot, pid, process_started, service, version, host, started_at, outcome)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'running')
+            "INSERT INTO run (uuid, boot, pid, process_started, service, version, host, started_at, span_key, outcome)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'running')
              ON CONFLICT (uuid) DO UPDATE SET outcome = 'running' RETURNING id",
         )?
         .query_row(
@@ -298,6 +309,7 @@ fn insert_run(
                 info.version,
                 host(),
                 clock.now().as_unix_ns(),
+                flight.key().cast_signed(),
             ],
             |row| row.get(0),
         )

@@ -1,4 +1,6 @@
-//! Opening `telemetry.db`: permissions, pragmas, schema version, migrations.
+//! Opening one of the store's databases: permissions, pragmas, whose it is, schema version, migrations.
+//!
+//! `store` opens `telemetry.db` so, `state` opens `state.db`. What a database is, is data: a [`Database`].
 
 use std::{
     cell::Cell,
@@ -11,13 +13,19 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
 
-/// The database's file in the store's directory.
-pub(crate) const DATABASE: &str = "telemetry.db";
-/// The version this build writes, and how it got there.
-pub(crate) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
-const MIGRATIONS: [&str; 1] = [include_str!("schema/0001.sql")];
-/// "l0te" in the file's header says whose file it is.
-const APPLICATION_ID: i64 = 0x6C30_7465;
+/// What tells one database from another.
+#[derive(Debug)]
+pub(crate) struct Database {
+    /// Its file in the store's directory.
+    pub(crate) file: &'static str,
+    /// In the file's header, says whose file it is.
+    pub(crate) application_id: i64,
+    /// Its schema is as many migrations old as there are.
+    pub(crate) migrations: &'static [&'static str],
+    /// `PRAGMA synchronous`, and what it reads back as.
+    pub(crate) synchronous: (&'static str, &'static str),
+}
+
 /// Before 3.51.3 a checkpoint beside a second connection could lose commits (fixed in 3.50.7 and 3.44.6 as well).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const SQLITE_VERSIONS_FIXED: [i32; 2] = [3_050_007, 3_044_006];
@@ -26,48 +34,49 @@ const BUSY_SLEEP: Duration = Duration::from_micros(300);
 const BUSY_WITHIN: Duration = Duration::from_secs(2);
 
 /// Opens the database for writing, creating and migrating it as needed.
-pub(super) fn open_writer(dir: &Path) -> Result<Connection> {
+pub(crate) fn open_writer(database: &Database, dir: &Path) -> Result<Connection> {
     check_version(rusqlite::version_number())?;
-    let path = dir.join(DATABASE);
+    let path = dir.join(database.file);
     create_private_file(&path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let named = |error| Error::sqlite(&format!("cannot open {}", path.display()), error);
     let mut connection = Connection::open_with_flags(&path, flags).map_err(named)?;
     connection.busy_handler(Some(wait_for_writer)).map_err(named)?;
-    check_identity(&connection, &path)?;
-    prepare(&connection).map_err(|error| match error {
+    check_identity(database, &connection, &path)?;
+    prepare(database, &connection).map_err(|error| match error {
         Pragma::Failed(error) => named(error),
         Pragma::Refused(what) => Error::storage(format!("cannot open {}: {what}", path.display())),
     })?;
-    migrate(&connection).map_err(|error| Error::sqlite(&format!("cannot migrate {}", path.display()), error))?;
+    migrate(database, &connection).map_err(|error| Error::sqlite(&format!("cannot migrate {}", path.display()), error))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
 
 /// Tells the database's file from another that took its place, or from none.
-pub(super) fn identity(dir: &Path) -> Option<(u64, u64)> {
+pub(crate) fn identity(database: &Database, dir: &Path) -> Option<(u64, u64)> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt as _;
-        fs::metadata(dir.join(DATABASE)).ok().map(|file| (file.dev(), file.ino()))
+        fs::metadata(dir.join(database.file)).ok().map(|file| (file.dev(), file.ino()))
     }
     // Elsewhere a file that is open cannot be removed.
     #[cfg(not(unix))]
     {
-        let _ = dir;
+        let _ = (database, dir);
         None
     }
 }
 
 /// Opens the database for reading only.
-pub(crate) fn open_reader(dir: &Path) -> Result<Connection> {
+pub(crate) fn open_reader(database: &Database, dir: &Path) -> Result<Connection> {
     check_version(rusqlite::version_number())?;
     let dir = &std::path::absolute(dir).map_err(|error| Error::io("cannot find the directory", dir, error))?;
-    let path = dir.join(DATABASE);
+    let path = dir.join(database.file);
     if !path.is_file() {
         return Err(Error::storage(format!(
-            "there is no l0 store in {}: {DATABASE} is missing; give the directory a program records into",
-            dir.display()
+            "there is no l0 store in {}: {} is missing; give the directory a program records into",
+            dir.display(),
+            database.file
         )));
     }
     let named = |error| Error::sqlite(&format!("cannot read {}", path.display()), error);
@@ -85,7 +94,7 @@ pub(crate) fn open_reader(dir: &Path) -> Result<Connection> {
         outcome => outcome,
     }
     .map_err(named)?;
-    check_identity(&connection, &path)?;
+    check_identity(database, &connection, &path)?;
     connection.pragma_update(None, "query_only", true).map_err(named)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
@@ -105,7 +114,7 @@ fn has_wal(path: &Path) -> bool {
 }
 
 /// A path as SQLite's URI: what has a meaning there is escaped.
-fn uri(path: &Path) -> String {
+pub(crate) fn uri(path: &Path) -> String {
     let mut uri = String::from("file://");
     if !path.has_root() || path.as_os_str().as_encoded_bytes().first() != Some(&b'/') {
         uri.push('/');
@@ -145,7 +154,7 @@ fn create_private_file(path: &Path) -> Result<()> {
 }
 
 /// Refuses what is not l0's and what a later l0 has written.
-fn check_identity(connection: &Connection, path: &Path) -> Result<()> {
+fn check_identity(database: &Database, connection: &Connection, path: &Path) -> Result<()> {
     let read = |pragma: &str| {
         connection
             .pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
@@ -155,15 +164,16 @@ fn check_identity(connection: &Connection, path: &Path) -> Result<()> {
     let has_tables: bool = connection
         .query_row("SELECT count(*) > 0 FROM sqlite_schema", [], |row| row.get(0))
         .map_err(|error| Error::sqlite(&format!("cannot read {}", path.display()), error))?;
-    if has_tables && id != APPLICATION_ID {
+    if has_tables && id != database.application_id {
         return Err(Error::storage(format!(
             "{} is an SQLite database of another program: choose another directory",
             path.display()
         )));
     }
-    if version > SCHEMA_VERSION {
+    let known = database.migrations.len() as i64;
+    if version > known {
         return Err(Error::storage(format!(
-            "{} has schema {version}, this l0 knows up to {SCHEMA_VERSION}: use the l0 that wrote it or a later one, or another directory",
+            "{} has schema {version}, this l0 knows up to {known}: use the l0 that wrote it or a later one, or another directory",
             path.display()
         )));
     }
@@ -182,14 +192,15 @@ impl From<rusqlite::Error> for Pragma {
 }
 
 /// SQLite ignores a pragma it does not know, so each is read back.
-fn prepare(connection: &Connection) -> Result<(), Pragma> {
+fn prepare(database: &Database, connection: &Connection) -> Result<(), Pragma> {
     let is_new: bool = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
     if is_new {
         set(connection, "auto_vacuum", "INCREMENTAL", "2")?;
     }
     set(connection, "journal_mode", "WAL", "wal")?;
+    let (synchronous, reads) = database.synchronous;
+    set(connection, "synchronous", synchronous, reads)?;
     for (pragma, value, reads) in [
-        ("synchronous", "NORMAL", "1"),
         ("journal_size_limit", "16777216", "16777216"),
         ("wal_autocheckpoint", "1000", "1000"),
         ("cache_size", "-8192", "-8192"),
@@ -218,19 +229,21 @@ fn set(connection: &Connection, pragma: &str, value: &str, reads: &str) -> Resul
 }
 
 /// Brings the schema up to date, in one transaction: two processes starting together migrate once.
-fn migrate(connection: &Connection) -> rusqlite::Result<()> {
+fn migrate(database: &Database, connection: &Connection) -> rusqlite::Result<()> {
+    let target = database.migrations.len() as i64;
     let version = || connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
-    if version()? == SCHEMA_VERSION {
+    if version()? == target {
         return Ok(());
     }
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let outcome = (|| {
         let done = usize::try_from(version()?).unwrap_or(0);
-        for migration in MIGRATIONS.iter().skip(done) {
+        for migration in database.migrations.iter().skip(done) {
             connection.execute_batch(migration)?;
         }
         connection.execute_batch(&format!(
-            "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
+            "PRAGMA application_id = {}; PRAGMA user_version = {target}; COMMIT",
+            database.application_id
         ))
     })();
     if outcome.is_err() {
@@ -276,12 +289,18 @@ mod tests {
 
     #[test]
     fn opening_twice_migrates_once() {
+        const ANY: Database = Database {
+            file: "any.db",
+            application_id: 7,
+            migrations: &["CREATE TABLE a (x)", "CREATE TABLE b (x)"],
+            synchronous: ("FULL", "2"),
+        };
         let dir = tempfile::tempdir().unwrap();
-        drop(open_writer(dir.path()).unwrap());
-        let connection = open_writer(dir.path()).unwrap();
+        drop(open_writer(&ANY, dir.path()).unwrap());
+        let connection = open_writer(&ANY, dir.path()).unwrap();
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         let vacuum: i64 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0)).unwrap();
-        assert_eq!((version, vacuum), (SCHEMA_VERSION, 2));
+        assert_eq!((version, vacuum), (2, 2));
     }
 
     #[test]

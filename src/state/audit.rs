@@ -1,0 +1,43 @@
+//! Audit: facts of which none may be lost, as of money and permissions.
+
+use rusqlite::params;
+
+use super::{COMMIT_WITHIN, State};
+use crate::{clock::Timestamp, error::Result, event::TelemetryEvent, redaction::Redactor};
+
+/// Appends one event; it is on the disk when this returns.
+pub(crate) fn audit(state: &State, redactor: &Redactor, at: Timestamp, event: TelemetryEvent) -> Result<()> {
+    let text = |text: Option<String>| text.map(|text| redactor.text(&text).unwrap_or(text));
+    let id = |text: Option<String>| text.map(|text| redactor.id(&text).into_owned());
+    let payload = event.payload.map(|payload| redactor.json_by_name(&payload).unwrap_or(payload));
+    let payload = payload.map(|payload| redactor.json_by_value(&payload).unwrap_or(payload));
+    let event_type = redactor.text(&event.event_type).unwrap_or(event.event_type);
+    let (source, category) = (text(event.source), text(event.category));
+    let correlation_id = id(event.correlation_id.map(String::from));
+    let (tenant_id, actor_id) = (id(event.tenant_id), id(event.actor_id));
+    let (message, status) = (text(event.message), text(event.status));
+    let (severity, duration_ns) = (event.severity as i64, event.duration_ns);
+    state.commit("cannot append to the audit", COMMIT_WITHIN, move |connection| {
+        connection
+            .prepare_cached(
+                "INSERT INTO audit (at, severity, event_type, source, category, correlation_id, tenant_id, actor_id,
+                                    message, payload, status, duration_ns)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+            )?
+            .execute(params![
+                at.as_unix_ns(),
+                severity,
+                event_type,
+                source,
+                category,
+                correlation_id,
+                tenant_id,
+                actor_id,
+                message,
+                payload,
+                status,
+                duration_ns
+            ])
+            .map(drop)
+    })
+}
