@@ -180,6 +180,13 @@ fn check_identity(database: &Database, connection: &Connection, path: &Path) -> 
     Ok(())
 }
 
+/// Whether an attached database is this one, in a version that can be read.
+pub(crate) fn is_known_version(database: &Database, connection: &Connection, schema: &str) -> bool {
+    let read = |pragma| connection.pragma_query_value(Some(schema), pragma, |row| row.get::<_, i64>(0)).ok();
+    let version = read("user_version").unwrap_or(0);
+    read("application_id") == Some(database.application_id) && (1..=database.migrations.len() as i64).contains(&version)
+}
+
 enum Pragma {
     Failed(rusqlite::Error),
     Refused(String),

@@ -74,6 +74,7 @@ mod state;
 mod store;
 pub mod query;
 mod l0;
+pub mod testing;
 
 pub use clock::{Clock, ManualClock, Timestamp};
 pub use config::{Console, Flight, Overload};

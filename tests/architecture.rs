@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Modules of `src/lib.rs`, top to bottom; each imports only from above.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "error",
     "clock",
     "correlation",
@@ -21,6 +21,7 @@ const ORDER: [&str; 14] = [
     "store",
     "query",
     "l0",
+    "testing",
 ];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {

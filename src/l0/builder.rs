@@ -16,7 +16,7 @@ use crate::{
     flight::{FlightRecorder, Medium, Shape},
     redaction::Redaction,
     state::{self, State},
-    store::{RunInfo, Shared, Source, Writer, run_thread},
+    store::{Recording, RunInfo, Shared, Source, Writer, run_thread},
 };
 
 /// Records everything this process tells `tracing`, from now on: the one call of most programs.
@@ -246,7 +246,10 @@ impl Builder {
         if let Some(why) = flight.fallback() {
             capture.warn("l0.flight", format!("the flight recorder is not where it was asked for: {why}"));
         }
-        let source = Source::new(&dir, Some(Arc::clone(&shared)));
+        let source = {
+            let (writer, redactor) = (Arc::clone(&shared), Arc::clone(&redactor));
+            Source::new(&dir, Some(Recording { writer, redactor, clock: config.clock.clone() }))
+        };
         let inner = Inner {
             state: State::new(&dir),
             dir,

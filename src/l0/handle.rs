@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result},
     event::{Severity, TelemetryEvent},
     flight::Medium,
-    query::{self, Events, Table, Value},
+    query::{self, Events, Logs, Summary, Table, Trace, Traces, Value},
     redaction::Redactor,
     state::{self, State},
     store::{Recovery, Shared, Source},
@@ -180,7 +180,63 @@ impl Handle {
         Events::new(self.inner.source.clone())
     }
 
-    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans` and `runs`. Flushes first, bounded.
+    /// What was written for a reader? See [`Logs`].
+    pub fn logs(&self) -> Logs {
+        Logs::new(self.inner.source.clone())
+    }
+
+    /// Which traces are the newest, the slowest, the failed? See [`Traces`].
+    pub fn traces(&self) -> Traces {
+        Traces::new(self.inner.source.clone())
+    }
+
+    /// Everything that belongs to a correlation id, or to a trace by its UUID or hexadecimal id, as a tree; `None` if
+    /// nothing does. Flushes first, bounded.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let l0 = l0::builder().dir(dir.path()).start()?;
+    /// # use tracing_subscriber::prelude::*;
+    /// # let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(l0.layer()));
+    /// tracing::info_span!("request", correlation_id = "order-9").in_scope(|| tracing::info!("placed"));
+    /// let trace = l0.trace("order-9")?.unwrap();
+    /// assert_eq!(trace.spans[0].name, "request");
+    /// assert_eq!(trace.spans[0].events[0].message, "placed");
+    /// println!("{trace}");
+    /// # Ok::<(), l0::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Events::fetch`].
+    pub fn trace(&self, id: &str) -> Result<Option<Trace>> {
+        query::trace(&self.inner.source, id)
+    }
+
+    /// Counts, rates and percentiles of the last minutes, hours or days. Flushes first, bounded.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let l0 = l0::builder().dir(dir.path()).start()?;
+    /// l0.log(tracing::Level::ERROR, "billing", "the printer is on fire");
+    /// let summary = l0.summary(std::time::Duration::from_secs(3600))?;
+    /// assert_eq!((summary.events, summary.errors), (1, 1));
+    /// println!("{summary}");
+    /// # Ok::<(), l0::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Events::fetch`].
+    pub fn summary(&self, last: Duration) -> Result<Summary> {
+        query::summary(&self.inner.source, last)
+    }
+
+    /// Ends, with an error for which `is_timeout` holds, the questions that other threads are asking this l0.
+    pub fn interrupt(&self) {
+        self.inner.source.interrupt();
+    }
+
+    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans`, `runs`, and the table `audit`. Flushes first, and takes
+    /// at most 30 seconds.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -194,7 +250,7 @@ impl Handle {
     /// `is_invalid_input` for SQL that does not parse, would write, or has other parameters; `is_storage` if the store
     /// cannot be read; `is_closed` in a forked child.
     pub fn sql(&self, sql: &str, params: &[Value]) -> Result<Table> {
-        query::sql(&self.inner.source, true, sql, params)
+        query::sql(&self.inner.source, sql, params)
     }
 
     /// Commits everything that was recorded on any thread before the call. Blocks for at most ten seconds; calls at

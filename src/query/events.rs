@@ -1,28 +1,32 @@
 //! The question "which events?": filters, pages, counts.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params_from_iter};
 
-use super::{EventRow, Value, row::COLUMNS};
+use super::{
+    Cursor, EventRow, Page, Total, Value,
+    filter::{Filter, Leg},
+    page::{EVENTS, Place},
+    window::Window,
+};
 use crate::{
     clock::Timestamp,
     error::{Error, Result},
     event::Severity,
-    store::Source,
+    store::{Asked, Asking, Source},
 };
 
 /// Rows on a page unless `limit` says otherwise, and at most.
 const LIMIT_DEFAULT: u32 = 100;
 const LIMIT_MAX: u32 = 10_000;
-/// A payload that SQLite takes for JSON: its own limit is a depth of 1,000.
-const PAYLOAD: &str = "CASE WHEN json_valid(e.payload) THEN e.payload END";
-/// A page's total is exact up to this many.
+/// A page's total is exact up to this many, if they are counted within this time.
 const TOTAL_EXACT_MAX: u64 = 10_000;
+const TOTAL_WITHIN: Duration = Duration::from_millis(25);
 
 /// A question about events: filters, then [`fetch`](Self::fetch) or [`count`](Self::count).
 ///
-/// Newest first unless [`oldest_first`](Self::oldest_first). All filters must hold.
+/// Newest first unless [`oldest_first`](Self::oldest_first). All filters must hold. What was audited is among them.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -36,199 +40,97 @@ const TOTAL_EXACT_MAX: u64 = 10_000;
 #[derive(Clone, Debug)]
 #[must_use = "a question is asked by fetch() or count()"]
 pub struct Events {
-    source: Source,
-    conditions: Vec<String>,
-    values: Vec<Value>,
-    last: Option<Duration>,
-    /// Warnings and above have a table of their own; the other need not be looked at.
-    only_warnings: bool,
+    pub(super) source: Source,
+    pub(super) filters: Vec<Filter>,
+    pub(super) window: Window,
+    pub(super) asking: Asking,
     oldest_first: bool,
     limit: u32,
     after: Option<Cursor>,
-    fresh: bool,
-}
-
-/// One page of rows.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Page<T> {
-    /// The rows.
-    pub items: Vec<T>,
-    /// How many rows the question has in all.
-    pub total: Total,
-    /// Where the next page begins; `None` if this is the last.
-    pub next: Option<Cursor>,
-}
-
-/// A count that stops counting where it would take long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Total {
-    /// All rows were counted.
-    Exactly(u64),
-    /// There are more than could be counted quickly.
-    AtLeast(u64),
-}
-
-impl fmt::Display for Total {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exactly(count) => write!(f, "{count}"),
-            Self::AtLeast(count) => write!(f, "at least {count}"),
-        }
-    }
-}
-
-/// Where a page ended. Its text may be given to a client and parsed again.
-///
-/// ```
-/// assert!("nonsense".parse::<l0::query::Cursor>().is_err());
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor(String);
-
-impl Cursor {
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    fn at(id: i64) -> Self {
-        Self(format!("e{id}"))
-    }
-
-    fn id(&self) -> Result<i64> {
-        self.0.strip_prefix('e').and_then(|id| id.parse().ok()).ok_or_else(|| {
-            Error::invalid_input(format!("{:?} is not a cursor: pass on the `next` of a page unchanged", self.0))
-        })
-    }
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for Cursor {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let cursor = Self(text.to_owned());
-        cursor.id().map(|_| cursor)
-    }
 }
 
 impl Events {
     pub(crate) fn new(source: Source) -> Self {
         Self {
             source,
-            conditions: Vec::new(),
-            values: Vec::new(),
-            last: None,
-            only_warnings: false,
+            filters: Vec::new(),
+            window: Window::default(),
+            asking: Asking::default(),
             oldest_first: false,
             limit: LIMIT_DEFAULT,
             after: None,
-            fresh: true,
         }
     }
 
-    /// Not older than this, by the system's clock.
+    /// Not older than this, by the store's clock, which is the system's unless a builder set another.
     pub fn last(mut self, d: Duration) -> Self {
-        self.last = Some(d);
+        self.window.last = Some(d);
         self
     }
 
     /// At or after this time.
-    pub fn since(self, t: Timestamp) -> Self {
-        self.with("e.at >= ?", t.as_unix_ns())
+    pub fn since(mut self, t: Timestamp) -> Self {
+        self.window.since = Some(t);
+        self
     }
 
     /// Before this time.
-    pub fn until(self, t: Timestamp) -> Self {
-        self.with("e.at < ?", t.as_unix_ns())
+    pub fn until(mut self, t: Timestamp) -> Self {
+        self.window.until = Some(t);
+        self
     }
 
     /// Of this severity or a higher one.
-    pub fn at_least(mut self, s: Severity) -> Self {
-        self.only_warnings |= s >= Severity::Warning;
-        self.with("e.severity >= ?", s as i64)
+    pub fn at_least(self, s: Severity) -> Self {
+        self.with(Filter::AtLeast(s))
     }
 
     /// Of exactly this type; `log` for plain `tracing` events.
     pub fn event_type(self, s: &str) -> Self {
-        if s == "log" {
-            return self.with("(e.event_type IS NULL OR e.event_type = (SELECT id FROM name WHERE text = ?))", s);
-        }
-        self.with("e.event_type = (SELECT id FROM name WHERE text = ?)", s)
+        self.with(Filter::EventType(s.to_owned()))
     }
 
     /// From exactly this source, or target.
-    pub fn source(mut self, s: &str) -> Self {
-        self.values.push(s.into());
-        self.with(
-            "(e.source = (SELECT id FROM name WHERE text = ?)
-              OR e.source IS NULL AND e.callsite IN (SELECT id FROM callsite WHERE target = ?))",
-            s,
-        )
+    pub fn source(self, s: &str) -> Self {
+        self.with(Filter::Source(s.to_owned()))
     }
 
     /// Of exactly this category.
     pub fn category(self, s: &str) -> Self {
-        self.with("e.category = (SELECT id FROM name WHERE text = ?)", s)
+        self.with(Filter::Category(s.to_owned()))
     }
 
     /// Belonging to this correlation id, or to the trace with this UUID or hex id.
-    pub fn correlation_id(mut self, s: &str) -> Self {
-        match uuid::Uuid::parse_str(s) {
-            Ok(id) => {
-                self.values.push(s.into());
-                self.with(
-                    "e.trace IN (SELECT id FROM trace WHERE correlation_id = ? UNION ALL SELECT id FROM trace WHERE trace_id = ?)",
-                    id.into_bytes().to_vec(),
-                )
-            }
-            Err(_) => self.with("e.trace = (SELECT id FROM trace WHERE correlation_id = ?)", s),
-        }
+    pub fn correlation_id(self, s: &str) -> Self {
+        let hashed = self.source.hashed(s);
+        self.with(Filter::CorrelationId(s.to_owned(), hashed))
     }
 
     /// Of exactly this tenant.
     pub fn tenant_id(self, s: &str) -> Self {
-        self.with("e.tenant = (SELECT id FROM name WHERE text = ?)", s)
+        let hashed = self.source.hashed(s);
+        self.with(Filter::TenantId(s.to_owned(), hashed))
     }
 
     /// By exactly this actor.
     pub fn actor_id(self, s: &str) -> Self {
-        self.with("e.actor = (SELECT id FROM name WHERE text = ?)", s)
+        let hashed = self.source.hashed(s);
+        self.with(Filter::ActorId(s.to_owned(), hashed))
     }
 
     /// With exactly this status.
     pub fn status(self, s: &str) -> Self {
-        self.with("e.status = (SELECT id FROM name WHERE text = ?)", s)
+        self.with(Filter::Status(s.to_owned()))
     }
 
     /// Whose message contains this text, case and all.
     pub fn message(self, contains: &str) -> Self {
-        self.with("instr(e.message, ?) > 0", contains)
+        self.with(Filter::Message(contains.to_owned()))
     }
 
     /// Whose payload has this field with this value. Text equals text, a number equals a number of the same value.
-    pub fn field(mut self, name: &str, equals: impl Into<Value>) -> Self {
-        // In a path's quotes everything but a quote and a backslash stands for itself; those two SQLite cannot find.
-        let quoted: String = name.chars().filter(|c| !matches!(c, '"' | '\\')).collect();
-        let path = format!("$.\"{quoted}\"");
-        match equals.into() {
-            Value::Null => self.with(&format!("json_type({PAYLOAD}, ?) = 'null'"), path),
-            Value::Text(text) => {
-                // A number too large for an integer column is read as its digits.
-                self.values.extend([Value::from(path.clone()), text.clone().into(), path.into()]);
-                self.with(&format!("(json_extract({PAYLOAD}, ?) = ? OR {PAYLOAD} -> ? = ?)"), text)
-            }
-            value => {
-                self.values.push(path.into());
-                self.with(&format!("json_extract({PAYLOAD}, ?) = ?"), value)
-            }
-        }
+    pub fn field(self, name: &str, equals: impl Into<Value>) -> Self {
+        self.with(Filter::Field(name.to_owned(), equals.into()))
     }
 
     /// Oldest first.
@@ -252,115 +154,147 @@ impl Events {
     /// Whether to flush first, so that everything recorded before the call is seen: on by default, bounded by two
     /// seconds, without effect in another process.
     pub fn fresh(mut self, flush_first: bool) -> Self {
-        self.fresh = flush_first;
+        self.asking.fresh = flush_first;
         self
     }
 
-    /// One page of events. Blocks for the flush (bounded) and the query.
-    ///
-    /// # Errors
-    /// `is_invalid_input` for a cursor that is none, `is_storage` if the store cannot be read, `is_closed` in a forked
-    /// child.
-    pub fn fetch(self) -> Result<Page<EventRow>> {
-        let behind = self.after.as_ref().map(Cursor::id).transpose()?;
-        let limit = self.limit as usize;
-        let order = if self.oldest_first { "ASC" } else { "DESC" };
-        let (mut condition, values) = self.condition();
-        let total = format!("SELECT count(*) FROM (SELECT 1 {condition} LIMIT {})", TOTAL_EXACT_MAX + 1);
-        if let Some(id) = behind {
-            let beyond = if self.oldest_first { ">" } else { "<" };
-            condition = union(|table, is_warning| {
-                let (at, same) = (id.div_euclid(2), id.rem_euclid(2));
-                // Ids are twice the time, plus one for a warning.
-                let edge = if self.oldest_first { is_warning > same } else { is_warning < same };
-                let or_equal = if edge { "=" } else { "" };
-                format!("{} AND e.at {beyond}{or_equal} {at}", self.filter(table))
-            });
-        }
-        let rows = format!("SELECT e.* {condition} ORDER BY e.at {order}, e.is_warning {order} LIMIT {}", limit + 1);
-        let sql = format!("WITH e AS ({rows}) SELECT {COLUMNS} FROM ({}) ORDER BY id {order}", named("e"));
-        let (mut items, total) = self.source.ask(self.fresh, "cannot read events", |connection| {
-            let total: i64 = bind(connection, &total, &values, |row| row.get(0))?.into_iter().next().unwrap_or(0);
-            Ok((bind(connection, &sql, &values, EventRow::from_row)?, total.cast_unsigned()))
-        })?;
-        let next = (items.len() > limit).then(|| {
-            items.truncate(limit);
-            items.last().map(|row| Cursor::at(row.id))
-        });
-        let total = if total > TOTAL_EXACT_MAX { Total::AtLeast(TOTAL_EXACT_MAX) } else { Total::Exactly(total) };
-        Ok(Page { items, total, next: next.flatten() })
+    /// How long the answer may take: 30 seconds unless set.
+    pub fn within(mut self, d: Duration) -> Self {
+        self.asking.within = d;
+        self
     }
 
-    /// How many events there are, exactly. Reads every row in the time range.
+    /// One page of events. Blocks for the flush and the query, both bounded. The total is exact up to 10,000 or as far as
+    /// 25 ms of counting reach.
+    ///
+    /// # Errors
+    /// `is_invalid_input` for a cursor or window that makes no sense, `is_storage` if the store cannot be read,
+    /// `is_timeout` if the answer takes longer than it may, `is_closed` in a forked child.
+    pub fn fetch(self) -> Result<Page<EventRow>> {
+        let behind = self.after.as_ref().map(|cursor| cursor_key(cursor)).transpose()?;
+        let legs = self.legs()?;
+        let limit = self.limit as usize;
+        self.source.clone().ask(self.asking, "cannot read events", |asked| {
+            let mut rows = Vec::new();
+            for leg in &legs {
+                let (sql, values) = leg.page(behind, self.oldest_first, limit + 1);
+                rows.extend(read(asked.connection, &sql, &values, |row| EventRow::from_row(row, leg.leg))?);
+            }
+            rows.sort_unstable_by_key(EventRow::key);
+            if !self.oldest_first {
+                rows.reverse();
+            }
+            let has_more = rows.len() > limit;
+            rows.truncate(limit);
+            let total = match behind {
+                None if !has_more => Total::Exactly(rows.len() as u64),
+                _ => total(asked, &legs)?,
+            };
+            let next = rows.last().filter(|_| has_more).map(|row| {
+                let (at, leg) = row.key();
+                Cursor::at(Place { kind: EVENTS, key: (at, leg as i64) })
+            });
+            Ok(Page { items: rows, total, next })
+        })
+    }
+
+    /// How many events there are, exactly. Reads every row in the window that the filters do not exclude by an index.
     ///
     /// # Errors
     /// As [`fetch`](Self::fetch).
     pub fn count(self) -> Result<u64> {
-        let (condition, values) = self.condition();
-        let count = self.source.ask(self.fresh, "cannot count events", |connection| {
-            bind(connection, &format!("SELECT count(*) {condition}"), &values, |row| row.get::<_, i64>(0))
-        })?;
-        Ok(count.first().map_or(0, |count| count.cast_unsigned()))
+        let legs = self.legs()?;
+        self.source.ask(self.asking, "cannot count events", |asked| {
+            let mut count = 0;
+            for leg in &legs {
+                let sql = format!("SELECT count(*) {}", leg.condition);
+                count += read(asked.connection, &sql, &leg.values, |row| row.get::<_, i64>(0))?.iter().sum::<i64>();
+            }
+            Ok(count.cast_unsigned())
+        })
     }
 
-    fn with(mut self, condition: &str, value: impl Into<Value>) -> Self {
-        self.conditions.push(condition.to_owned());
-        self.values.push(value.into());
+    pub(super) fn with(mut self, filter: Filter) -> Self {
+        self.filters.push(filter);
         self
     }
 
-    /// `FROM .. WHERE ..` over both tables, with its values once for each of them.
-    fn condition(&self) -> (String, Vec<Value>) {
-        let condition = union(|table, _| self.filter(table));
-        (condition, [self.values.as_slice(), self.values.as_slice()].concat())
-    }
-
-    fn filter(&self, table: &str) -> String {
-        let mut filter = format!("FROM {table} AS e WHERE true");
-        if let Some(last) = self.last {
-            let since = Timestamp::now().saturating_sub(last).as_unix_ns();
-            filter.push_str(&format!(" AND e.at >= {since}"));
-        }
-        if self.only_warnings && table == "event" {
-            filter.push_str(" AND false");
-        }
-        for condition in &self.conditions {
-            filter.push_str(" AND ");
-            filter.push_str(condition);
-        }
-        filter
+    /// The tables that may have rows, each with its condition.
+    pub(super) fn legs(&self) -> Result<Vec<Condition>> {
+        let (since, until) = self.window.bounds(self.source.now())?;
+        Ok(Leg::ALL.into_iter().filter_map(|leg| Condition::new(leg, &self.filters, since, until)).collect())
     }
 }
 
-fn union(filter: impl Fn(&str, i64) -> String) -> String {
-    format!(
-        "FROM (SELECT 0 AS is_warning, e.* {} UNION ALL SELECT 1, e.* {}) AS e",
-        filter("event", 0),
-        filter("warning", 1)
-    )
+/// One table's part of a question.
+pub(super) struct Condition {
+    pub(super) leg: Leg,
+    /// `FROM .. WHERE ..`
+    pub(super) condition: String,
+    pub(super) values: Vec<Value>,
 }
 
-/// The columns of [`EventRow`] for rows of the named common table expression.
-fn named(rows: &str) -> String {
-    format!(
-        "SELECT e.at AS at_unix_ns, e.severity, coalesce(e.message, '') AS message,
-                coalesce((SELECT text FROM name WHERE id = e.event_type), 'log') AS event_type,
-                coalesce((SELECT text FROM name WHERE id = e.source), c.target, '') AS source,
-                (SELECT text FROM name WHERE id = e.category) AS category,
-                (SELECT coalesce(correlation_id,
-                        lower(substr(hex(trace_id), 1, 8) || '-' || substr(hex(trace_id), 9, 4) || '-'
-                           || substr(hex(trace_id), 13, 4) || '-' || substr(hex(trace_id), 17, 4) || '-'
-                           || substr(hex(trace_id), 21))) FROM trace WHERE id = e.trace) AS correlation_id,
-                (SELECT text FROM name WHERE id = e.tenant) AS tenant_id,
-                (SELECT text FROM name WHERE id = e.actor) AS actor_id,
-                (SELECT text FROM name WHERE id = e.status) AS status,
-                e.duration_ns, coalesce(e.payload, '{{}}') AS payload, e.at * 2 + e.is_warning AS id, e.span AS span_id,
-                nullif(c.file, '') AS file, nullif(c.line, 0) AS line
-           FROM {rows} AS e LEFT JOIN callsite AS c ON c.id = e.callsite"
-    )
+impl Condition {
+    fn new(leg: Leg, filters: &[Filter], since: Option<i64>, until: Option<i64>) -> Option<Self> {
+        let mut values = Vec::new();
+        let mut condition = format!("{} WHERE true", leg.from());
+        for (sign, bound) in [(">=", since), ("<", until)] {
+            if let Some(bound) = bound {
+                condition.push_str(&format!(" AND e.at {sign} ?"));
+                values.push(bound.into());
+            }
+        }
+        for filter in filters {
+            condition.push_str(" AND ");
+            condition.push_str(&filter.sql(leg, &mut values)?);
+        }
+        Some(Self { leg, condition, values })
+    }
+
+    /// The SQL of one page, behind a row or from the beginning.
+    pub(super) fn page(&self, behind: Option<(i64, Leg)>, oldest_first: bool, limit: usize) -> (String, Vec<Value>) {
+        let (columns, condition) = (self.leg.columns(), &self.condition);
+        let mut values = self.values.clone();
+        let (order, beyond) = if oldest_first { ("ASC", ">") } else { ("DESC", "<") };
+        let behind = behind.map_or_else(String::new, |(at, leg)| {
+            values.push(at.into());
+            // Rows of one nanosecond are ordered by table.
+            let includes_its_time = if oldest_first { self.leg > leg } else { self.leg < leg };
+            format!(" AND e.at {beyond}{} ?", if includes_its_time { "=" } else { "" })
+        });
+        (format!("SELECT {columns} {condition}{behind} ORDER BY e.at {order} LIMIT {limit}"), values)
+    }
 }
 
-fn bind<T>(
+fn cursor_key(cursor: &Cursor) -> Result<(i64, Leg)> {
+    let (at, leg) = cursor.key(EVENTS)?;
+    let leg = Leg::of(leg).ok_or_else(|| Error::invalid_input(format!("{cursor:?} is not a cursor")))?;
+    Ok((at, leg))
+}
+
+/// Counts as far as it may.
+fn total(asked: &Asked<'_>, legs: &[Condition]) -> rusqlite::Result<Total> {
+    let until = Instant::now() + TOTAL_WITHIN;
+    let mut count = 0;
+    for leg in legs {
+        let left = until.saturating_duration_since(Instant::now());
+        let counted = asked.briefly(left, |connection| {
+            let mut statement = connection.prepare_cached(&format!("SELECT 1 {}", leg.condition))?;
+            let mut rows = statement.query(params_from_iter(&leg.values))?;
+            while count < TOTAL_EXACT_MAX && rows.next()?.is_some() {
+                count += 1;
+            }
+            // One more tells whether there is one more.
+            Ok(count < TOTAL_EXACT_MAX || rows.next()?.is_none())
+        })?;
+        if counted != Some(true) {
+            return Ok(Total::AtLeast(count));
+        }
+    }
+    Ok(Total::Exactly(count))
+}
+
+pub(super) fn read<T>(
     connection: &Connection,
     sql: &str,
     values: &[Value],

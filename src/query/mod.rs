@@ -1,19 +1,38 @@
 //! Typed questions over the store, in the process that records or in another.
 //!
-//! [`Handle::events`](crate::Handle::events) asks in process and flushes first; a [`Reader`] asks from another process,
-//! never writes, and sees what is committed: at most one commit interval behind. Every question runs on a read
-//! connection of its own, in one short read transaction.
+//! [`Handle`](crate::Handle) asks in process and flushes first; a [`Reader`] asks from another process, never writes, and sees
+//! what is committed: at most one commit interval behind. Every question runs on a read connection of its own, in one
+//! read transaction, and is bounded in time: [`within`](Events::within) sets how long it may take,
+//! [`Handle::interrupt`](crate::Handle::interrupt) ends it at once.
 
 mod events;
+mod filter;
+mod logs;
+mod page;
 mod reader;
 mod row;
+mod summary;
 mod table;
+mod tail;
+mod text;
+mod trace;
+mod traces;
+mod tree;
 mod value;
+mod window;
 
-pub use events::{Cursor, Events, Page, Total};
+pub use events::Events;
+pub use logs::Logs;
+pub use page::{Cursor, Page, Total};
 pub use reader::Reader;
 pub use row::EventRow;
+pub use summary::{SpanSummary, Summary};
 pub use table::Table;
+pub use tail::Tail;
+pub use trace::{Follows, SpanNode, SpanState, Trace};
+pub use traces::{TraceRow, Traces};
 pub use value::Value;
 
+pub(crate) use summary::summary;
 pub(crate) use table::sql;
+pub(crate) use trace::trace;

@@ -1,9 +1,12 @@
 //! Questions to a store from outside the process that records into it.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use super::{Events, Table, Value, table};
-use crate::{error::Result, store::Source};
+use super::{Events, Logs, Summary, Table, Trace, Traces, Value, summary, table, trace};
+use crate::{
+    error::Result,
+    store::{Asking, Source},
+};
 
 /// Reads a store, live or dead, without ever writing to it.
 ///
@@ -29,7 +32,7 @@ impl Reader {
     /// `is_storage` if there is none, it cannot be read, or a later version of l0 wrote it.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let source = Source::new(dir.as_ref(), None);
-        source.ask(false, "cannot read the store", |_| Ok(()))?;
+        source.ask(Asking::default(), "cannot read the store", |_| Ok(()))?;
         Ok(Self { source })
     }
 
@@ -38,11 +41,42 @@ impl Reader {
         Events::new(self.source.clone())
     }
 
-    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans` and `runs`.
+    /// What was written for a reader: events of `tracing` and `log`, and lines of `l0.log`.
+    pub fn logs(&self) -> Logs {
+        Logs::new(self.source.clone())
+    }
+
+    /// Traces: the newest, the slowest, the failed.
+    pub fn traces(&self) -> Traces {
+        Traces::new(self.source.clone())
+    }
+
+    /// Everything that belongs to a correlation id, a trace's UUID or its hexadecimal id; `None` if nothing does.
+    ///
+    /// # Errors
+    /// As [`Events::fetch`].
+    pub fn trace(&self, id: &str) -> Result<Option<Trace>> {
+        trace::trace(&self.source, id)
+    }
+
+    /// Counts, rates and percentiles of the last minutes, hours or days.
+    ///
+    /// # Errors
+    /// As [`Events::fetch`].
+    pub fn summary(&self, last: Duration) -> Result<Summary> {
+        summary::summary(&self.source, last)
+    }
+
+    /// Ends, with an error for which `is_timeout` holds, the questions that other threads are asking this reader.
+    pub fn interrupt(&self) {
+        self.source.interrupt();
+    }
+
+    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans`, `runs`, and the table `audit`.
     ///
     /// # Errors
     /// `is_invalid_input` for SQL that does not parse, would write, or has other parameters.
     pub fn sql(&self, sql: &str, params: &[Value]) -> Result<Table> {
-        table::sql(&self.source, false, sql, params)
+        table::sql(&self.source, sql, params)
     }
 }

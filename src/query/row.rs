@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use rusqlite::Row;
+use rusqlite::{Row, types::ValueRef};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::{Value, table::shown};
+use super::{Value, filter::Leg, text::shown};
 use crate::{
     clock::Timestamp,
     error::{Error, Result},
@@ -43,7 +43,7 @@ pub struct EventRow {
     pub duration: Option<Duration>,
     /// The other fields, as a JSON object.
     pub payload: String,
-    /// The row's number in the view `telemetry_events`.
+    /// The row's number in the view `telemetry_events`; negative for what was audited.
     pub id: i64,
     /// The number of the span it is in, in the view `spans`.
     pub span_id: Option<i64>,
@@ -51,32 +51,43 @@ pub struct EventRow {
     pub file: Option<String>,
     /// The line in `file`.
     pub line: Option<u32>,
+    #[serde(skip)]
+    pub(super) leg: Leg,
 }
 
-/// The columns that `from_row` reads, of the view `telemetry_events`.
-pub(super) const COLUMNS: &str = "at_unix_ns, severity, message, event_type, source, category, correlation_id, tenant_id, \
-     actor_id, status, duration_ns, payload, id, span_id, file, line";
-
 impl EventRow {
-    pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+    /// Reads a row of `Leg::columns`.
+    pub(super) fn from_row(row: &Row<'_>, leg: Leg) -> rusqlite::Result<Self> {
+        let at: i64 = row.get(0)?;
         Ok(Self {
-            at: Timestamp::from_unix_ns(row.get(0)?),
+            at: Timestamp::from_unix_ns(at),
             severity: Severity::from_code(row.get(1)?),
             message: row.get(2)?,
             event_type: row.get(3)?,
             source: row.get(4)?,
             category: row.get(5)?,
-            correlation_id: row.get(6)?,
+            correlation_id: correlation_text(row.get_ref(6)?),
             tenant_id: row.get(7)?,
             actor_id: row.get(8)?,
             status: row.get(9)?,
             duration: row.get::<_, Option<i64>>(10)?.map(|ns| Duration::from_nanos(ns.unsigned_abs())),
             payload: row.get(11)?,
-            id: row.get(12)?,
-            span_id: row.get(13)?,
-            file: row.get(14)?,
-            line: row.get(15)?,
+            id: if leg == Leg::Audit { at.saturating_neg() } else { at.saturating_mul(2).saturating_add(leg as i64) },
+            span_id: row.get(12)?,
+            file: row.get(13)?,
+            line: row.get(14)?,
+            leg,
         })
+    }
+
+    /// What orders rows of all tables.
+    pub(super) fn key(&self) -> (i64, Leg) {
+        (self.at.as_unix_ns(), self.leg)
+    }
+
+    /// Whether it was audited.
+    pub fn is_audit(&self) -> bool {
+        self.leg == Leg::Audit
     }
 
     /// The payload as a type of your own.
@@ -135,5 +146,14 @@ impl fmt::Display for EventRow {
             write!(f, " <{id}>")?;
         }
         Ok(())
+    }
+}
+
+/// A trace's name: its text, or the UUID of one that nobody named.
+pub(super) fn correlation_text(value: ValueRef<'_>) -> Option<String> {
+    match value {
+        ValueRef::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Blob(id) => uuid::Uuid::from_slice(id).ok().map(|id| id.to_string()),
+        _ => None,
     }
 }

@@ -4,10 +4,10 @@ use std::fmt;
 
 use rusqlite::{ErrorCode, params_from_iter};
 
-use super::Value;
+use super::{Value, text::shown};
 use crate::{
     error::{Error, Result},
-    store::Source,
+    store::{Asking, Source},
 };
 
 /// Rows of an SQL question; `Display` aligns them in columns.
@@ -21,8 +21,9 @@ pub struct Table {
 }
 
 /// Asks one read-only statement.
-pub(crate) fn sql(source: &Source, fresh: bool, sql: &str, params: &[Value]) -> Result<Table> {
-    source.ask(fresh, "cannot answer the SQL question", |connection| {
+pub(crate) fn sql(source: &Source, sql: &str, params: &[Value]) -> Result<Table> {
+    source.ask(Asking::default(), "cannot answer the SQL question", |asked| {
+        let connection = asked.connection;
         let mut statement = match connection.prepare(sql) {
             Ok(statement) => statement,
             Err(error) => return Ok(Err(invalid(sql, &error))),
@@ -63,21 +64,6 @@ pub(crate) fn sql(source: &Source, fresh: bool, sql: &str, params: &[Value]) -> 
 
 fn invalid(sql: &str, error: &rusqlite::Error) -> Error {
     Error::invalid_input(format!("{sql:?}: {error}"))
-}
-
-/// Text as it is, but for characters that would move a terminal's cursor or turn its direction.
-pub(super) fn shown(text: &str) -> String {
-    let is_hostile = |c: char| {
-        c.is_control() || matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if is_hostile(c) {
-            out.extend(c.escape_default())
-        } else {
-            out.push(c)
-        }
-        out
-    })
 }
 
 impl fmt::Display for Table {

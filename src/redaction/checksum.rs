@@ -15,8 +15,7 @@ pub(super) fn is_card(digits: &[u8]) -> bool {
                 || matches!(three, 644..=649)
                 || two == 62
         }
-        17 | 18 => two == 62,
-        19 => two == 62 || digits[0] == 4,
+        17..=19 => two == 62,
         _ => false,
     };
     is_issued && luhn(digits)

@@ -374,7 +374,7 @@ fn card_in(text: &str, run: std::ops::Range<usize>) -> Option<std::ops::Range<us
     let ranges = (0..groups.len()).flat_map(|first| (first..groups.len().min(first + 5)).map(move |last| (first, last)));
     ranges
         .map(|(first, last)| (&groups[first..=last], groups[first].start..groups[last].end))
-        .find(|(groups, range)| is_grouped(groups) && stands_alone(text, range) && is_card_text(&text[range.clone()]))
+        .find(|(groups, range)| is_grouped(groups) && stands_alone(text, range) && is_card_text(text, &text[range.clone()]))
         .map(|(_, range)| range)
 }
 
@@ -388,9 +388,15 @@ fn is_grouped(groups: &[std::ops::Range<usize>]) -> bool {
     }
 }
 
-fn is_card_text(text: &str) -> bool {
+fn is_card_text(around: &str, text: &str) -> bool {
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_digit).map(|b| b - b'0').collect();
-    !(text.contains(' ') && text.contains('-')) && is_card(&digits)
+    if text.contains(' ') && text.contains('-') || !is_card(&digits) {
+        return false;
+    }
+    // In one piece, more than sixteen digits are far more often a number of 64 bits: the text must speak of a card.
+    let is_long_number = digits.len() == text.len() && digits.len() > 16;
+    let around = around.to_ascii_lowercase();
+    !is_long_number || ["card", "pay", "paid", "bank", "charge"].iter().any(|word| around.contains(word))
 }
 
 /// Whether a text is JSON as a whole.

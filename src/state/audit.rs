@@ -22,7 +22,10 @@ pub(crate) fn audit(state: &State, redactor: &Redactor, at: Timestamp, event: Te
             .prepare_cached(
                 "INSERT INTO audit (at, severity, event_type, source, category, correlation_id, tenant_id, actor_id,
                                     message, payload, status, duration_ns)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                 VALUES (
+                    coalesce((SELECT a.at + 1 FROM audit AS a WHERE a.at >= ?1 AND EXISTS (SELECT 1 FROM audit WHERE at = ?1)
+                                 AND NOT EXISTS (SELECT 1 FROM audit AS b WHERE b.at = a.at + 1) ORDER BY a.at LIMIT 1), ?1),
+                    ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             )?
             .execute(params![
                 at.as_unix_ns(),

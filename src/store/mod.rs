@@ -23,7 +23,8 @@ mod statements;
 mod writer;
 
 use crate::database::Database;
-pub(crate) use reader::Source;
+pub(crate) use histogram::Histogram;
+pub(crate) use reader::{Asked, Asking, Recording, Source};
 pub use recovery::{Recovery, recover};
 pub(crate) use shared::Shared;
 pub(crate) use writer::{RunInfo, Writer, run_thread};

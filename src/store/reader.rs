@@ -1,43 +1,126 @@
-//! Read connections: opened when needed, kept, read-only.
+//! Read connections: opened when needed, kept, read-only; and the bound on every question.
 
 use std::{
+    hash::{Hash as _, Hasher as _},
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::{TELEMETRY, shared::Shared};
 use crate::{
-    database::{identity, open_reader},
+    clock::{Clock, Timestamp, deadline},
+    database::{identity, is_known_version, open_reader, uri},
     error::{Error, Result},
+    redaction::{Redaction, Redactor},
+    state::{STATE, known_hash_key},
 };
 
 /// Idle connections that are kept.
 const CONNECTIONS_KEPT: usize = 4;
 /// How long a question waits for what was just recorded, before it answers from what is committed.
 const FRESH_WITHIN: Duration = Duration::from_secs(2);
+/// How long a question may take, unless it says otherwise.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Steps of SQLite's machine between two looks at the clock: about a tenth of a millisecond.
+const STEPS_BETWEEN_LOOKS: i32 = 5_000;
+/// Where there is no `state.db`, or none this l0 knows, nothing was audited.
+const NO_AUDIT: &str = "CREATE TEMP TABLE audit (at, severity, event_type, source, category, correlation_id, tenant_id,
+    actor_id, message, payload, status, duration_ns)";
 
 /// Where questions are answered from.
 #[derive(Clone, Debug)]
 pub(crate) struct Source(Arc<Inner>);
 
-type Idle = (Option<(u64, u64)>, Connection);
-
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
-    /// The writer to flush first, in the process that records.
-    writer: Option<Arc<Shared>>,
-    /// Idle connections, each with the file it is to.
-    idle: Mutex<Vec<Idle>>,
+    recording: Option<Recording>,
+    /// The rules by which another process hashed ids, as far as they are known.
+    rules: OnceLock<Option<Redactor>>,
+    idle: Mutex<Vec<Open>>,
+    /// Rises with every interruption.
+    interruptions: Arc<AtomicU64>,
+}
+
+/// What a question uses in the process that records.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    /// To be flushed first.
+    pub(crate) writer: Arc<Shared>,
+    /// The rules in force.
+    pub(crate) redactor: Arc<Redactor>,
+    pub(crate) clock: Clock,
+}
+
+/// A connection, with the files it is to.
+#[derive(Debug)]
+struct Open {
+    identity: Identity,
+    connection: Connection,
+    alarm: Alarm,
+}
+
+type Identity = [Option<(u64, u64)>; 2];
+
+/// When SQLite is to stop; its progress handler looks.
+#[derive(Clone, Debug)]
+struct Alarm(Arc<Mutex<(Instant, u64)>>);
+
+/// How a question is to be asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asking {
+    /// Flush first.
+    pub(crate) fresh: bool,
+    pub(crate) within: Duration,
+}
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self { fresh: true, within: ANSWER_WITHIN }
+    }
+}
+
+/// A connection on which one question is answered, in one read transaction.
+pub(crate) struct Asked<'a> {
+    pub(crate) connection: &'a Connection,
+    alarm: &'a Alarm,
+}
+
+impl Asked<'_> {
+    /// Runs `work`, but no longer than `within`: `None` if that was too short.
+    pub(crate) fn briefly<R>(
+        &self,
+        within: Duration,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<R>,
+    ) -> rusqlite::Result<Option<R>> {
+        let (until, interruptions) = *self.alarm.0.lock();
+        *self.alarm.0.lock() = (until.min(Instant::now() + within), interruptions);
+        let outcome = work(self.connection);
+        self.alarm.0.lock().0 = until;
+        match outcome {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if is_interrupted(&error) && Instant::now() < until => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl Source {
-    pub(crate) fn new(dir: &Path, writer: Option<Arc<Shared>>) -> Self {
-        Self(Arc::new(Inner { dir: dir.to_owned(), writer, idle: Mutex::new(Vec::new()) }))
+    pub(crate) fn new(dir: &Path, recording: Option<Recording>) -> Self {
+        Self(Arc::new(Inner {
+            dir: dir.to_owned(),
+            recording,
+            rules: OnceLock::new(),
+            idle: Mutex::new(Vec::new()),
+            interruptions: Arc::default(),
+        }))
     }
 
     /// Closes the connections that wait for questions; the next question opens one.
@@ -45,42 +128,150 @@ impl Source {
         self.0.idle.lock().clear();
     }
 
-    /// Runs `question` on a read connection, after a bounded flush if `fresh`.
+    /// Stops the questions that are being answered now.
+    pub(crate) fn interrupt(&self) {
+        self.0.interruptions.fetch_add(1, Ordering::Release);
+    }
+
+    /// The writer of this process, if it records.
+    pub(crate) fn writer(&self) -> Option<&Arc<Shared>> {
+        self.0.recording.as_ref().map(|recording| &recording.writer)
+    }
+
+    /// Now, by the clock that stamps the records.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.0.recording.as_ref().map_or_else(Timestamp::now, |recording| recording.clock.now())
+    }
+
+    /// A number that changes, nearly always, when another process commits: the sizes and times of the files.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let mut hasher = rustc_hash::FxHasher::default();
+        for suffix in ["", "-wal"] {
+            let file = self.0.dir.join(format!("{}{suffix}", TELEMETRY.file));
+            if let Ok(metadata) = std::fs::metadata(file) {
+                (metadata.len(), metadata.modified().ok()).hash(&mut hasher);
+            }
+        }
+        hasher.finish()
+    }
+
+    /// A tenant, actor or correlation id as it is stored, if that is another text: the hash of one that looks like a
+    /// secret.
+    pub(crate) fn hashed(&self, id: &str) -> Option<String> {
+        let rules = match &self.0.recording {
+            Some(recording) => &*recording.redactor,
+            None => {
+                let compile = || {
+                    let key = known_hash_key(&self.0.dir)?;
+                    Redaction::default().compile(move || key).ok()
+                };
+                self.0.rules.get_or_init(compile).as_ref()?
+            }
+        };
+        match rules.id(id) {
+            std::borrow::Cow::Borrowed(_) => None,
+            std::borrow::Cow::Owned(hashed) => Some(hashed),
+        }
+    }
+
+    /// Runs `question` on a read connection, in one read transaction, after a bounded flush if it is to be fresh.
     ///
     /// A sick store does not stop a question: it is answered from what is committed.
     pub(crate) fn ask<R>(
         &self,
-        fresh: bool,
+        asking: Asking,
         what: &str,
-        question: impl FnOnce(&Connection) -> rusqlite::Result<R>,
+        question: impl FnOnce(&Asked<'_>) -> rusqlite::Result<R>,
     ) -> Result<R> {
-        if let Some(writer) = &self.0.writer {
+        if let Some(writer) = self.writer() {
             if writer.flight.is_forked() {
                 return Err(Error::closed());
             }
-            if fresh && let Ok(ticket) = writer.ask() {
+            if asking.fresh && let Ok(ticket) = writer.ask() {
                 let _ = writer.wait(ticket, FRESH_WITHIN);
             }
         }
-        let identity = identity(&TELEMETRY, &self.0.dir);
+        let identity = [identity(&TELEMETRY, &self.0.dir), identity(&STATE, &self.0.dir)];
         let idle = self.0.idle.lock().pop();
-        let connection = match idle {
-            Some((of, connection)) if of == identity => connection,
-            _ => open_reader(&TELEMETRY, &self.0.dir)?,
+        let open = match idle {
+            Some(open) if open.identity == identity => open,
+            _ => self.open(identity)?,
         };
-        let answer = question(&connection).map_err(|error| Error::sqlite(what, error))?;
+        *open.alarm.0.lock() = (deadline(asking.within), self.0.interruptions.load(Ordering::Acquire));
+        let asked = Asked { connection: &open.connection, alarm: &open.alarm };
+        let answer = answer(&asked, question).map_err(|error| {
+            if !is_interrupted(&error) {
+                return Error::sqlite(what, error);
+            }
+            let within = asking.within;
+            Error::timeout(format!(
+                "{what}: it was interrupted, or took longer than {within:?}; narrow its window or filters, or allow it more with within(..)"
+            ))
+        });
         let mut idle = self.0.idle.lock();
-        if idle.len() < CONNECTIONS_KEPT && connection.is_autocommit() {
-            idle.push((identity, connection));
+        if idle.len() < CONNECTIONS_KEPT && open.connection.is_autocommit() {
+            idle.push(open);
         }
-        Ok(answer)
+        answer
     }
+
+    fn open(&self, identity: Identity) -> Result<Open> {
+        let mut connection = open_reader(&TELEMETRY, &self.0.dir)?;
+        let failed = |error| Error::sqlite("cannot prepare to read the store", error);
+        connection.pragma_update(None, "query_only", false).map_err(failed)?;
+        connection.pragma_update(None, "temp_store", "MEMORY").map_err(failed)?;
+        if identity[1].is_none() && cfg!(unix) || !self.attach_state(&connection) {
+            connection.execute_batch(NO_AUDIT).map_err(failed)?;
+        }
+        connection.pragma_update(None, "query_only", true).map_err(failed)?;
+        let alarm = Alarm(Arc::new(Mutex::new((Instant::now(), 0))));
+        let (seen, interruptions) = (alarm.clone(), Arc::clone(&self.0.interruptions));
+        let look = move || {
+            let (until, at_start) = *seen.0.lock();
+            Instant::now() >= until || interruptions.load(Ordering::Acquire) != at_start
+        };
+        connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(look)).map_err(failed)?;
+        Ok(Open { identity, connection, alarm })
+    }
+
+    /// Whether `state.db` can be read beside. A damaged one does not stop questions about telemetry.
+    fn attach_state(&self, connection: &Connection) -> bool {
+        let Ok(path) = std::path::absolute(self.0.dir.join(STATE.file)) else { return false };
+        if !path.is_file() {
+            return false;
+        }
+        let attach = |mode: &str| connection.execute("ATTACH DATABASE ?1 AS state", [format!("{}?{mode}", uri(&path))]);
+        let known = || is_known_version(&STATE, connection, "state");
+        if attach("mode=ro").is_ok() {
+            if known() {
+                return true;
+            }
+            let _ = connection.execute_batch("DETACH DATABASE state");
+        }
+        // A copy on a read-only medium.
+        attach("immutable=1").is_ok() && known() || {
+            let _ = connection.execute_batch("DETACH DATABASE state");
+            false
+        }
+    }
+}
+
+fn answer<R>(asked: &Asked<'_>, question: impl FnOnce(&Asked<'_>) -> rusqlite::Result<R>) -> rusqlite::Result<R> {
+    asked.connection.execute_batch("BEGIN")?;
+    let outcome = question(asked);
+    // Nothing was written: whether it is committed or rolled back is the same.
+    let _ = asked.connection.execute_batch("ROLLBACK");
+    outcome
+}
+
+fn is_interrupted(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         // Closing a connection that a forked child inherited would release the parent's locks.
-        if self.writer.as_ref().is_some_and(|writer| writer.flight.is_forked()) {
+        if self.recording.as_ref().is_some_and(|recording| recording.writer.flight.is_forked()) {
             std::mem::forget(std::mem::take(&mut *self.idle.lock()));
         }
     }

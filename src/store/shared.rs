@@ -124,6 +124,19 @@ impl Shared {
         }
     }
 
+    /// Whether the run is over and everything stored.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.requests.lock().ended
+    }
+
+    /// Waits until a flush is served, at most this long.
+    pub(crate) fn wait_for_commit(&self, at_most: Duration) {
+        let mut requests = self.requests.lock();
+        if !requests.ended {
+            self.served.wait_for(&mut requests, at_most);
+        }
+    }
+
     /// As `wait`, for a future.
     pub(crate) fn poll(&self, ticket: u64, waker: &Waker) -> Option<Result<()>> {
         if self.flight.is_forked() {

@@ -8,8 +8,7 @@ CREATE TABLE secret (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE audit (
-    id             INTEGER PRIMARY KEY,
-    at             INTEGER NOT NULL,
+    at             INTEGER PRIMARY KEY, -- or the next free nanosecond
     severity       INTEGER NOT NULL,
     event_type     TEXT    NOT NULL,
     source         TEXT,
@@ -22,7 +21,6 @@ CREATE TABLE audit (
     status         TEXT,
     duration_ns    INTEGER
 ) STRICT;
-CREATE INDEX audit_by_at ON audit (at);
 CREATE INDEX audit_by_correlation_id ON audit (correlation_id) WHERE correlation_id IS NOT NULL;
 
 CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
@@ -35,8 +33,7 @@ BEGIN
 END;
 
 CREATE VIEW audit_events AS
-SELECT id,
-       strftime('%Y-%m-%dT%H:%M:%S', (at - (at % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')
+SELECT strftime('%Y-%m-%dT%H:%M:%S', (at - (at % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')
            || printf('.%09dZ', (at % 1000000000 + 1000000000) % 1000000000) AS timestamp,
        event_type, coalesce(source, '') AS source,
        CASE severity WHEN 0 THEN 'trace' WHEN 1 THEN 'debug' WHEN 2 THEN 'info'

@@ -1,0 +1,182 @@
+//! From filters to SQL, for each of the places where events are: `event`, `warning`, `audit`.
+//!
+//! Telemetry rows hold small integers for texts, audit rows hold the texts. Whatever a caller says is bound, never
+//! spliced.
+
+use super::Value;
+use crate::event::Severity;
+
+/// A table of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Leg {
+    Event = 0,
+    Warning = 1,
+    Audit = 2,
+}
+
+impl Leg {
+    pub(super) const ALL: [Self; 3] = [Self::Event, Self::Warning, Self::Audit];
+
+    pub(super) fn of(number: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|leg| *leg as i64 == number)
+    }
+
+    /// `FROM` with everything that conditions and columns may name.
+    pub(super) fn from(self) -> &'static str {
+        match self {
+            Self::Event => "FROM event AS e LEFT JOIN callsite AS c ON c.id = e.callsite",
+            Self::Warning => "FROM warning AS e LEFT JOIN callsite AS c ON c.id = e.callsite",
+            Self::Audit => "FROM audit AS e",
+        }
+    }
+
+    /// The columns of `EventRow`.
+    pub(super) fn columns(self) -> &'static str {
+        match self {
+            Self::Event | Self::Warning => {
+                "e.at, e.severity, coalesce(e.message, ''), coalesce((SELECT text FROM name WHERE id = e.event_type), 'log'),
+                 coalesce((SELECT text FROM name WHERE id = e.source), c.target, ''),
+                 (SELECT text FROM name WHERE id = e.category),
+                 (SELECT coalesce(correlation_id, trace_id) FROM trace WHERE id = e.trace),
+                 (SELECT text FROM name WHERE id = e.tenant), (SELECT text FROM name WHERE id = e.actor),
+                 (SELECT text FROM name WHERE id = e.status), e.duration_ns, coalesce(e.payload, '{}'), e.span,
+                 nullif(c.file, ''), nullif(c.line, 0)"
+            }
+            Self::Audit => {
+                "e.at, e.severity, coalesce(e.message, ''), e.event_type, coalesce(e.source, ''), e.category, e.correlation_id,
+                 e.tenant_id, e.actor_id, e.status, e.duration_ns, coalesce(e.payload, '{}'), NULL, NULL, NULL"
+            }
+        }
+    }
+}
+
+/// A payload that SQLite takes for JSON: its own limit is a depth of 1,000.
+const PAYLOAD: &str = "CASE WHEN json_valid(e.payload) THEN e.payload END";
+
+/// One condition; all of a question's must hold.
+#[derive(Clone, Debug)]
+pub(super) enum Filter {
+    AtLeast(Severity),
+    EventType(String),
+    Source(String),
+    TargetPrefix(String),
+    Category(String),
+    /// A text, and the same as it is stored if it looks like a secret.
+    CorrelationId(String, Option<String>),
+    TenantId(String, Option<String>),
+    ActorId(String, Option<String>),
+    Status(String),
+    Message(String),
+    Field(String, Value),
+    /// Written for a reader.
+    IsLog,
+}
+
+impl Filter {
+    /// The condition on rows of this table, with its values; `None` if no row of it can meet it.
+    pub(super) fn sql(&self, leg: Leg, values: &mut Vec<Value>) -> Option<String> {
+        if leg == Leg::Audit { self.audit(values) } else { self.telemetry(leg, values) }
+    }
+
+    fn telemetry(&self, leg: Leg, values: &mut Vec<Value>) -> Option<String> {
+        let mut name = |column: &str, texts: &[&str]| {
+            values.extend(texts.iter().map(|text| Value::from(*text)));
+            let marks = vec!["?"; texts.len()].join(", ");
+            format!("e.{column} IN (SELECT id FROM name WHERE text IN ({marks}))")
+        };
+        Some(match self {
+            Self::AtLeast(severity) if leg == Leg::Event && *severity >= Severity::Warning => return None,
+            Self::EventType(text) if text == "log" => format!("(e.event_type IS NULL OR {})", name("event_type", &["log"])),
+            Self::EventType(text) => name("event_type", &[text]),
+            Self::Source(text) => {
+                let named = name("source", &[text]);
+                values.push(text.as_str().into());
+                format!("({named} OR e.source IS NULL AND e.callsite IN (SELECT id FROM callsite WHERE target = ?))")
+            }
+            Self::TargetPrefix(text) => {
+                values.extend([Value::from(text.as_str()), text.as_str().into()]);
+                "e.callsite IN (SELECT id FROM callsite WHERE substr(target, 1, length(?)) = ?)".to_owned()
+            }
+            Self::Category(text) => name("category", &[text]),
+            Self::TenantId(text, hashed) => name("tenant", &both(text, hashed)),
+            Self::ActorId(text, hashed) => name("actor", &both(text, hashed)),
+            Self::Status(text) => name("status", &[text]),
+            Self::CorrelationId(text, hashed) => {
+                let traces = traces(text, hashed, values);
+                format!("e.trace IN ({traces})")
+            }
+            Self::IsLog => "e.callsite IS NOT NULL".to_owned(),
+            other => return other.common(values),
+        })
+    }
+
+    fn audit(&self, values: &mut Vec<Value>) -> Option<String> {
+        let mut text_is = |column: &str, texts: &[&str]| {
+            values.extend(texts.iter().map(|text| Value::from(*text)));
+            format!("e.{column} IN ({})", vec!["?"; texts.len()].join(", "))
+        };
+        Some(match self {
+            Self::EventType(text) => text_is("event_type", &[text]),
+            Self::Source(text) => text_is("source", &[text]),
+            Self::Category(text) => text_is("category", &[text]),
+            Self::TenantId(text, hashed) => text_is("tenant_id", &both(text, hashed)),
+            Self::ActorId(text, hashed) => text_is("actor_id", &both(text, hashed)),
+            Self::Status(text) => text_is("status", &[text]),
+            Self::CorrelationId(text, hashed) => {
+                let own = text_is("correlation_id", &both(text, hashed));
+                let traces = traces(text, hashed, values);
+                let named = format!("SELECT correlation_id FROM trace WHERE id IN ({traces})");
+                format!("({own} OR e.correlation_id IN ({named}))")
+            }
+            Self::TargetPrefix(_) | Self::IsLog => return None,
+            other => return other.common(values),
+        })
+    }
+
+    /// Conditions on columns that all tables have.
+    fn common(&self, values: &mut Vec<Value>) -> Option<String> {
+        Some(match self {
+            // Literal, so that an index on errors alone is seen to fit.
+            Self::AtLeast(severity) => format!("e.severity >= {}", *severity as i64),
+            Self::Message(text) => {
+                values.push(text.as_str().into());
+                "instr(e.message, ?) > 0".to_owned()
+            }
+            Self::Field(name, equals) => {
+                // In a path's quotes everything but a quote and a backslash stands for itself; those two SQLite cannot find.
+                let quoted: String = name.chars().filter(|c| !matches!(c, '"' | '\\')).collect();
+                let path = Value::from(format!("$.\"{quoted}\""));
+                match equals {
+                    Value::Null => {
+                        values.push(path);
+                        format!("json_type({PAYLOAD}, ?) = 'null'")
+                    }
+                    Value::Text(_) => {
+                        // A number too large for an integer column is read as its digits.
+                        values.extend([path.clone(), equals.clone(), path, equals.clone()]);
+                        format!("(json_extract({PAYLOAD}, ?) = ? OR {PAYLOAD} -> ? = ?)")
+                    }
+                    equals => {
+                        values.extend([path, equals.clone()]);
+                        format!("json_extract({PAYLOAD}, ?) = ?")
+                    }
+                }
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// The rows of `trace` that a caller's text means: those it names, and the one whose UUID or hexadecimal id it is.
+pub(super) fn traces(text: &str, hashed: &Option<String>, values: &mut Vec<Value>) -> String {
+    let texts = both(text, hashed);
+    values.extend(texts.iter().map(|text| Value::from(*text)));
+    let named = format!("SELECT id FROM trace WHERE correlation_id IN ({})", vec!["?"; texts.len()].join(", "));
+    let Ok(id) = uuid::Uuid::parse_str(text) else { return named };
+    values.push(id.into_bytes().to_vec().into());
+    format!("{named} UNION ALL SELECT id FROM trace WHERE trace_id = ?")
+}
+
+fn both<'t>(text: &'t str, hashed: &'t Option<String>) -> Vec<&'t str> {
+    [Some(text), hashed.as_deref()].into_iter().flatten().collect()
+}

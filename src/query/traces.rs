@@ -1,0 +1,309 @@
+//! The question "which traces?": the newest, the slowest, the failed.
+
+use std::{fmt, time::Duration};
+
+use rusqlite::OptionalExtension as _;
+use serde::Serialize;
+
+use super::{
+    Cursor, Page, Total, Value,
+    events::read,
+    page::{FAILED_TRACES, NEWEST_TRACES, Place, SLOWEST_TRACES},
+    row::correlation_text,
+    text,
+    window::Window,
+};
+use crate::{
+    clock::Timestamp,
+    error::Result,
+    store::{Asked, Asking, Source},
+};
+
+const LIMIT_DEFAULT: u32 = 20;
+const LIMIT_MAX: u32 = 1_000;
+const TOTAL_EXACT_MAX: u64 = 10_000;
+const TOTAL_WITHIN: Duration = Duration::from_millis(25);
+
+/// A question about traces: the newest ones, unless it asks for the [`slowest`](Self::slowest) or the
+/// [`failed`](Self::failed).
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let l0 = l0::builder().dir(dir.path()).start()?;
+/// # use tracing_subscriber::prelude::*;
+/// # let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(l0.layer()));
+/// tracing::info_span!("request", correlation_id = "order-9").in_scope(|| tracing::error!("card refused"));
+/// let failed = l0.traces().failed().fetch()?;
+/// assert_eq!((failed.items[0].correlation_id.as_str(), failed.items[0].errors), ("order-9", 1));
+/// # Ok::<(), l0::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a question is asked by fetch()"]
+pub struct Traces {
+    source: Source,
+    window: Window,
+    asking: Asking,
+    order: Order,
+    limit: u32,
+    after: Option<Cursor>,
+}
+
+/// Which come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Newest,
+    Slowest,
+    Failed,
+}
+
+/// One trace in a list. A trace of several root spans is listed once: by its newest, or its slowest.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct TraceRow {
+    /// The caller's text, or the UUID of a trace that nobody named.
+    pub correlation_id: String,
+    /// The root span's name.
+    pub root: String,
+    /// When the root span was opened.
+    pub started_at: Timestamp,
+    /// The root span's duration; `None` if it has not ended.
+    pub duration: Option<Duration>,
+    /// Spans of the trace.
+    pub spans: u32,
+    /// Events of severity error and above in the trace, and failed spans that hold none.
+    pub errors: u32,
+}
+
+impl Traces {
+    pub(crate) fn new(source: Source) -> Self {
+        let (window, asking) = (Window::default(), Asking::default());
+        Self { source, window, asking, order: Order::Newest, limit: LIMIT_DEFAULT, after: None }
+    }
+
+    /// That began not longer ago than this.
+    pub fn last(mut self, d: Duration) -> Self {
+        self.window.last = Some(d);
+        self
+    }
+
+    /// That began at or after this time.
+    pub fn since(mut self, t: Timestamp) -> Self {
+        self.window.since = Some(t);
+        self
+    }
+
+    /// That began before this time.
+    pub fn until(mut self, t: Timestamp) -> Self {
+        self.window.until = Some(t);
+        self
+    }
+
+    /// By duration, the longest first; those that have not ended are not among them. Looks at every root span in the
+    /// window: a million take about a tenth of a second.
+    pub fn slowest(mut self) -> Self {
+        self.order = Order::Slowest;
+        self
+    }
+
+    /// Only those with an error in a span, or a span whose status is `error`; the newest first.
+    pub fn failed(mut self) -> Self {
+        self.order = Order::Failed;
+        self
+    }
+
+    /// At most this many: 20 unless said otherwise, 1,000 at most.
+    pub fn limit(mut self, n: u32) -> Self {
+        self.limit = n.min(LIMIT_MAX);
+        self
+    }
+
+    /// The page behind this cursor, with the same window and order.
+    pub fn after(mut self, c: &Cursor) -> Self {
+        self.after = Some(c.clone());
+        self
+    }
+
+    /// As [`Events::fresh`](super::Events::fresh).
+    pub fn fresh(mut self, flush_first: bool) -> Self {
+        self.asking.fresh = flush_first;
+        self
+    }
+
+    /// As [`Events::within`](super::Events::within).
+    pub fn within(mut self, d: Duration) -> Self {
+        self.asking.within = d;
+        self
+    }
+
+    /// One page of traces.
+    ///
+    /// # Errors
+    /// As [`Events::fetch`](super::Events::fetch).
+    pub fn fetch(self) -> Result<Page<TraceRow>> {
+        let behind = self.after.as_ref().map(|cursor| cursor.key(self.order.cursor_kind())).transpose()?;
+        let (since, until) = self.window.bounds(self.source.now())?;
+        let (since, until) = (since.unwrap_or(i64::MIN), until.unwrap_or(i64::MAX));
+        self.source.clone().ask(self.asking, "cannot read traces", |asked| self.page(asked, behind, since, until))
+    }
+
+    fn page(&self, asked: &Asked<'_>, behind: Option<(i64, i64)>, since: i64, until: i64) -> rusqlite::Result<Page<TraceRow>> {
+        let limit = self.limit as usize;
+        let mut found: Vec<(Place, TraceRow)> = Vec::new();
+        let mut behind = behind;
+        let is_first_page = behind.is_none();
+        // One more tells whether there is another page.
+        while found.len() <= limit {
+            let batch = limit + 1 - found.len();
+            let candidates = self.candidates(asked, behind, since, until, batch)?;
+            behind = candidates.last().map(|candidate| candidate.key);
+            let is_last = candidates.len() < batch;
+            for candidate in candidates {
+                if self.is_first_of_its_trace(asked, &candidate, since, until)? {
+                    let place = Place { kind: self.order.cursor_kind(), key: candidate.key };
+                    found.extend(by_span(asked, candidate.key.1)?.map(|row| (place, row)));
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        let has_more = found.len() > limit;
+        found.truncate(limit);
+        let total = if is_first_page && !has_more {
+            Total::Exactly(found.len() as u64)
+        } else {
+            self.total(asked, since, until)?
+        };
+        let next = found.last().filter(|_| has_more).map(|(place, _)| Cursor::at(*place));
+        Ok(Page { items: found.into_iter().map(|(_, row)| row).collect(), total, next })
+    }
+
+    /// Spans in order, the first of each trace among them.
+    fn candidates(
+        &self,
+        asked: &Asked<'_>,
+        behind: Option<(i64, i64)>,
+        since: i64,
+        until: i64,
+        batch: usize,
+    ) -> rusqlite::Result<Vec<Candidate>> {
+        let (among, key) = (self.order.among(), self.order.key());
+        let mut values: Vec<Value> = vec![since.into(), until.into()];
+        let mut beyond = String::new();
+        if let Some((first, second)) = behind {
+            values.extend([first, first, second].map(Value::from));
+            beyond = format!("AND {key} <= ?3 AND ({key} < ?4 OR id < ?5)");
+        }
+        // The keys alone, which the index holds; then the rows.
+        let sql = format!(
+            "SELECT k.key, k.id, s.trace FROM (SELECT {key} AS key, id FROM span
+                 WHERE {among} AND started_at >= ?1 AND started_at < ?2 {beyond}
+                 ORDER BY {key} DESC, id DESC LIMIT {batch}) AS k JOIN span AS s ON s.id = k.id
+              ORDER BY k.key DESC, k.id DESC"
+        );
+        read(asked.connection, &sql, &values, |row| {
+            Ok(Candidate { key: (row.get(0)?, row.get(1)?), trace: row.get(2)? })
+        })
+    }
+
+    fn is_first_of_its_trace(&self, asked: &Asked<'_>, of: &Candidate, since: i64, until: i64) -> rusqlite::Result<bool> {
+        let (among, key) = (self.order.among(), self.order.key());
+        // `+` keeps SQLite to the index of traces.
+        let sql = format!(
+            "SELECT 1 FROM span WHERE trace = ?1 AND +{among} AND +started_at >= ?2 AND +started_at < ?3
+                AND (+{key} > ?4 OR +{key} = ?4 AND id > ?5) LIMIT 1"
+        );
+        let mut statement = asked.connection.prepare_cached(&sql)?;
+        statement.exists((of.trace, since, until, of.key.0, of.key.1)).map(|exists| !exists)
+    }
+
+    fn total(&self, asked: &Asked<'_>, since: i64, until: i64) -> rusqlite::Result<Total> {
+        let among = self.order.among();
+        let sql = format!(
+            "SELECT count(*), count(DISTINCT trace) FROM (SELECT trace FROM span WHERE {among} AND started_at >= ?1
+                AND started_at < ?2 LIMIT {})",
+            TOTAL_EXACT_MAX + 1
+        );
+        let counted = asked.briefly(TOTAL_WITHIN, |connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            statement.query_row([since, until], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+        })?;
+        Ok(match counted {
+            Some((roots, traces)) if roots.cast_unsigned() <= TOTAL_EXACT_MAX => Total::Exactly(traces.cast_unsigned()),
+            Some((_, traces)) => Total::AtLeast(traces.cast_unsigned()),
+            None => Total::AtLeast(u64::from(self.limit)),
+        })
+    }
+}
+
+/// A span by which a trace may be listed.
+struct Candidate {
+    key: (i64, i64),
+    trace: i64,
+}
+
+impl Order {
+    fn cursor_kind(self) -> char {
+        match self {
+            Self::Newest => NEWEST_TRACES,
+            Self::Slowest => SLOWEST_TRACES,
+            Self::Failed => FAILED_TRACES,
+        }
+    }
+
+    /// Which spans a trace may be listed by.
+    fn among(self) -> &'static str {
+        match self {
+            Self::Newest => "parent IS NULL",
+            Self::Slowest => "parent IS NULL AND duration_ns IS NOT NULL",
+            Self::Failed => "is_failed",
+        }
+    }
+
+    fn key(self) -> &'static str {
+        match self {
+            Self::Newest | Self::Failed => "started_at",
+            Self::Slowest => "duration_ns",
+        }
+    }
+}
+
+/// The row of the trace that a span is in: by that span if it is a root, else by the trace's slowest root.
+pub(super) fn by_span(asked: &Asked<'_>, span: i64) -> rusqlite::Result<Option<TraceRow>> {
+    let sql = "
+        SELECT (SELECT coalesce(correlation_id, trace_id) FROM trace WHERE id = r.trace),
+               coalesce((SELECT text FROM name WHERE id = r.name), c.name), r.started_at, r.duration_ns,
+               (SELECT count(*) FROM span WHERE trace = r.trace),
+               (SELECT coalesce(sum(max(errors, is_failed)), 0) FROM span WHERE trace = r.trace)
+                 + (SELECT count(*) FROM warning WHERE trace = r.trace AND severity >= 4 AND span IS NULL)
+          FROM span AS s
+          JOIN span AS r ON r.id = CASE WHEN s.parent IS NULL THEN s.id ELSE coalesce(
+                (SELECT id FROM span WHERE trace = s.trace AND parent IS NULL ORDER BY +duration_ns DESC LIMIT 1), s.id) END
+          JOIN callsite AS c ON c.id = r.callsite
+         WHERE s.id = ?1";
+    let count = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
+    asked
+        .connection
+        .prepare_cached(sql)?
+        .query_row([span], |row| {
+            Ok(TraceRow {
+                correlation_id: correlation_text(row.get_ref(0)?).unwrap_or_default(),
+                root: row.get(1)?,
+                started_at: Timestamp::from_unix_ns(row.get(2)?),
+                duration: row.get::<_, Option<i64>>(3)?.map(|ns| Duration::from_nanos(ns.unsigned_abs())),
+                spans: count(row.get(4)?),
+                errors: count(row.get(5)?),
+            })
+        })
+        .optional()
+}
+
+impl fmt::Display for TraceRow {
+    /// One line of at most 80 columns, unless the correlation id is longer than a UUID.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = self.duration.map_or_else(|| "running".to_owned(), text::duration);
+        let errors = if self.errors > 0 { format!("  {} err", self.errors) } else { String::new() };
+        let name = text::cut(&self.root, 20);
+        write!(f, "{time:>9}  {name}  {}  {} spans{errors}", text::shown(&self.correlation_id), self.spans)
+    }
+}
