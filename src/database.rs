@@ -57,7 +57,8 @@ pub(crate) fn identity(database: &Database, dir: &Path) -> Option<(u64, u64)> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt as _;
-        fs::metadata(dir.join(database.file)).ok().map(|file| (file.dev(), file.ino()))
+        let file = fs::metadata(dir.join(database.file)).ok().filter(fs::Metadata::is_file);
+        file.map(|file| (file.dev(), file.ino()))
     }
     // Elsewhere a file that is open cannot be removed.
     #[cfg(not(unix))]

@@ -15,7 +15,10 @@ use super::{
     events::{Condition, read},
     filter::Leg,
 };
-use crate::{clock::Timestamp, error::Result};
+use crate::{
+    clock::Timestamp,
+    error::{Error, Result},
+};
 
 /// How far behind the newest line a late one is still noticed.
 const LATE_NS: i64 = 2_000_000_000;
@@ -44,13 +47,18 @@ pub struct Tail {
     /// What the store showed of itself at the last look.
     seen: Option<u64>,
     pauses: u32,
+    /// A window that makes no sense: told once.
+    refused: Option<Error>,
     is_over: bool,
 }
 
 impl Tail {
     pub(super) fn new(question: Events) -> Self {
         let now = question.source.now();
-        let begins_at = question.window.bounds(now).ok().and_then(|(since, _)| since);
+        let (begins_at, refused) = match question.window.bounds(now) {
+            Ok((since, _)) => (since, None),
+            Err(error) => (None, Some(error)),
+        };
         Self {
             question,
             waiting: VecDeque::new(),
@@ -59,6 +67,7 @@ impl Tail {
             newest: i64::MIN,
             seen: None,
             pauses: 0,
+            refused,
             is_over: false,
         }
     }
@@ -68,6 +77,10 @@ impl Tail {
     /// # Errors
     /// As [`Events::fetch`](super::Events::fetch).
     pub fn next_within(&mut self, within: Duration) -> Result<Option<EventRow>> {
+        if let Some(error) = self.refused.take() {
+            self.is_over = true;
+            return Err(error);
+        }
         let until = Instant::now() + within.min(Duration::from_secs(365 * 24 * 3600));
         loop {
             if let Some(row) = self.waiting.pop_front() {
