@@ -283,7 +283,8 @@ impl CoarseWall {
         if ms_per_tick == 0.0 {
             let ticks = to.ticks.saturating_sub(from.ticks);
             // Without two distinct anchors a tick counts as a nanosecond, as in a timeline.
-            let ns_per_tick = if ticks == 0 { 1.0 } else { to.mono_ns.saturating_sub(from.mono_ns) as f64 / ticks as f64 };
+            let ns_per_tick =
+                if ticks == 0 { 1.0 } else { to.mono_ns.saturating_sub(from.mono_ns) as f64 / ticks as f64 };
             ms_per_tick = ns_per_tick / 1e6;
             self.ms_per_tick.store(ms_per_tick.to_bits(), Ordering::Relaxed);
         }

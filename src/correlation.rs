@@ -37,8 +37,8 @@ use crate::error::{Error, Result};
 mod scope;
 mod trace_context;
 
-pub use scope::{Scope, Scoped, enter, scope};
 pub(crate) use scope::{Around, set_around, with_scope};
+pub use scope::{Scope, Scoped, enter, scope};
 pub use trace_context::{TraceContext, from_traceparent};
 
 /// The namespace in which a text that is no UUID has its trace id, as UUIDv5.
@@ -210,8 +210,7 @@ mod tests {
 
     #[test]
     fn trace_ids_are_uuid_v7_and_distinct() {
-        let ids: std::collections::HashSet<_> =
-            (1..10_000).map(|span| trace_id(7, span, 1_700_000_000_000)).collect();
+        let ids: std::collections::HashSet<_> = (1..10_000).map(|span| trace_id(7, span, 1_700_000_000_000)).collect();
         assert_eq!(ids.len(), 9_999);
         let id = uuid::Uuid::from_bytes(trace_id(7, 1, 1_700_000_000_123));
         assert_eq!(id.get_version_num(), 7);

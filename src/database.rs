@@ -47,7 +47,8 @@ pub(crate) fn open_writer(database: &Database, dir: &Path) -> Result<Connection>
         Pragma::Failed(error) => named(error),
         Pragma::Refused(what) => Error::storage(format!("cannot open {}: {what}", path.display())),
     })?;
-    migrate(database, &connection).map_err(|error| Error::sqlite(&format!("cannot migrate {}", path.display()), error))?;
+    migrate(database, &connection)
+        .map_err(|error| Error::sqlite(&format!("cannot migrate {}", path.display()), error))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }

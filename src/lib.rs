@@ -80,8 +80,8 @@ pub use clock::{Clock, ManualClock, Timestamp};
 pub use config::{Console, Flight, Overload};
 pub use error::{Error, Result};
 pub use event::{Severity, TelemetryEvent};
-pub use redaction::Redaction;
 pub use l0::{Builder, Handle, L0, Stats, builder, get, init};
+pub use redaction::Redaction;
 pub use store::{Recovery, recover};
 
 #[doc = include_str!("architecture.md")]

@@ -110,7 +110,9 @@ impl Redaction {
         for without in &self.without {
             if !rules.contains(&without.as_str()) && !self.values.iter().any(|(rule, _)| rule == without) {
                 let known = rules.join(", ");
-                return Err(Error::config(format!("redaction has no rule {without:?} to switch off; the rules are {known}")));
+                return Err(Error::config(format!(
+                    "redaction has no rule {without:?} to switch off; the rules are {known}"
+                )));
             }
         }
         let is_on = |rule: &str| !self.off && !self.without.iter().any(|without| without == rule);
@@ -243,14 +245,19 @@ mod tests {
 
     #[test]
     fn own_rules_join_the_built_in_ones_and_each_can_be_switched_off() {
-        let own = redactor(Redaction::default().field("*_nr").field("iban").value("ticket", r"T-(?<secret>\d+)").without("email"));
+        let own = redactor(
+            Redaction::default().field("*_nr").field("iban").value("ticket", r"T-(?<secret>\d+)").without("email"),
+        );
         assert_eq!(own.field("customer_nr"), FieldRule::Redacted("[REDACTED:*_nr]".into()));
         assert_eq!(own.field("my.iban"), FieldRule::Redacted("[REDACTED:iban]".into()));
         assert_eq!(own.text("T-77 a@example.com").unwrap(), "T-[REDACTED:ticket] a@example.com");
         let allowed = redactor(Redaction::default().allow_field("csrfToken").without("cookie"));
         assert_eq!(allowed.field("csrf_token"), FieldRule::Allowed);
         assert_eq!(allowed.field("cookie"), FieldRule::Checked);
-        assert_eq!(allowed.json_by_name(r#"{"csrf-token":"a","token":"b"}"#).unwrap(), r#"{"csrf-token":"a","token":"[REDACTED:token]"}"#);
+        assert_eq!(
+            allowed.json_by_name(r#"{"csrf-token":"a","token":"b"}"#).unwrap(),
+            r#"{"csrf-token":"a","token":"[REDACTED:token]"}"#
+        );
         let off = redactor(Redaction::off().value("only", "only this"));
         assert_eq!(off.text("password=hunter2"), None);
         assert_eq!(off.text("only this").unwrap(), "[REDACTED:only]");

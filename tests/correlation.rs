@@ -283,7 +283,8 @@ fn the_way_out_of_any_trace_is_how_the_store_has_it() {
         contexts
     });
     let rows = store.ask("SELECT trace_id, w3c_span_id FROM spans WHERE name IN ('named', 'inner') ORDER BY id");
-    let expected: Vec<Vec<String>> = contexts.iter().map(|context| vec![context.trace_id(), context.span_id()]).collect();
+    let expected: Vec<Vec<String>> =
+        contexts.iter().map(|context| vec![context.trace_id(), context.span_id()]).collect();
     assert_eq!(rows, expected);
 }
 

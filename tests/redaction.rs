@@ -93,7 +93,10 @@ fn every_innocent_is_intact_to_the_letter() {
         let stored = if case[0] == "message" {
             row.message.clone()
         } else {
-            row.payload_as::<serde_json::Map<String, serde_json::Value>>().unwrap()[&case[0]].as_str().unwrap().to_owned()
+            row.payload_as::<serde_json::Map<String, serde_json::Value>>().unwrap()[&case[0]]
+                .as_str()
+                .unwrap()
+                .to_owned()
         };
         if stored != case[1] {
             harmed.push(format!("{}: {:?} -> {stored:?}", case[0], case[1]));

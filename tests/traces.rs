@@ -17,7 +17,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// A store whose clock stands at a full hour.
 fn at_a_full_hour() -> (Store, l0::ManualClock) {
     let dir = tempfile::tempdir().unwrap();
-    let (clock, hand) = Clock::manual(Timestamp::from_unix_ns(1_700_000_000_000_000_000 / 3_600_000_000_000 * 3_600_000_000_000));
+    let (clock, hand) =
+        Clock::manual(Timestamp::from_unix_ns(1_700_000_000_000_000_000 / 3_600_000_000_000 * 3_600_000_000_000));
     let l0 = builder(dir.path()).clock(clock).start().unwrap();
     (Store { l0, dir }, hand)
 }
@@ -44,6 +45,7 @@ fn a_tree_has_every_event_once_with_times_that_add_up() {
         store.l0.audit(TelemetryEvent::new("refund").message("nothing taken")).unwrap();
         drop(root);
         let _scope = l0::correlation::enter("order-9".parse().unwrap());
+        store.l0.audit(TelemetryEvent::new("refund").message("in no span either")).unwrap();
         info!("in no span");
     });
     let trace = store.l0.trace("order-9").unwrap().unwrap();
@@ -64,10 +66,10 @@ fn a_tree_has_every_event_once_with_times_that_add_up() {
     assert_eq!(root.children[1].events[0].message, "timed out");
     assert_eq!(root.children[2].follows_from[0].name, "elsewhere");
     let texts: Vec<&str> = root.events.iter().map(|event| event.message.as_str()).collect();
-    assert_eq!(texts, ["begin", "gave up"]);
+    assert_eq!(texts, ["begin", "gave up", "nothing taken"]);
     let texts: Vec<&str> = trace.events.iter().map(|event| event.message.as_str()).collect();
-    assert_eq!(texts, ["nothing taken", "in no span"]);
-    assert_eq!((trace.all_events().len(), trace.errors(), trace.left_out), (5, 1, 0));
+    assert_eq!(texts, ["in no span", "in no span either"], "of one nanosecond, telemetry first");
+    assert_eq!((trace.all_events().len(), trace.errors(), trace.left_out), (6, 1, 0));
     assert_eq!(root.payload, r#"{"method":"GET"}"#);
 
     let text = trace.to_string();
@@ -75,7 +77,16 @@ fn a_tree_has_every_event_once_with_times_that_add_up() {
         assert!(line.chars().count() <= 80, "{line}");
         assert_eq!(line, line.trim_end());
     }
-    for part in ["trace order-9", "├─ auth", "SELECT orders !", "ERROR timed out", "AUDIT [refund]", "follows elsewhere", "1 error", "██"] {
+    for part in [
+        "trace order-9",
+        "├─ auth",
+        "SELECT orders !",
+        "ERROR timed out",
+        "AUDIT [refund]",
+        "follows elsewhere",
+        "1 error",
+        "██",
+    ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
     // Serialised, it is the same tree.
@@ -269,7 +280,11 @@ fn a_summary_agrees_with_the_rows_whatever_its_window() {
             "SELECT printf('%.3f', duration_ms * 1e3) FROM spans WHERE (SELECT started_at FROM span AS own WHERE own.id = spans.id) + duration_ms * 1e6
                 >= {since} ORDER BY duration_ms DESC LIMIT 5"
         ));
-        let slowest: Vec<Vec<String>> = summary.slowest.iter().map(|row| vec![format!("{:.3}", row.duration.unwrap().as_secs_f64() * 1e6)]).collect();
+        let slowest: Vec<Vec<String>> = summary
+            .slowest
+            .iter()
+            .map(|row| vec![format!("{:.3}", row.duration.unwrap().as_secs_f64() * 1e6)])
+            .collect();
         assert_eq!(slowest, rows, "{minutes} minutes");
         let latest: Vec<i64> = summary.latest_errors.iter().map(|event| event.id).collect();
         let rows = store.ask(&format!(

@@ -12,8 +12,8 @@ use super::{
     local::{CachedCallsite, Local},
 };
 use crate::{
-    redaction::FieldRule,
     record::{CallsiteKind, encode_metadata},
+    redaction::FieldRule,
 };
 
 /// The callsites that have recorded into one `L0`.
@@ -25,12 +25,7 @@ pub(crate) struct Callsites {
 impl Callsites {
     /// What is known of the callsite; number 0 means that its definition travels with each record.
     #[inline]
-    pub(super) fn find(
-        &self,
-        capture: &Capture,
-        local: &Local,
-        metadata: &'static Metadata<'static>,
-    ) -> Callsite {
+    pub(super) fn find(&self, capture: &Capture, local: &Local, metadata: &'static Metadata<'static>) -> Callsite {
         let address = std::ptr::from_ref(metadata).addr();
         let cell = local.cached_callsite(address);
         let cached = cell.get();

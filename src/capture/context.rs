@@ -111,7 +111,10 @@ pub(super) fn read(metadata: &Metadata<'_>, bytes: &[u8], may_be_named: bool, fo
         let before = place.len();
         if name == "traceparent" {
             let Value::Text(header) = value else { continue };
-            if may_be_named && before == 0 && let Ok(context) = correlation::from_traceparent(header) {
+            if may_be_named
+                && before == 0
+                && let Ok(context) = correlation::from_traceparent(header)
+            {
                 place.push_str(&context.trace_id());
             }
             continue;

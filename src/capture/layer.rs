@@ -142,7 +142,9 @@ where
 
     fn on_enter(&self, id: &span::Id, _: Context<'_, S>) {
         if let Some(span) = self.find(id) {
-            local::with(|local| local.enter(self.id, self.capture.id, self.capture.flight.key(), id.into_u64(), span.inside));
+            local::with(|local| {
+                local.enter(self.id, self.capture.id, self.capture.flight.key(), id.into_u64(), span.inside)
+            });
         }
     }
 

@@ -78,7 +78,11 @@ impl Local {
             lane: Cell::new(0),
             scratch: Cell::new(Vec::new()),
             entered: RefCell::new(Vec::new()),
-            context: RefCell::new(Context { correlation_id: String::new(), tenant_id: String::new(), actor_id: String::new() }),
+            context: RefCell::new(Context {
+                correlation_id: String::new(),
+                tenant_id: String::new(),
+                actor_id: String::new(),
+            }),
             span_ids: Cell::new((0, 0)),
             callsites: [const { Cell::new(CachedCallsite::NONE) }; CALLSITES_CACHED],
         }

@@ -38,8 +38,8 @@ use crate::{
     correlation::{self, Around, CorrelationId},
     event::{Severity, TelemetryEvent},
     flight::{FlightRecorder, Pushable},
-    redaction::Redactor,
     record::{CallsiteKind, Caps, Encoder, Head, Kind, key},
+    redaction::Redactor,
 };
 
 /// Fields longer than this are cut.
@@ -178,8 +178,8 @@ impl Capture {
         });
     }
 
-    /// What the current span says of an event that does not go through the writer.
-    pub(crate) fn complete(&self, event: &mut TelemetryEvent) {
+    /// Adds what the current span says to an event that does not go through the writer; returns the span's own id.
+    pub(crate) fn complete(&self, event: &mut TelemetryEvent) -> Option<u64> {
         let span = local::with(|local| local.current_of_capture(self.id));
         if event.correlation_id.is_none() {
             event.correlation_id = correlation::current();
@@ -188,6 +188,7 @@ impl Capture {
         let (tenant_id, actor_id) = said.unwrap_or_default();
         event.tenant_id = event.tenant_id.take().or(Some(tenant_id).filter(|text| !text.is_empty()));
         event.actor_id = event.actor_id.take().or(Some(actor_id).filter(|text| !text.is_empty()));
+        Some(span.id).filter(|id| *id != 0)
     }
 
     /// Records a warning of l0's own, as a row like any other.

@@ -171,8 +171,8 @@ impl Handle {
         if self.inner.shared.flight.is_forked() {
             return Err(Error::closed());
         }
-        self.inner.capture.complete(&mut event);
-        state::audit(&self.inner.state, &self.inner.redactor, self.inner.clock.now(), event)
+        let span = self.inner.capture.complete(&mut event).map(|own| (self.inner.shared.flight.run(), own));
+        state::audit(&self.inner.state, &self.inner.redactor, self.inner.clock.now(), span, event)
     }
 
     /// Which events were recorded? See [`Events`].

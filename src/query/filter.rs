@@ -86,7 +86,9 @@ impl Filter {
         };
         Some(match self {
             Self::AtLeast(severity) if leg == Leg::Event && *severity >= Severity::Warning => return None,
-            Self::EventType(text) if text == "log" => format!("(e.event_type IS NULL OR {})", name("event_type", &["log"])),
+            Self::EventType(text) if text == "log" => {
+                format!("(e.event_type IS NULL OR {})", name("event_type", &["log"]))
+            }
             Self::EventType(text) => name("event_type", &[text]),
             Self::Source(text) => {
                 let named = name("source", &[text]);

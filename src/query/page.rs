@@ -67,7 +67,11 @@ impl Cursor {
     }
 
     fn place(&self) -> Option<Place> {
-        let kind = self.0.chars().next().filter(|kind| [EVENTS, NEWEST_TRACES, SLOWEST_TRACES, FAILED_TRACES].contains(kind))?;
+        let kind = self
+            .0
+            .chars()
+            .next()
+            .filter(|kind| [EVENTS, NEWEST_TRACES, SLOWEST_TRACES, FAILED_TRACES].contains(kind))?;
         let (first, second) = self.0[1..].split_once('.')?;
         Some(Place { kind, key: (first.parse().ok()?, second.parse().ok()?) })
     }
@@ -97,7 +101,9 @@ impl FromStr for Cursor {
         let cursor = Self(text.to_owned());
         match cursor.place() {
             Some(_) => Ok(cursor),
-            None => Err(Error::invalid_input(format!("{text:?} is not a cursor: pass on the `next` of a page unchanged"))),
+            None => {
+                Err(Error::invalid_input(format!("{text:?} is not a cursor: pass on the `next` of a page unchanged")))
+            }
         }
     }
 }

@@ -271,8 +271,20 @@ fn slowest(asked: &Asked<'_>, parts: &[Part]) -> rusqlite::Result<Vec<TraceRow>>
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let window_ns = self.until.as_unix_ns().saturating_sub(self.since.as_unix_ns()).max(0);
-        writeln!(f, "summary of {}, until {:.19}Z", duration(Duration::from_nanos(window_ns.unsigned_abs())), self.until.to_string())?;
-        write!(f, "{} events, {} errors ({:.2} %), {} shed", self.events, self.errors, self.error_rate() * 100.0, self.shed)?;
+        writeln!(
+            f,
+            "summary of {}, until {:.19}Z",
+            duration(Duration::from_nanos(window_ns.unsigned_abs())),
+            self.until.to_string()
+        )?;
+        write!(
+            f,
+            "{} events, {} errors ({:.2} %), {} shed",
+            self.events,
+            self.errors,
+            self.error_rate() * 100.0,
+            self.shed
+        )?;
         for (reason, count) in &self.shed_by {
             write!(f, ", {count} {reason}")?;
         }
@@ -285,11 +297,27 @@ impl fmt::Display for Summary {
         counts(f, "type", &self.by_type)?;
         counts(f, "source", &self.by_source)?;
         if !self.spans.is_empty() {
-            writeln!(f, "\n{} {:>7} {:>6} {:>8} {:>8} {:>8} {:>8}", fit("span", 29), "count", "errors", "p50", "p95", "p99", "max")?;
+            writeln!(
+                f,
+                "\n{} {:>7} {:>6} {:>8} {:>8} {:>8} {:>8}",
+                fit("span", 29),
+                "count",
+                "errors",
+                "p50",
+                "p95",
+                "p99",
+                "max"
+            )?;
             for span in self.spans.iter().take(LINES) {
                 let times = [span.p50, span.p95, span.p99, span.max].map(duration);
                 let [p50, p95, p99, max] = &times;
-                writeln!(f, "{} {:>7} {:>6} {p50:>8} {p95:>8} {p99:>8} {max:>8}", fit(&span.name, 29), span.count, span.errors)?;
+                writeln!(
+                    f,
+                    "{} {:>7} {:>6} {p50:>8} {p95:>8} {p99:>8} {max:>8}",
+                    fit(&span.name, 29),
+                    span.count,
+                    span.errors
+                )?;
             }
             more(f, self.spans.len())?;
         }
@@ -299,7 +327,11 @@ impl fmt::Display for Summary {
         }
         if !self.latest_errors.is_empty() {
             writeln!(f, "\nlatest errors")?;
-            self.latest_errors.iter().try_for_each(|error| writeln!(f, "{}", cut(&error.to_string(), 80)))?;
+            for error in &self.latest_errors {
+                let line =
+                    format!("{:.19}Z {}: {} {}", error.at.to_string(), error.source, error.message, error.payload);
+                writeln!(f, "{}", cut(line.trim_end_matches(" {}"), 80))?;
+            }
         }
         Ok(())
     }

@@ -161,7 +161,11 @@ impl Tail {
 }
 
 /// The time of the first row that has not been told, by its keys alone.
-fn first_untold(connection: &Connection, leg: &Condition, told: &BTreeSet<(i64, Leg)>) -> rusqlite::Result<Option<i64>> {
+fn first_untold(
+    connection: &Connection,
+    leg: &Condition,
+    told: &BTreeSet<(i64, Leg)>,
+) -> rusqlite::Result<Option<i64>> {
     let mut keys = connection.prepare_cached(&format!("SELECT e.at {} ORDER BY e.at", leg.condition))?;
     let mut rows = keys.query(params_from_iter(&leg.values))?;
     while let Some(row) = rows.next()? {

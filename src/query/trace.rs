@@ -37,7 +37,7 @@ pub struct Trace {
     pub trace_id: String,
     /// The root spans, by their beginnings.
     pub spans: Vec<SpanNode>,
-    /// Events in none of its spans: of a scope, or audited.
+    /// Events in none of its spans: those of a scope.
     pub events: Vec<EventRow>,
     /// Spans and events there were too many of: the latest ones.
     pub left_out: u64,
@@ -134,7 +134,8 @@ impl Trace {
     /// Events of severity error and above, and failed spans that hold none.
     pub fn errors(&self) -> usize {
         let is_error = |event: &&EventRow| event.severity >= Severity::Error;
-        let in_spans = self.all_spans().map(|span| span.events.iter().filter(is_error).count().max(usize::from(span.is_failed)));
+        let in_spans =
+            self.all_spans().map(|span| span.events.iter().filter(is_error).count().max(usize::from(span.is_failed)));
         in_spans.sum::<usize>() + self.events.iter().filter(is_error).count()
     }
 }
@@ -145,9 +146,10 @@ pub(crate) fn trace(source: &Source, id: &str) -> Result<Option<Trace>> {
     source.ask(Asking::default(), "cannot read the trace", |asked| load(asked, id, &hashed))
 }
 
-/// A span's row, with the row of its parent.
+/// A span's row, with the row of its parent, and its run and own id in it.
 struct Loaded {
     parent: Option<i64>,
+    own: (i64, i64),
     node: SpanNode,
 }
 
@@ -183,7 +185,9 @@ fn load(asked: &Asked<'_>, id: &str, hashed: &Option<String>) -> rusqlite::Resul
     let mut audit: Vec<Value> = vec![id.into(), correlation_id.as_str().into(), trace_id.to_string().into()];
     audit.extend(hashed.as_deref().map(Value::from));
     let condition = format!("e.correlation_id IN ({})", vec!["?"; audit.len()].join(", "));
-    events.extend(events_of(asked, Leg::Audit, &condition, &audit)?);
+    let mut audited = events_of(asked, Leg::Audit, &condition, &audit)?;
+    place_audited(asked, &condition, &audit, &spans, &mut audited)?;
+    events.extend(audited);
     if spans.is_empty() && events.is_empty() && rows.is_empty() {
         return Ok(None);
     }
@@ -198,7 +202,7 @@ fn spans(asked: &Asked<'_>, marks: &str, ids: &[Value]) -> rusqlite::Result<Vec<
     let sql = format!(
         "SELECT s.id, s.parent, s.started_at, s.duration_ns, s.state, s.is_failed, coalesce(s.payload, '{{}}'),
                 coalesce((SELECT text FROM name WHERE id = s.name), c.name), c.target, c.severity,
-                (SELECT text FROM name WHERE id = s.status)
+                (SELECT text FROM name WHERE id = s.status), s.run, s.own
            FROM span AS s JOIN callsite AS c ON c.id = s.callsite
           WHERE s.trace IN ({marks}) ORDER BY s.id LIMIT {SPANS_MAX}"
     );
@@ -223,7 +227,7 @@ fn spans(asked: &Asked<'_>, marks: &str, ids: &[Value]) -> rusqlite::Result<Vec<
             events: Vec::new(),
             follows_from: Vec::new(),
         };
-        Ok(Loaded { parent: row.get(1)?, node })
+        Ok(Loaded { parent: row.get(1)?, own: (row.get(11)?, row.get(12)?), node })
     })?;
     let sql = format!(
         "SELECT l.span, s.id, coalesce((SELECT text FROM name WHERE id = s.name), c.name),
@@ -248,10 +252,34 @@ fn events_of(asked: &Asked<'_>, leg: Leg, condition: &str, values: &[Value]) -> 
     read(asked.connection, &sql, values, |row| EventRow::from_row(row, leg))
 }
 
+/// Finds the spans in which events were audited: they name them by run and own id, not by row.
+fn place_audited(
+    asked: &Asked<'_>,
+    condition: &str,
+    values: &[Value],
+    spans: &[Loaded],
+    audited: &mut [EventRow],
+) -> rusqlite::Result<()> {
+    if audited.is_empty() {
+        return Ok(());
+    }
+    let rows: HashMap<(i64, i64), i64> = spans.iter().map(|span| (span.own, span.node.id)).collect();
+    let sql = format!(
+        "SELECT (SELECT id FROM run WHERE uuid = e.run), e.span FROM audit AS e WHERE {condition} ORDER BY e.at LIMIT {EVENTS_MAX}"
+    );
+    let own =
+        read(asked.connection, &sql, values, |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)))?;
+    for (event, own) in audited.iter_mut().zip(own) {
+        event.span_id = own.0.zip(own.1).and_then(|own| rows.get(&own).copied());
+    }
+    Ok(())
+}
+
 /// How many there are beyond those that were read.
 fn left_out(asked: &Asked<'_>, marks: &str, ids: &[Value], spans: usize, events: usize) -> rusqlite::Result<u64> {
     let mut beyond = 0;
-    for (tables, read_rows, max) in [(&["span"][..], spans, SPANS_MAX), (&["event", "warning"][..], events, EVENTS_MAX)] {
+    for (tables, read_rows, max) in [(&["span"][..], spans, SPANS_MAX), (&["event", "warning"][..], events, EVENTS_MAX)]
+    {
         if read_rows < max {
             continue;
         }
@@ -344,7 +372,7 @@ mod tests {
             payload: "{}".into(),
             follows_from: Vec::new(),
         };
-        Loaded { parent, node }
+        Loaded { parent, own: (1, id), node }
     }
 
     #[test]

@@ -146,7 +146,13 @@ impl Traces {
         self.source.clone().ask(self.asking, "cannot read traces", |asked| self.page(asked, behind, since, until))
     }
 
-    fn page(&self, asked: &Asked<'_>, behind: Option<(i64, i64)>, since: i64, until: i64) -> rusqlite::Result<Page<TraceRow>> {
+    fn page(
+        &self,
+        asked: &Asked<'_>,
+        behind: Option<(i64, i64)>,
+        since: i64,
+        until: i64,
+    ) -> rusqlite::Result<Page<TraceRow>> {
         let limit = self.limit as usize;
         let mut found: Vec<(Place, TraceRow)> = Vec::new();
         let mut behind = behind;
@@ -206,7 +212,13 @@ impl Traces {
         })
     }
 
-    fn is_first_of_its_trace(&self, asked: &Asked<'_>, of: &Candidate, since: i64, until: i64) -> rusqlite::Result<bool> {
+    fn is_first_of_its_trace(
+        &self,
+        asked: &Asked<'_>,
+        of: &Candidate,
+        since: i64,
+        until: i64,
+    ) -> rusqlite::Result<bool> {
         let (among, key) = (self.order.among(), self.order.key());
         // `+` keeps SQLite to the index of traces.
         let sql = format!(
@@ -302,8 +314,10 @@ impl fmt::Display for TraceRow {
     /// One line of at most 80 columns, unless the correlation id is longer than a UUID.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = self.duration.map_or_else(|| "running".to_owned(), text::duration);
-        let errors = if self.errors > 0 { format!("  {} err", self.errors) } else { String::new() };
+        let plural = |count: u32, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let errors = if self.errors > 0 { format!("  {}", plural(self.errors, "error")) } else { String::new() };
         let name = text::cut(&self.root, 20);
-        write!(f, "{time:>9}  {name}  {}  {} spans{errors}", text::shown(&self.correlation_id), self.spans)
+        let (id, spans) = (text::shown(&self.correlation_id), plural(self.spans, "span"));
+        write!(f, "{time:>9}  {name}  {id}  {spans}{errors}")
     }
 }

@@ -53,7 +53,8 @@ impl fmt::Display for Trace {
         }
         events(f, &frame, "", &self.events)?;
         // Depth-first without recursion: what is drawn to the left of each span stands with it.
-        let mut left: Vec<(&SpanNode, String, &str)> = self.spans.iter().rev().map(|span| (span, String::new(), "")).collect();
+        let mut left: Vec<(&SpanNode, String, &str)> =
+            self.spans.iter().rev().map(|span| (span, String::new(), "")).collect();
         while let Some((span, prefix, branch)) = left.pop() {
             line(f, &frame, span, &format!("{prefix}{branch}"))?;
             let inside = match branch {
@@ -61,7 +62,11 @@ impl fmt::Display for Trace {
                 "├─ " => format!("{prefix}│  "),
                 _ => format!("{prefix}   "),
             };
-            let inside = if inside.chars().count() > INDENT_MAX * 3 { inside.chars().take(INDENT_MAX * 3).collect() } else { inside };
+            let inside = if inside.chars().count() > INDENT_MAX * 3 {
+                inside.chars().take(INDENT_MAX * 3).collect()
+            } else {
+                inside
+            };
             let below = if span.children.is_empty() { "  " } else { "│ " };
             events(f, &frame, &format!("{inside}{below}"), &span.events)?;
             for (index, child) in span.children.iter().enumerate().rev() {

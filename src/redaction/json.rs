@@ -3,7 +3,11 @@
 //! The JSON is a serialiser's output or a caller's own; what does not parse is treated as one string of text by the
 //! caller. No recursion, so depth costs nothing.
 
-use super::{marker, names::{Names, Verdict}, values::Values};
+use super::{
+    marker,
+    names::{Names, Verdict},
+    values::Values,
+};
 
 /// The JSON without its secrets, if it has any.
 pub(super) fn redact(json: &str, by_name: Option<&Names>, by_value: Option<(&Values, &Names)>) -> Option<String> {
@@ -42,7 +46,9 @@ pub(super) fn redact(json: &str, by_name: Option<&Names>, by_value: Option<(&Val
                     by_value.and_then(|(values, names)| values.redact(&unescaped(literal)?, names))
                 } else {
                     match (verdict.or(stack.last()), by_name, by_value) {
-                        (Inside::Secret(rule), Some(_), _) => Some(marker(rule)).filter(|marker| literal[1..literal.len() - 1] != **marker),
+                        (Inside::Secret(rule), Some(_), _) => {
+                            Some(marker(rule)).filter(|marker| literal[1..literal.len() - 1] != **marker)
+                        }
                         (Inside::Plain | Inside::Secret(_), _, Some((values, names))) => {
                             values.may_occur(literal).then(|| values.redact(&unescaped(literal)?, names)).flatten()
                         }
@@ -135,9 +141,15 @@ mod tests {
     #[test]
     fn nested_names_and_values_go_and_everything_else_stays_to_the_letter() {
         for (json, expected) in [
-            (r#"{"a": 1.50, "password" : "x\"y", "b":[1,2]}"#, r#"{"a": 1.50, "password" : "[REDACTED:password]", "b":[1,2]}"#),
+            (
+                r#"{"a": 1.50, "password" : "x\"y", "b":[1,2]}"#,
+                r#"{"a": 1.50, "password" : "[REDACTED:password]", "b":[1,2]}"#,
+            ),
             (r#"{"token":5,"secret":true,"cookie":null}"#, r#"{"token":5,"secret":true,"cookie":null}"#),
-            (r#"{"credentials":{"user":"bob","n":[1,"two"]},"x":"y"}"#, r#"{"credentials":{"user":"[REDACTED:credentials]","n":[1,"[REDACTED:credentials]"]},"x":"y"}"#),
+            (
+                r#"{"credentials":{"user":"bob","n":[1,"two"]},"x":"y"}"#,
+                r#"{"credentials":{"user":"[REDACTED:credentials]","n":[1,"[REDACTED:credentials]"]},"x":"y"}"#,
+            ),
             (r#"[{"deep":{"api_key":"k"}}]"#, r#"[{"deep":{"api_key":"[REDACTED:api_key]"}}]"#),
             (r#"{"to":"a@example.com"}"#, r#"{"to":"[REDACTED:email]"}"#),
             (r#"{"a@example.com":1}"#, r#"{"[REDACTED:email]":1}"#),

@@ -13,35 +13,152 @@ pub(super) const RULES: &[(&str, &[&str])] = &[
     (
         "password",
         &[
-            "password", "passwords", "passwd", "pwd", "passphrase", "passcode", "db pass", "user pass", "smtp pass", "mysql pass",
-            "pg pass", "redis pass", "mail pass", "root pass", "admin pass", "userpass", "dbpass", "pgpassword",
+            "password",
+            "passwords",
+            "passwd",
+            "pwd",
+            "passphrase",
+            "passcode",
+            "db pass",
+            "user pass",
+            "smtp pass",
+            "mysql pass",
+            "pg pass",
+            "redis pass",
+            "mail pass",
+            "root pass",
+            "admin pass",
+            "userpass",
+            "dbpass",
+            "pgpassword",
         ],
     ),
     (
         "token",
-        &["token", "accesstoken", "authtoken", "refreshtoken", "idtoken", "sessiontoken", "bearer", "jwt", "jws", "tokens secret"],
+        &[
+            "token",
+            "accesstoken",
+            "authtoken",
+            "refreshtoken",
+            "idtoken",
+            "sessiontoken",
+            "bearer",
+            "jwt",
+            "jws",
+            "tokens secret",
+        ],
     ),
     ("secret", &["secret", "secrets", "secret key", "clientsecret", "appsecret"]),
     ("authorization", &["authorization", "authorisation", "auth header"]),
     ("cookie", &["cookie", "cookies", "setcookie", "jsessionid", "phpsessid"]),
-    ("api_key", &["api key", "api keys", "access key", "subscription key", "account key", "storage key", "auth key", "master key"]),
-    ("private_key", &["private key", "privkey", "signing key", "encryption key", "decryption key", "hmac key", "session key", "key pem"]),
+    (
+        "api_key",
+        &[
+            "api key",
+            "api keys",
+            "access key",
+            "subscription key",
+            "account key",
+            "storage key",
+            "auth key",
+            "master key",
+        ],
+    ),
+    (
+        "private_key",
+        &[
+            "private key",
+            "privkey",
+            "signing key",
+            "encryption key",
+            "decryption key",
+            "hmac key",
+            "session key",
+            "key pem",
+        ],
+    ),
     ("credentials", &["credential", "credentials", "creds"]),
     ("ssn", &["ssn", "social security", "social security number", "social insurance number"]),
-    ("card", &["card number", "card no", "cc number", "credit card", "debit card", "cvv", "cvv2", "cvc", "cvc2", "card code", "security code", "card pin"]),
-    ("otp", &["otp", "totp", "one time password", "one time code", "mfa code", "2fa code", "verification code", "recovery code", "recovery codes", "backup codes"]),
+    (
+        "card",
+        &[
+            "card number",
+            "card no",
+            "cc number",
+            "credit card",
+            "debit card",
+            "cvv",
+            "cvv2",
+            "cvc",
+            "cvc2",
+            "card code",
+            "security code",
+            "card pin",
+        ],
+    ),
+    (
+        "otp",
+        &[
+            "otp",
+            "totp",
+            "one time password",
+            "one time code",
+            "mfa code",
+            "2fa code",
+            "verification code",
+            "recovery code",
+            "recovery codes",
+            "backup codes",
+        ],
+    ),
 ];
 
 /// Behind a pattern, these still mean the value.
 const STILL_THE_VALUE: [&str; 16] = [
-    "value", "values", "raw", "plain", "plaintext", "cleartext", "header", "hash", "base64", "b64", "hex", "confirm",
-    "confirmation", "again", "new", "old",
+    "value",
+    "values",
+    "raw",
+    "plain",
+    "plaintext",
+    "cleartext",
+    "header",
+    "hash",
+    "base64",
+    "b64",
+    "hex",
+    "confirm",
+    "confirmation",
+    "again",
+    "new",
+    "old",
 ];
 
 /// Before `token`, these say that it is no secret: the tokens of parsers, pages and language models.
 const HARMLESS_TOKENS: [&str; 24] = [
-    "next", "prev", "previous", "page", "pagination", "continuation", "continue", "lookahead", "unexpected", "expected", "eos", "bos",
-    "pad", "unk", "mask", "stop", "special", "cancellation", "cancel", "last", "first", "peek", "invalid", "per",
+    "next",
+    "prev",
+    "previous",
+    "page",
+    "pagination",
+    "continuation",
+    "continue",
+    "lookahead",
+    "unexpected",
+    "expected",
+    "eos",
+    "bos",
+    "pad",
+    "unk",
+    "mask",
+    "stop",
+    "special",
+    "cancellation",
+    "cancel",
+    "last",
+    "first",
+    "peek",
+    "invalid",
+    "per",
 ];
 
 /// What a name says.
@@ -83,7 +200,8 @@ impl Names {
             }
             if text.contains('*') {
                 let glob = format!("(?i)^{}$", regex::escape(text).replace("\\*", ".*"));
-                let glob = Regex::new(&glob).map_err(|error| Error::config(format!("redaction field({text:?}): {error}")))?;
+                let glob =
+                    Regex::new(&glob).map_err(|error| Error::config(format!("redaction field({text:?}): {error}")))?;
                 globs.push((text.clone(), glob));
                 stems.push(String::new());
             } else {
@@ -172,7 +290,9 @@ fn words(name: &str) -> Vec<String> {
         let before = index.checked_sub(1).map(|index| chars[index]);
         let after_is_lower = chars.get(index + 1).is_some_and(|c| c.is_lowercase());
         let begins = c.is_uppercase()
-            && before.is_some_and(|before| !before.is_uppercase() && before.is_alphanumeric() || before.is_uppercase() && after_is_lower);
+            && before.is_some_and(|before| {
+                !before.is_uppercase() && before.is_alphanumeric() || before.is_uppercase() && after_is_lower
+            });
         if begins && !word.is_empty() {
             words.push(std::mem::take(&mut word));
         }
@@ -205,17 +325,47 @@ mod tests {
     fn secrets_are_known_by_their_last_words() {
         let names = Names::compile(|_| true, &[], &[]).unwrap();
         for (name, rule) in [
-            ("password", "password"), ("userPassword", "password"), ("password2", "password"), ("new_password_confirmation", "password"),
-            ("db.passwd", "password"), ("token", "token"), ("access_token", "token"), ("csrf-token", "token"), ("x-api-key", "api_key"),
-            ("apikey", "api_key"), ("client_secret", "secret"), ("Set-Cookie", "cookie"), ("proxy-authorization", "authorization"),
-            ("privateKey", "private_key"), ("SSN", "ssn"), ("cvv", "card"), ("r#token", "token"), ("password_hash", "password"),
+            ("password", "password"),
+            ("userPassword", "password"),
+            ("password2", "password"),
+            ("new_password_confirmation", "password"),
+            ("db.passwd", "password"),
+            ("token", "token"),
+            ("access_token", "token"),
+            ("csrf-token", "token"),
+            ("x-api-key", "api_key"),
+            ("apikey", "api_key"),
+            ("client_secret", "secret"),
+            ("Set-Cookie", "cookie"),
+            ("proxy-authorization", "authorization"),
+            ("privateKey", "private_key"),
+            ("SSN", "ssn"),
+            ("cvv", "card"),
+            ("r#token", "token"),
+            ("password_hash", "password"),
         ] {
             assert_eq!(names.find(name), Verdict::Secret(rule), "{name}");
             assert!(names.may_occur(name), "{name}");
         }
         for name in [
-            "max_tokens", "token_count", "tokens", "tokenizer", "next_token", "secretary", "public_key", "primary_key", "key", "author",
-            "password_reset_url", "password_changed_at", "cookie_policy", "compass", "bypass", "passed", "authorization_id", "monkey",
+            "max_tokens",
+            "token_count",
+            "tokens",
+            "tokenizer",
+            "next_token",
+            "secretary",
+            "public_key",
+            "primary_key",
+            "key",
+            "author",
+            "password_reset_url",
+            "password_changed_at",
+            "cookie_policy",
+            "compass",
+            "bypass",
+            "passed",
+            "authorization_id",
+            "monkey",
         ] {
             assert_eq!(names.find(name), Verdict::Plain, "{name}");
         }

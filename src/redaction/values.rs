@@ -115,7 +115,10 @@ impl Values {
             }
             let regex = Regex::new(regex).map_err(|error| broken(rule, error))?;
             if regex.is_match("") {
-                return Err(Error::config(format!("redaction value({rule:?}, {:?}) matches the empty text", regex.as_str())));
+                return Err(Error::config(format!(
+                    "redaction value({rule:?}, {:?}) matches the empty text",
+                    regex.as_str()
+                )));
             }
             rules.push(Rule { name: rule.clone(), regex, check: always });
         }
@@ -162,7 +165,12 @@ impl Values {
     }
 
     /// Offers each rule that may apply, with what it makes of a text; until `done`.
-    fn find(&self, text: &str, names: &Names, mut done: impl FnMut(&str, &dyn Fn(&str, &str) -> Option<String>) -> bool) {
+    fn find(
+        &self,
+        text: &str,
+        names: &Names,
+        mut done: impl FnMut(&str, &dyn Fn(&str, &str) -> Option<String>) -> bool,
+    ) {
         if !self.may_occur(text) {
             return;
         }
@@ -371,10 +379,13 @@ fn card_in(text: &str, run: std::ops::Range<usize>) -> Option<std::ops::Range<us
             _ => {}
         }
     }
-    let ranges = (0..groups.len()).flat_map(|first| (first..groups.len().min(first + 5)).map(move |last| (first, last)));
+    let ranges =
+        (0..groups.len()).flat_map(|first| (first..groups.len().min(first + 5)).map(move |last| (first, last)));
     ranges
         .map(|(first, last)| (&groups[first..=last], groups[first].start..groups[last].end))
-        .find(|(groups, range)| is_grouped(groups) && stands_alone(text, range) && is_card_text(text, &text[range.clone()]))
+        .find(|(groups, range)| {
+            is_grouped(groups) && stands_alone(text, range) && is_card_text(text, &text[range.clone()])
+        })
         .map(|(_, range)| range)
 }
 
@@ -422,8 +433,28 @@ fn iban_in(text: &str, range: std::ops::Range<usize>) -> Option<std::ops::Range<
 /// An address of mail, and not a unit of systemd, a repository, a version or an image's scale.
 fn is_email(text: &str) -> bool {
     const NO_DOMAINS: [&str; 22] = [
-        "service", "socket", "target", "timer", "mount", "automount", "slice", "scope", "device", "path", "swap", "png", "jpg", "jpeg",
-        "gif", "svg", "webp", "so", "dll", "jar", "log", "conf",
+        "service",
+        "socket",
+        "target",
+        "timer",
+        "mount",
+        "automount",
+        "slice",
+        "scope",
+        "device",
+        "path",
+        "swap",
+        "png",
+        "jpg",
+        "jpeg",
+        "gif",
+        "svg",
+        "webp",
+        "so",
+        "dll",
+        "jar",
+        "log",
+        "conf",
     ];
     let Some((local, domain)) = text.split_once('@') else { return false };
     let first = domain.split('.').next().unwrap_or_default();
@@ -449,7 +480,10 @@ mod tests {
             ("postgres://shop:hunter2@db:5432/shop", "postgres://shop:[REDACTED:url_password]@db:5432/shop"),
             ("Authorization: Bearer abc123def456", "Authorization: [REDACTED:authorization]"),
             ("sent Bearer abc123def456 on", "sent Bearer [REDACTED:bearer] on"),
-            ("Login { user: \"bob\", password: \"hunter2\" }", "Login { user: \"bob\", password: \"[REDACTED:password]\" }"),
+            (
+                "Login { user: \"bob\", password: \"hunter2\" }",
+                "Login { user: \"bob\", password: \"[REDACTED:password]\" }",
+            ),
             ("{\\\"password\\\":\\\"hunter2\\\"}", "{\\\"password\\\":\\\"[REDACTED:password]\\\"}"),
             ("GET /?token=abc&x=1", "GET /?token=[REDACTED:token]&x=1"),
             ("secret: Some(\"x\")", "secret: Some(\"[REDACTED:secret]\")"),

@@ -5,8 +5,14 @@ use rusqlite::params;
 use super::{COMMIT_WITHIN, State};
 use crate::{clock::Timestamp, error::Result, event::TelemetryEvent, redaction::Redactor};
 
-/// Appends one event; it is on the disk when this returns.
-pub(crate) fn audit(state: &State, redactor: &Redactor, at: Timestamp, event: TelemetryEvent) -> Result<()> {
+/// Appends one event of this run's span; it is on the disk when this returns.
+pub(crate) fn audit(
+    state: &State,
+    redactor: &Redactor,
+    at: Timestamp,
+    span: Option<(uuid::Uuid, u64)>,
+    event: TelemetryEvent,
+) -> Result<()> {
     let text = |text: Option<String>| text.map(|text| redactor.text(&text).unwrap_or(text));
     let id = |text: Option<String>| text.map(|text| redactor.id(&text).into_owned());
     let payload = event.payload.map(|payload| redactor.json_by_name(&payload).unwrap_or(payload));
@@ -21,11 +27,11 @@ pub(crate) fn audit(state: &State, redactor: &Redactor, at: Timestamp, event: Te
         connection
             .prepare_cached(
                 "INSERT INTO audit (at, severity, event_type, source, category, correlation_id, tenant_id, actor_id,
-                                    message, payload, status, duration_ns)
+                                    message, payload, status, duration_ns, run, span)
                  VALUES (
                     coalesce((SELECT a.at + 1 FROM audit AS a WHERE a.at >= ?1 AND EXISTS (SELECT 1 FROM audit WHERE at = ?1)
                                  AND NOT EXISTS (SELECT 1 FROM audit AS b WHERE b.at = a.at + 1) ORDER BY a.at LIMIT 1), ?1),
-                    ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                    ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
             )?
             .execute(params![
                 at.as_unix_ns(),
@@ -39,7 +45,9 @@ pub(crate) fn audit(state: &State, redactor: &Redactor, at: Timestamp, event: Te
                 message,
                 payload,
                 status,
-                duration_ns
+                duration_ns,
+                span.map(|(run, _)| run.into_bytes()),
+                span.map(|(_, own)| own.cast_signed()),
             ])
             .map(drop)
     })

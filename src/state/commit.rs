@@ -58,16 +58,15 @@ impl State {
         within: Duration,
         operation: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<()> {
-        let pending = Arc::new(Pending {
-            what,
-            operation: Mutex::new(Some(Box::new(operation))),
-            outcome: Mutex::new(None),
-        });
+        let pending =
+            Arc::new(Pending { what, operation: Mutex::new(Some(Box::new(operation))), outcome: Mutex::new(None) });
         self.queue.lock().push(Arc::clone(&pending));
         let mut open = match self.open.try_lock_until(deadline(within)) {
             Some(open) => open,
             None if self.withdraw(&pending) => {
-                return Err(Error::timeout(format!("{what}: state.db was not free within {within:?}; nothing was written")));
+                return Err(Error::timeout(format!(
+                    "{what}: state.db was not free within {within:?}; nothing was written"
+                )));
             }
             // Its leader has it: that ends with the sync of the disk.
             None => self.open.lock(),
@@ -165,9 +164,7 @@ mod tests {
     use super::*;
 
     fn insert(name: String) -> impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static {
-        move |connection| {
-            connection.execute("INSERT INTO secret (name, value) VALUES (?1, x'00')", [name]).map(drop)
-        }
+        move |connection| connection.execute("INSERT INTO secret (name, value) VALUES (?1, x'00')", [name]).map(drop)
     }
 
     fn names(dir: &Path) -> i64 {
@@ -188,7 +185,11 @@ mod tests {
                     start.wait();
                     for index in 0..20 {
                         // Every name is given by two threads: one of them is refused.
-                        let outcome = state.commit("cannot name", Duration::from_secs(10), insert(format!("{}-{index}", thread / 2)));
+                        let outcome = state.commit(
+                            "cannot name",
+                            Duration::from_secs(10),
+                            insert(format!("{}-{index}", thread / 2)),
+                        );
                         failures.fetch_add(usize::from(outcome.is_err()), Ordering::Relaxed);
                     }
                 });

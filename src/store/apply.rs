@@ -19,8 +19,8 @@ use crate::{
     clock::{Clock, Timeline},
     correlation,
     event::Severity,
-    redaction::Redactor,
     record::{Definition, Head, Kind, Record},
+    redaction::Redactor,
 };
 
 /// The year 2115: views number events by twice their time.

@@ -10,8 +10,8 @@ use rustc_hash::FxHashMap;
 use crate::{
     correlation,
     event::Severity,
-    redaction::{FieldRule, Redactor},
     record::{CallsiteKind, Definition, Malformed, Record, Value, key},
+    redaction::{FieldRule, Redactor},
 };
 
 /// What a stored callsite's fields mean.

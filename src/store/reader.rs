@@ -32,7 +32,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const STEPS_BETWEEN_LOOKS: i32 = 5_000;
 /// Where there is no `state.db`, or none this l0 knows, nothing was audited.
 const NO_AUDIT: &str = "CREATE TEMP TABLE audit (at, severity, event_type, source, category, correlation_id, tenant_id,
-    actor_id, message, payload, status, duration_ns)";
+    actor_id, message, payload, status, duration_ns, run, span)";
 
 /// Where questions are answered from.
 #[derive(Clone, Debug)]
@@ -187,7 +187,9 @@ impl Source {
             if writer.flight.is_forked() {
                 return Err(Error::closed());
             }
-            if asking.fresh && let Ok(ticket) = writer.ask() {
+            if asking.fresh
+                && let Ok(ticket) = writer.ask()
+            {
                 let _ = writer.wait(ticket, FRESH_WITHIN);
             }
         }

@@ -20,8 +20,8 @@ use crate::{
     error::{Error, Result},
     event::Severity,
     flight::{Image, Orphan, Owner, Reason, has_file, orphans},
-    redaction::Redactor,
     record::Record,
+    redaction::Redactor,
     state::default_redactor,
 };
 
@@ -271,7 +271,8 @@ fn restore_spans(
             status: row.get(13)?,
             has_error_status: row.get::<_, Option<bool>>(14)?.unwrap_or(false),
             is_named: row.get::<_, Option<bool>>(15)?.unwrap_or(false),
-            may_name_trace: row.get::<_, Option<i64>>(3)?.is_none() && !row.get::<_, Option<bool>>(15)?.unwrap_or(false),
+            may_name_trace: row.get::<_, Option<i64>>(3)?.is_none()
+                && !row.get::<_, Option<bool>>(15)?.unwrap_or(false),
             ..OpenSpan::default()
         };
         applier.spans().restore(row.get::<_, i64>(1)?.cast_unsigned(), span);

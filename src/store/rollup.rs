@@ -187,7 +187,9 @@ fn series(known: &mut FxHashMap<SeriesKey, i64>, connection: &Connection, key: S
 
 fn find_series(connection: &Connection, key: SeriesKey) -> rusqlite::Result<Option<i64>> {
     connection
-        .prepare_cached("SELECT id FROM series WHERE callsite = ?1 AND severity = ?2 AND event_type = ?3 AND source = ?4")?
+        .prepare_cached(
+            "SELECT id FROM series WHERE callsite = ?1 AND severity = ?2 AND event_type = ?3 AND source = ?4",
+        )?
         .query([key.callsite, key.severity, key.event_type, key.source])?
         .next()?
         .map(|row| row.get(0))

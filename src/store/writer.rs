@@ -26,8 +26,8 @@ use crate::{
     error::{Error, Result},
     event::Severity,
     flight::{Drain, FlightRecorder, Reason},
-    redaction::Redactor,
     record::Record,
+    redaction::Redactor,
 };
 
 /// After a failure the next attempt waits this long, doubling up to the second.

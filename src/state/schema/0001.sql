@@ -19,7 +19,9 @@ CREATE TABLE audit (
     message        TEXT,
     payload        TEXT,
     status         TEXT,
-    duration_ns    INTEGER
+    duration_ns    INTEGER,
+    run            BLOB,    -- whose process, and the span it was in: its own id within the run
+    span           INTEGER
 ) STRICT;
 CREATE INDEX audit_by_correlation_id ON audit (correlation_id) WHERE correlation_id IS NOT NULL;
 
