@@ -4,8 +4,9 @@ mod support;
 
 use std::{fs, path::Path};
 
-use l0::{Redaction, TelemetryEvent};
+use l0::{Redaction, TelemetryEvent, query::Reader};
 use support::{builder, store};
+use tracing::{Level, field::Empty, info, info_span, warn};
 
 /// Lines of a data file: columns separated by tabs, `\n`, `\t` and `\\` escaped, `#` for comments.
 fn corpus(name: &str) -> Vec<Vec<String>> {
@@ -103,4 +104,191 @@ fn every_innocent_is_intact_to_the_letter() {
         }
     }
     assert!(harmed.is_empty(), "{} of {} harmed:\n{}", harmed.len(), cases.len(), harmed.join("\n"));
+}
+
+/// A secret that no value rule knows: only its field's name tells.
+const BY_NAME: &str = "opensesame-by-name";
+const BY_VALUE: &str = "4111111111111111";
+
+#[derive(Debug)]
+struct Nested;
+
+impl std::fmt::Display for Nested {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "outer with {BY_VALUE}")
+    }
+}
+
+impl std::error::Error for Nested {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        static INNER: std::sync::LazyLock<std::io::Error> =
+            std::sync::LazyLock::new(|| std::io::Error::other(format!("inner with {BY_VALUE}")));
+        Some(&*INNER)
+    }
+}
+
+/// Every way a value comes in.
+fn record_everything(store: &support::Store) {
+    struct Unformatted;
+    impl std::fmt::Debug for Unformatted {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("the value of a secret's field is formatted")
+        }
+    }
+    store.record(|| {
+        let error = &Nested as &(dyn std::error::Error + 'static);
+        info!(password = BY_NAME, token = %BY_NAME, secret = ?BY_NAME, r#cookie = Some(BY_NAME), "kinds {BY_VALUE}");
+        info!(api_key = BY_NAME.as_bytes(), private_key = ?Unformatted, credentials = error, "more kinds");
+        info!(text = BY_VALUE, display = %BY_VALUE, debug = ?BY_VALUE, error, message = error);
+        info!(max_tokens = 4096, token_count = "12", token = 17, secret = true, "innocents");
+        let span = info_span!("span", password = BY_NAME, note = BY_VALUE, access_token = Empty, late = Empty);
+        span.record("access_token", BY_NAME);
+        span.record("late", BY_VALUE);
+        let _span = span.entered();
+        warn!(status = BY_VALUE, category = BY_VALUE, event_type = BY_VALUE, otel.name = BY_VALUE, "columns");
+    });
+    store.l0.log(Level::INFO, BY_VALUE, &format!("line with {BY_VALUE}"));
+    let payload = serde_json::json!({
+        "user": { "name": "ada", "Password": BY_NAME, "tokens": [{ "refreshToken": BY_NAME }] },
+        "card": BY_VALUE, "text": "password=opensesame-in-text", "credentials": [BY_NAME, 5],
+    });
+    let event = || {
+        TelemetryEvent::new("facts")
+            .message(format!("paid by {BY_VALUE}"))
+            .source(BY_VALUE)
+            .status(BY_VALUE)
+            .payload(&payload)
+    };
+    store.l0.record(event());
+    store.l0.audit(event()).unwrap();
+}
+
+#[test]
+fn by_name_nothing_reaches_any_file_and_by_value_nothing_a_database() {
+    for (redaction, is_strict) in [(Redaction::default(), false), (Redaction::default().strict(), true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let l0 = builder(dir.path()).redaction(redaction).start().unwrap();
+        let store = support::Store { l0, dir };
+        record_everything(&store);
+        // Not committed yet: it is in the flight file.
+        let flight = bytes(&store.dir.path().join("flight"));
+        assert!(contains(&flight, "kinds"));
+        assert!(!contains(&flight, BY_NAME), "strict: {is_strict}");
+        assert_eq!(contains(&flight, BY_VALUE), !is_strict, "strict looks before the flight recorder");
+        store.l0.flush().unwrap();
+        let rows = store.l0.events().oldest_first().fetch().unwrap().items;
+        assert_eq!(
+            rows[0].payload,
+            r#"{"password":"[REDACTED:password]","token":"[REDACTED:token]","secret":"[REDACTED:secret]","cookie":"[REDACTED:cookie]"}"#
+        );
+        assert_eq!(rows[0].message, "kinds [REDACTED:card]");
+        assert_eq!(rows[2].field("error.sources"), Some(r#"["inner with [REDACTED:card]"]"#.into()));
+        assert_eq!(rows[3].payload, r#"{"max_tokens":4096,"token_count":"12","token":17,"secret":true}"#);
+        let facts = store.l0.events().event_type("facts").fetch().unwrap().items;
+        assert_eq!(facts.len(), 2);
+        for fact in facts {
+            assert_eq!(fact.message, "paid by [REDACTED:card]");
+            let payload: serde_json::Value = fact.payload_as().unwrap();
+            assert_eq!(payload["user"]["name"], "ada");
+            assert_eq!(payload["user"]["tokens"][0]["refreshToken"], "[REDACTED:token]");
+            assert_eq!(payload["credentials"][1], 5);
+        }
+        let support::Store { l0, dir } = store;
+        l0.shutdown(std::time::Duration::from_secs(5)).unwrap();
+        let all = bytes(dir.path());
+        assert!(contains(&all, "[REDACTED:card]"));
+        for secret in [BY_NAME, BY_VALUE, "opensesame-in-text"] {
+            assert!(!contains(&all, secret), "{secret}, strict: {is_strict}");
+        }
+    }
+}
+
+#[test]
+fn more_fields_than_bits_and_repeated_names_are_looked_up() {
+    let store = store();
+    macro_rules! wide {
+        ($($name:ident)*) => { info!($($name = "x",)* api_key = BY_NAME, token = BY_NAME, token = BY_NAME, "wide") };
+    }
+    store.record(|| {
+        wide!(a0 a1 a2 a3 a4 a5 a6 a7 a8 a9 b0 b1 b2 b3 b4 b5 b6 b7 b8 b9 c0 c1 c2 c3 c4 c5 c6 c7 c8 c9 d0 d1 d2 d3 d4 d5
+              d6 d7 d8 d9 e0 e1 e2 e3 e4 e5 e6 e7 e8 e9 f0 f1 f2 f3 f4 f5 f6 f7 f8 f9 g0 g1 g2 g3 g4 g5 g6 g7 g8 g9);
+    });
+    let row = store.l0.events().fetch().unwrap().items.remove(0);
+    assert_eq!(row.field("api_key"), Some("[REDACTED:api_key]".into()));
+    assert_eq!(row.field("token"), Some("[REDACTED:token]".into()));
+    assert!(!row.payload.contains(BY_NAME), "{}", row.payload);
+}
+
+#[test]
+fn ids_that_are_secrets_are_hashed_and_still_found_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = builder(dir.path()).start().unwrap();
+    let store = support::Store { l0, dir };
+    store.record(|| {
+        let _span = info_span!(
+            "request",
+            tenant_id = "bob@example.com",
+            actor_id = "ada@example.com",
+            correlation_id = BY_VALUE
+        )
+        .entered();
+        info!("by ada");
+        store.l0.record(TelemetryEvent::new("direct").actor_id("ada@example.com"));
+        store.l0.audit(TelemetryEvent::new("audited")).unwrap();
+    });
+    let hashed = store.l0.events().fetch().unwrap().items[0].actor_id.clone().unwrap();
+    assert!(hashed.starts_with("hashed:email:"), "{hashed}");
+    let check = |events: &dyn Fn() -> l0::query::Events| {
+        assert_eq!(events().actor_id("ada@example.com").count().unwrap(), 3);
+        assert_eq!(events().actor_id(&hashed).count().unwrap(), 3);
+        assert_eq!(events().tenant_id("bob@example.com").count().unwrap(), 3);
+        assert_eq!(events().correlation_id(BY_VALUE).count().unwrap(), 3);
+        assert_eq!(events().actor_id("eve@example.com").count().unwrap(), 0);
+    };
+    check(&|| store.l0.events());
+    let reader = Reader::open(store.dir.path()).unwrap();
+    check(&|| reader.events());
+    let trace = reader.trace(BY_VALUE).unwrap().unwrap();
+    assert_eq!((trace.all_spans().count(), trace.all_events().len()), (1, 3));
+    // The next run of the store has the same key, another store has not.
+    let support::Store { l0, dir } = store;
+    l0.shutdown(std::time::Duration::from_secs(5)).unwrap();
+    assert!(!contains(&bytes(dir.path()), "ada@example.com"));
+    let again = builder(dir.path()).start().unwrap();
+    again.record(TelemetryEvent::new("later").actor_id("ada@example.com"));
+    assert_eq!(again.events().actor_id("ada@example.com").count().unwrap(), 4);
+    let elsewhere = self::store();
+    elsewhere.l0.record(TelemetryEvent::new("x").actor_id("ada@example.com"));
+    assert_ne!(elsewhere.l0.events().fetch().unwrap().items[0].actor_id, Some(hashed));
+}
+
+#[test]
+fn what_is_allowed_or_switched_off_is_stored_as_it_is() {
+    for (redaction, field, value) in [
+        (Redaction::default().allow_field("csrf_token"), "csrf_token", BY_NAME),
+        (Redaction::default().allow_field("support"), "support", "help@example.com"),
+        (Redaction::default().without("email"), "any", "help@example.com"),
+        (Redaction::default().without("password"), "password", BY_NAME),
+        (Redaction::off(), "password", "password=hunter2 bob@example.com"),
+        (Redaction::off().strict(), "password", "password=hunter2 bob@example.com"),
+        (Redaction::default().allow_field("support").strict(), "support", "help@example.com"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let l0 = builder(dir.path()).redaction(redaction).start().unwrap();
+        l0.record(event(field, value));
+        let row = l0.events().fetch().unwrap().items.remove(0);
+        assert_eq!(row.field(field), Some(value.into()), "{field}");
+    }
+}
+
+#[test]
+fn settings_that_make_no_sense_stop_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    for bad in
+        [Redaction::default().without("emial"), Redaction::default().value("x", "("), Redaction::default().field("")]
+    {
+        let error = builder(dir.path()).redaction(bad).start().unwrap_err();
+        assert!(error.is_config() && error.to_string().contains("redaction"), "{error}");
+    }
+    assert!(!format!("{:?}", Redaction::default().hash_with(b"swordfish")).contains("swordfish"));
 }

@@ -3,6 +3,8 @@
 //! A text goes through three sieves, each dearer and met by fewer: one look at its bytes, one pass of all expressions
 //! together, and only then the expression that found something, with its check (Luhn, modulo 97, is this a name?).
 
+use std::sync::OnceLock;
+
 use regex::{Captures, Regex, RegexSet};
 
 use super::{
@@ -88,47 +90,59 @@ pub(super) fn rules() -> impl Iterator<Item = &'static str> {
     LOOKS.iter().map(|look| look.rule)
 }
 
-/// The value rules, ready to be applied.
+/// The value rules. An expression is compiled when a text first needs it: all at once take longer than a program should
+/// wait for its start.
 pub(super) struct Values {
-    set: RegexSet,
     rules: Vec<Rule>,
-    assignment: Regex,
+    /// All of them in one pass; `None` if they are too large for one.
+    set: OnceLock<Option<RegexSet>>,
+    assignment: OnceLock<Option<Regex>>,
     /// Rules of the program's own may match anything, so nothing can be ruled out by its bytes.
     has_own: bool,
 }
 
 struct Rule {
     name: String,
-    regex: Regex,
+    pattern: String,
+    regex: OnceLock<Option<Regex>>,
     check: fn(&Captures<'_>) -> bool,
 }
 
 impl Values {
     pub(super) fn compile(is_on: impl Fn(&str) -> bool, own: &[(String, String)]) -> Result<Self> {
-        let broken = |rule: &str, error: regex::Error| Error::config(format!("redaction value({rule:?}, ..): {error}"));
         let mut rules = Vec::new();
-        for (rule, regex) in own {
+        for (rule, pattern) in own {
             if rule.is_empty() || !rule.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')) {
                 return Err(Error::config(format!(
                     "redaction value({rule:?}, ..): a rule's name, which the marker shows, has letters, digits, - or _"
                 )));
             }
-            let regex = Regex::new(regex).map_err(|error| broken(rule, error))?;
+            let regex = Regex::new(pattern)
+                .map_err(|error| Error::config(format!("redaction value({rule:?}, ..): {error}")))?;
             if regex.is_match("") {
-                return Err(Error::config(format!(
-                    "redaction value({rule:?}, {:?}) matches the empty text",
-                    regex.as_str()
-                )));
+                return Err(Error::config(format!("redaction value({rule:?}, {pattern:?}) matches the empty text")));
             }
-            rules.push(Rule { name: rule.clone(), regex, check: always });
+            let regex = OnceLock::from(Some(regex));
+            rules.push(Rule { name: rule.clone(), pattern: pattern.clone(), regex, check: always });
         }
-        for look in LOOKS.iter().filter(|look| is_on(look.rule)) {
-            let regex = Regex::new(look.regex).map_err(|error| broken(look.rule, error))?;
-            rules.push(Rule { name: look.rule.to_owned(), regex, check: look.check });
-        }
-        let set = RegexSet::new(rules.iter().map(|rule| rule.regex.as_str())).map_err(|error| broken("all", error))?;
-        let assignment = Regex::new(ASSIGNMENT).map_err(|error| broken("assignment", error))?;
-        Ok(Self { set, rules, assignment, has_own: !own.is_empty() })
+        rules.extend(LOOKS.iter().filter(|look| is_on(look.rule)).map(|look| Rule {
+            name: look.rule.to_owned(),
+            pattern: look.regex.to_owned(),
+            regex: OnceLock::new(),
+            check: look.check,
+        }));
+        Ok(Self { rules, set: OnceLock::new(), assignment: OnceLock::new(), has_own: !own.is_empty() })
+    }
+
+    /// The rules whose expressions match somewhere.
+    fn matching(&self, text: &str) -> impl Iterator<Item = &Rule> {
+        let set = self.set.get_or_init(|| RegexSet::new(self.rules.iter().map(|rule| &rule.pattern)).ok());
+        let found = set.as_ref().map(|set| set.matches(text));
+        self.rules
+            .iter()
+            .enumerate()
+            .filter(move |(index, _)| found.as_ref().is_none_or(|found| found.matched(*index)))
+            .map(|(_, rule)| rule)
     }
 
     /// Whether a text may hold a secret, by its bytes alone.
@@ -174,8 +188,7 @@ impl Values {
         if !self.may_occur(text) {
             return;
         }
-        for index in &self.set.matches(text) {
-            let rule = &self.rules[index];
+        for rule in self.matching(text) {
             if done(&rule.name, &|text, name| rule.replace(text, name)) {
                 return;
             }
@@ -190,7 +203,8 @@ impl Values {
         let mut out = String::new();
         let mut copied = 0;
         let mut from = 0;
-        while let Some(found) = self.assignment.captures_at(text, from) {
+        let assignment = self.assignment.get_or_init(|| Regex::new(ASSIGNMENT).ok()).as_ref()?;
+        while let Some(found) = assignment.captures_at(text, from) {
             let (name, separator) = (found.name("name")?, found.name("sep")?);
             // Another assignment may begin in what this one took for its value.
             from = separator.end();
@@ -226,7 +240,9 @@ impl Rule {
         let mut out = String::new();
         let mut copied = 0;
         let mut from = 0;
-        while let Some(found) = self.regex.captures_at(text, from) {
+        // The built-in ones compile: a test has them all match.
+        let regex = self.regex.get_or_init(|| Regex::new(&self.pattern).ok()).as_ref()?;
+        while let Some(found) = regex.captures_at(text, from) {
             let whole = found.get_match();
             let secret = found.name("secret").unwrap_or(whole);
             let secret = match self.name.as_str() {
@@ -492,6 +508,16 @@ mod tests {
         ] {
             assert_eq!(redact(text), expected);
             assert_eq!(redact(expected), expected, "once is enough");
+        }
+    }
+
+    #[test]
+    fn every_built_in_expression_compiles() {
+        let values = Values::compile(|_| true, &[]).unwrap();
+        values.matching("").for_each(drop);
+        assert!(values.set.get().is_some_and(Option::is_some), "as one set, too");
+        for pattern in values.rules.iter().map(|rule| rule.pattern.as_str()).chain([ASSIGNMENT]) {
+            assert!(Regex::new(pattern).is_ok(), "{pattern}");
         }
     }
 
