@@ -16,7 +16,7 @@ mod definition;
 mod encoder;
 
 pub(crate) use definition::{CallsiteKind, Definition};
-pub(crate) use encoder::{Caps, Encoder, encode_metadata};
+pub(crate) use encoder::{Caps, Encoder, Strict, encode_metadata};
 
 use crate::event::Severity;
 

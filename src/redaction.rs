@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+mod assignment;
 mod checksum;
 mod json;
 mod names;
@@ -31,8 +32,8 @@ use crate::error::{Error, Result};
 /// `jwt`, `private_key` (PEM), `url_password`, `api_key` (the shapes of well-known vendors' keys), `ssn`, `iban`.
 ///
 /// In the place of a secret stands `[REDACTED:rule]`. A tenant, actor or correlation id that looks like a secret becomes
-/// `hashed:rule:..` with a key of this store (HMAC-SHA-256, 64 bits shown), so that its records can still be found,
-/// by the same text as before.
+/// `hashed:..` with a key of this store (HMAC-SHA-256, 128 bits shown), so that its records can still be found, by the
+/// same text as before.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -88,7 +89,8 @@ impl Redaction {
     }
 
     /// Looks at values before they reach the flight recorder, on the thread that records them: costs that thread a
-    /// scan of every text. Otherwise a value may stand in the flight file (mode 0600) until the writer has it.
+    /// scan of every text. Otherwise a value stands in the flight file (mode 0600, removed when the run ends) until its
+    /// place there is used again.
     pub fn strict(mut self) -> Self {
         self.strict = true;
         self
@@ -101,25 +103,40 @@ impl Redaction {
         self
     }
 
+    /// The key that was given.
+    pub(crate) fn key(&self) -> Option<[u8; 32]> {
+        self.key.as_deref().map(hmac_sha256::Hash::hash)
+    }
+
     /// # Errors
     /// `is_config` for a pattern, regular expression or rule name that makes no sense.
     pub(crate) fn compile(&self, find_key: impl Fn() -> [u8; 32] + Send + Sync + 'static) -> Result<Redactor> {
         let mut rules: Vec<&str> = names::RULES.iter().map(|(rule, _)| *rule).chain(values::rules()).collect();
+        rules.extend(self.values.iter().map(|(rule, _)| rule.as_str()).chain(self.fields.iter().map(String::as_str)));
         rules.sort_unstable();
         rules.dedup();
         for without in &self.without {
-            if !rules.contains(&without.as_str()) && !self.values.iter().any(|(rule, _)| rule == without) {
+            if !rules.contains(&without.as_str()) {
                 let known = rules.join(", ");
                 return Err(Error::config(format!(
                     "redaction has no rule {without:?} to switch off; the rules are {known}"
                 )));
             }
         }
-        let is_on = |rule: &str| !self.off && !self.without.iter().any(|without| without == rule);
-        let names = Names::compile(is_on, &self.fields, &self.allowed)?;
-        let values = Values::compile(is_on, &self.values)?;
-        let key = self.key.clone().map_or_else(OnceLock::new, |key| OnceLock::from(hmac_sha256::Hash::hash(&key)));
-        Ok(Redactor { names, values, is_strict: self.strict, key, find_key: Arc::new(find_key) })
+        let is_named = |rule: &str| !self.without.iter().any(|without| without == rule);
+        let is_on = |rule: &str| !self.off && is_named(rule);
+        let fields: Vec<_> = self.fields.iter().filter(|field| is_named(field)).cloned().collect();
+        let own: Vec<_> = self.values.iter().filter(|(rule, _)| is_named(rule)).cloned().collect();
+        let names = Names::compile(is_on, &fields, &self.allowed)?;
+        let values = Values::compile(is_on, &own)?;
+        if self.key.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::config(
+                "redaction hash_with(b\"\"): give a key that nobody else knows, of 16 bytes or more",
+            ));
+        }
+        let key = self.key().map_or_else(OnceLock::new, OnceLock::from);
+        let columns = COLUMNS.map(|name| rule_of(&names, name));
+        Ok(Redactor { names, values, columns, is_strict: self.strict, key, find_key: Arc::new(find_key) })
     }
 }
 
@@ -141,10 +158,15 @@ impl fmt::Debug for Redaction {
 pub(crate) struct Redactor {
     names: Names,
     values: Values,
+    columns: [FieldRule; COLUMNS.len()],
     is_strict: bool,
     key: OnceLock<[u8; 32]>,
     find_key: Arc<dyn Fn() -> [u8; 32] + Send + Sync>,
 }
+
+/// The columns that a caller may fill without `tracing`, by the names that rules know them by.
+const COLUMNS: [&str; 8] =
+    ["event_type", "source", "category", "correlation_id", "tenant_id", "actor_id", "message", "status"];
 
 /// What the rules say of a field, by its name alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,10 +182,29 @@ pub(crate) enum FieldRule {
 impl Redactor {
     /// What to do with the values of a field.
     pub(crate) fn field(&self, name: &str) -> FieldRule {
-        match self.names.find(name) {
-            names::Verdict::Plain => FieldRule::Checked,
-            names::Verdict::Allowed => FieldRule::Allowed,
-            names::Verdict::Secret(rule) => FieldRule::Redacted(marker(rule).into()),
+        rule_of(&self.names, name)
+    }
+
+    /// Whether a number in a field of this name is a card's.
+    pub(crate) fn is_card_number(&self, name: &str, digits: &str) -> bool {
+        self.values.is_card_number(name, digits)
+    }
+
+    /// As `field`, for one of the columns.
+    pub(crate) fn column(&self, name: &str) -> &FieldRule {
+        let index = COLUMNS.iter().position(|column| *column == name);
+        index.map_or(&FieldRule::Checked, |index| &self.columns[index])
+    }
+
+    /// A column's text as it is to be stored.
+    pub(crate) fn column_text(&self, name: &str, text: String) -> String {
+        match self.column(name) {
+            FieldRule::Allowed => text,
+            FieldRule::Redacted(marker) => marker.to_string(),
+            FieldRule::Checked if ["correlation_id", "tenant_id", "actor_id"].contains(&name) => {
+                self.id(&text).into_owned()
+            }
+            FieldRule::Checked => self.text(&text).unwrap_or(text),
         }
     }
 
@@ -179,16 +220,23 @@ impl Redactor {
 
     /// The text, or if it looks like a secret its keyed hash.
     pub(crate) fn id<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let Some(rule) = self.values.first_rule(text, &self.names) else { return Cow::Borrowed(text) };
-        let key = self.key.get_or_init(|| (self.find_key)());
-        let hash = hmac_sha256::HMAC::mac(text.as_bytes(), key);
-        let shown = u64::from_be_bytes(hash[..8].try_into().unwrap_or_default());
-        Cow::Owned(format!("hashed:{rule}:{shown:016x}"))
+        if text.starts_with(HASHED) || !self.values.matches(text, &self.names) {
+            return Cow::Borrowed(text);
+        }
+        Cow::Owned(hashed(text, self.key()))
+    }
+
+    /// The key of hashed ids.
+    pub(crate) fn key(&self) -> &[u8; 32] {
+        self.key.get_or_init(|| (self.find_key)())
     }
 
     /// The JSON without the values of secret keys, if it has any.
     pub(crate) fn json_by_name(&self, json: &str) -> Option<String> {
-        self.names.may_occur(json).then(|| json::redact(json, Some(&self.names), None)).flatten()
+        // An escaped letter hides a name from the first look.
+        (self.names.may_occur(json) || json.contains("\\u"))
+            .then(|| json::redact(json, Some(&self.names), None))
+            .flatten()
     }
 
     /// The JSON without secret values, if it has any.
@@ -203,12 +251,28 @@ impl fmt::Debug for Redactor {
     }
 }
 
+/// An id as it is stored in the place of one that looks like a secret: 128 bits of its HMAC-SHA-256.
+pub(crate) fn hashed(text: &str, key: &[u8; 32]) -> String {
+    let hash = hmac_sha256::HMAC::mac(text.as_bytes(), key);
+    hash[..16].iter().fold(HASHED.to_owned(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
+const HASHED: &str = "hashed:";
+
 /// A key that nobody knows.
 pub(crate) fn random_key() -> [u8; 32] {
     let mut key = [0; 32];
     key[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     key[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     hmac_sha256::Hash::hash(&key)
+}
+
+fn rule_of(names: &Names, name: &str) -> FieldRule {
+    match names.find(name) {
+        names::Verdict::Plain => FieldRule::Checked,
+        names::Verdict::Allowed => FieldRule::Allowed,
+        names::Verdict::Secret(rule) => FieldRule::Redacted(marker(rule).into()),
+    }
 }
 
 fn marker(rule: &str) -> String {
@@ -262,7 +326,7 @@ mod tests {
     fn an_id_that_is_a_secret_is_hashed_and_still_joins() {
         let redactor = redactor(Redaction::default());
         let hashed = redactor.id("bob@example.com");
-        assert!(hashed.starts_with("hashed:email:") && hashed.len() == 29, "{hashed}");
+        assert!(hashed.starts_with("hashed:") && hashed.len() == 39, "{hashed}");
         assert!(crate::correlation::is_valid(&hashed));
         assert_eq!(hashed, redactor.id("bob@example.com"));
         assert_ne!(hashed, redactor.id("eve@example.com"));

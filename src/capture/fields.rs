@@ -7,6 +7,11 @@ use tracing_core::field::{Field, Visit};
 use super::{Capture, callsite::Rules};
 use crate::record::{Encoder, key};
 
+/// Whether a field holds an id, which is hashed rather than redacted.
+pub(super) fn is_id(name: &str) -> bool {
+    matches!(name, "correlation_id" | "tenant_id" | "actor_id")
+}
+
 /// Visits the fields of one record.
 pub(super) struct Fields<'a, 'b> {
     encoder: &'a mut Encoder<'b>,
@@ -58,7 +63,7 @@ macro_rules! visit_text {
             }
             if self.capture.redactor.is_strict() {
                 let is_allowed = self.rules.is_allowed(self.capture, field);
-                self.encoder.set_strict((!is_allowed).then_some(&*self.capture.redactor));
+                self.encoder.set_strict(self.capture.strict(is_allowed, is_id(field.name())));
             }
             self.encoder.$encode(key, value);
         }

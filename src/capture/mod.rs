@@ -38,8 +38,8 @@ use crate::{
     correlation::{self, Around, CorrelationId},
     event::{Severity, TelemetryEvent},
     flight::{FlightRecorder, Pushable},
-    record::{CallsiteKind, Caps, Encoder, Head, Kind, key},
-    redaction::Redactor,
+    record::{CallsiteKind, Caps, Encoder, Head, Kind, Strict, key},
+    redaction::{FieldRule, Redactor},
 };
 
 /// Fields longer than this are cut.
@@ -126,21 +126,21 @@ impl Capture {
                 Head { kind: Kind::Direct, severity: event.severity, flags: 0, callsite: 0, span: span.id, other: 0 };
             let mut scratch = local.take_scratch();
             let mut encoder = Encoder::new(&mut scratch, self.caps, head);
-            encoder.set_strict(self.redactor.is_strict().then_some(&*self.redactor));
+            encoder.set_strict(self.strict(false, false));
             self.put_scope(&mut encoder, &span);
-            encoder.text(key::EVENT_TYPE, &event.event_type);
+            self.put_column(&mut encoder, key::EVENT_TYPE, "event_type", &event.event_type);
             let correlation_id = event.correlation_id.as_ref().map(|id| id.as_str());
-            for (key, text) in [
-                (key::SOURCE, event.source.as_deref()),
-                (key::CATEGORY, event.category.as_deref()),
-                (key::CORRELATION_ID, correlation_id),
-                (key::TENANT_ID, event.tenant_id.as_deref()),
-                (key::ACTOR_ID, event.actor_id.as_deref()),
-                (key::MESSAGE, event.message.as_deref()),
-                (key::STATUS, event.status.as_deref()),
+            for (key, name, text) in [
+                (key::SOURCE, "source", event.source.as_deref()),
+                (key::CATEGORY, "category", event.category.as_deref()),
+                (key::CORRELATION_ID, "correlation_id", correlation_id),
+                (key::TENANT_ID, "tenant_id", event.tenant_id.as_deref()),
+                (key::ACTOR_ID, "actor_id", event.actor_id.as_deref()),
+                (key::MESSAGE, "message", event.message.as_deref()),
+                (key::STATUS, "status", event.status.as_deref()),
             ] {
                 if let Some(text) = text {
-                    encoder.text(key, text);
+                    self.put_column(&mut encoder, key, name, text);
                 }
             }
             if let Some(duration_ns) = event.duration_ns {
@@ -167,11 +167,11 @@ impl Capture {
             let head = Head { kind: Kind::Event, severity, flags: 0, callsite: 0, span: span.id, other: 0 };
             let mut scratch = local.take_scratch();
             let mut encoder = Encoder::new(&mut scratch, self.caps, head);
-            encoder.set_strict(self.redactor.is_strict().then_some(&*self.redactor));
+            encoder.set_strict(self.strict(false, false));
             encoder.log_definition(severity);
             self.put_scope(&mut encoder, &span);
-            encoder.text(key::CATEGORY, category);
-            encoder.text(key::MESSAGE, message);
+            self.put_column(&mut encoder, key::CATEGORY, "category", category);
+            self.put_column(&mut encoder, key::MESSAGE, "message", message);
             self.finish(encoder);
             self.push(local, self.clock.ticks(), span.opened, &scratch, head);
             local.put_scratch(scratch);
@@ -315,16 +315,41 @@ impl Capture {
         OpenSpan { inside, shed, has_context }
     }
 
+    /// One column of a record without a callsite, as the rules have it.
+    fn put_column<'a>(&'a self, encoder: &mut Encoder<'a>, key: u16, name: &str, text: &str) {
+        match self.redactor.column(name) {
+            FieldRule::Redacted(_) => encoder.redacted(key),
+            rule => {
+                let strict = self.strict(*rule == FieldRule::Allowed, fields::is_id(name));
+                encoder.set_strict(strict);
+                encoder.text(key, text);
+                encoder.set_strict(self.strict(false, false));
+            }
+        }
+    }
+
+    /// How a text is looked at before it is left in the flight recorder.
+    #[inline]
+    fn strict(&self, is_allowed: bool, is_id: bool) -> Strict<'_> {
+        match (self.redactor.is_strict() && !is_allowed, is_id) {
+            (false, _) => Strict::Off,
+            (true, false) => Strict::Text(&self.redactor),
+            (true, true) => Strict::Id(&self.redactor),
+        }
+    }
+
     /// The scope's id, unless the trace around has a name of its own. Says whether it was put.
     #[inline]
-    fn put_scope(&self, encoder: &mut Encoder<'_>, around: &SpanRef) -> bool {
+    fn put_scope<'a>(&'a self, encoder: &mut Encoder<'a>, around: &SpanRef) -> bool {
         if around.is_named {
             return false;
         }
         let put = correlation::with_scope(|id| {
             let applies = !context::is_named(around.origin);
             if applies {
+                encoder.set_strict(self.strict(false, true));
                 encoder.text(key::SCOPE, id);
+                encoder.set_strict(self.strict(false, false));
             }
             applies
         });
@@ -385,7 +410,7 @@ impl Capture {
 
     #[inline]
     fn begin<'a>(
-        &self,
+        &'a self,
         scratch: &'a mut Vec<u8>,
         head: Head,
         callsite: Callsite,

@@ -194,6 +194,13 @@ impl Builder {
             let dir = dir.clone();
             move || state::hash_key(&dir)
         })?);
+        if let Some(key) = config.redaction.key() {
+            state::keep_hash_key(&dir, &key)?;
+        }
+        if redactor.is_strict() {
+            // Not on the thread that records.
+            redactor.key();
+        }
         let flight = Arc::new(FlightRecorder::open(&Shape {
             dir: &dir,
             medium: match config.flight {

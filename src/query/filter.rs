@@ -61,10 +61,10 @@ pub(super) enum Filter {
     Source(String),
     TargetPrefix(String),
     Category(String),
-    /// A text, and the same as it is stored if it looks like a secret.
-    CorrelationId(String, Option<String>),
-    TenantId(String, Option<String>),
-    ActorId(String, Option<String>),
+    /// A text, and its hashes.
+    CorrelationId(String, Vec<String>),
+    TenantId(String, Vec<String>),
+    ActorId(String, Vec<String>),
     Status(String),
     Message(String),
     Field(String, Value),
@@ -170,7 +170,7 @@ impl Filter {
 }
 
 /// The rows of `trace` that a caller's text means: those it names, and the one whose UUID or hexadecimal id it is.
-pub(super) fn traces(text: &str, hashed: &Option<String>, values: &mut Vec<Value>) -> String {
+pub(super) fn traces(text: &str, hashed: &[String], values: &mut Vec<Value>) -> String {
     let texts = both(text, hashed);
     values.extend(texts.iter().map(|text| Value::from(*text)));
     let named = format!("SELECT id FROM trace WHERE correlation_id IN ({})", vec!["?"; texts.len()].join(", "));
@@ -179,6 +179,6 @@ pub(super) fn traces(text: &str, hashed: &Option<String>, values: &mut Vec<Value
     format!("{named} UNION ALL SELECT id FROM trace WHERE trace_id = ?")
 }
 
-fn both<'t>(text: &'t str, hashed: &'t Option<String>) -> Vec<&'t str> {
-    [Some(text), hashed.as_deref()].into_iter().flatten().collect()
+fn both<'t>(text: &'t str, hashed: &'t [String]) -> Vec<&'t str> {
+    std::iter::once(text).chain(hashed.iter().map(String::as_str)).collect()
 }

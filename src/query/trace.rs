@@ -153,7 +153,7 @@ struct Loaded {
     node: SpanNode,
 }
 
-fn load(asked: &Asked<'_>, id: &str, hashed: &Option<String>) -> rusqlite::Result<Option<Trace>> {
+fn load(asked: &Asked<'_>, id: &str, hashed: &[String]) -> rusqlite::Result<Option<Trace>> {
     let mut values = Vec::new();
     let found = filter::traces(id, hashed, &mut values);
     // A trace found by its hexadecimal id brings in the others of its name.
@@ -169,9 +169,7 @@ fn load(asked: &Asked<'_>, id: &str, hashed: &Option<String>) -> rusqlite::Resul
     let first = rows.first();
     let name = rows.iter().find_map(|(_, _, name)| name.clone());
     let trace_id = first.and_then(|(_, trace_id, _)| uuid::Uuid::from_slice(trace_id).ok());
-    let correlation_id = name
-        .or_else(|| trace_id.map(|id| id.to_string()))
-        .unwrap_or_else(|| hashed.clone().unwrap_or_else(|| id.to_owned()));
+    let correlation_id = name.or_else(|| trace_id.map(|id| id.to_string())).unwrap_or_else(|| id.to_owned());
     let trace_id = trace_id.unwrap_or_else(|| uuid::Uuid::from_bytes(crate::correlation::trace_id_of(&correlation_id)));
 
     let ids: Vec<Value> = rows.iter().map(|(id, ..)| Value::Integer(*id)).collect();
@@ -183,7 +181,7 @@ fn load(asked: &Asked<'_>, id: &str, hashed: &Option<String>) -> rusqlite::Resul
         events.extend(events_of(asked, leg, &condition, &ids)?);
     }
     let mut audit: Vec<Value> = vec![id.into(), correlation_id.as_str().into(), trace_id.to_string().into()];
-    audit.extend(hashed.as_deref().map(Value::from));
+    audit.extend(hashed.iter().map(|hashed| Value::from(hashed.as_str())));
     let condition = format!("e.correlation_id IN ({})", vec!["?"; audit.len()].join(", "));
     let mut audited = events_of(asked, Leg::Audit, &condition, &audit)?;
     place_audited(asked, &condition, &audit, &spans, &mut audited)?;

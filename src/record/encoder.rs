@@ -27,6 +27,8 @@ pub(crate) struct Caps {
 
 /// Room kept for the fixed part of a field and for the final count of dropped fields.
 const FIELD_OVERHEAD_BYTES: usize = 32;
+/// A cut goes back at most this far to spare no half of a secret.
+const CUT_BACK_BYTES_MAX: usize = 512;
 /// An error's chain is cut here: longer ones are usually cycles.
 const SOURCES_MAX: usize = 32;
 
@@ -38,8 +40,35 @@ pub(crate) struct Encoder<'a> {
     fields: u32,
     dropped: u32,
     panicked: bool,
-    /// Looks at every text before it is left here.
-    strict: Option<&'a Redactor>,
+    strict: Strict<'a>,
+}
+
+/// How a text is looked at before it is left in the flight recorder.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Strict<'a> {
+    /// Not at all: the writer looks.
+    Off,
+    /// It loses its secrets.
+    Text(&'a Redactor),
+    /// If it is a secret it becomes its hash.
+    Id(&'a Redactor),
+}
+
+impl Strict<'_> {
+    fn is_on(self) -> bool {
+        !matches!(self, Self::Off)
+    }
+
+    fn redact(self, text: &str) -> Option<String> {
+        match self {
+            Self::Off => None,
+            Self::Text(redactor) => redactor.text(text),
+            Self::Id(redactor) => match redactor.id(text) {
+                std::borrow::Cow::Borrowed(_) => None,
+                std::borrow::Cow::Owned(hashed) => Some(hashed),
+            },
+        }
+    }
 }
 
 impl<'a> Encoder<'a> {
@@ -55,13 +84,13 @@ impl<'a> Encoder<'a> {
         if head.kind.has_other() {
             out.extend_from_slice(&head.other.to_le_bytes());
         }
-        Self { out, caps, fields: 0, dropped: 0, panicked: false, strict: None }
+        Self { out, caps, fields: 0, dropped: 0, panicked: false, strict: Strict::Off }
     }
 
-    /// From here on every text is looked at, or none is.
+    /// How texts are looked at from here on.
     #[inline]
-    pub(crate) fn set_strict(&mut self, redactor: Option<&'a Redactor>) {
-        self.strict = redactor;
+    pub(crate) fn set_strict(&mut self, strict: Strict<'a>) {
+        self.strict = strict;
     }
 
     /// In the place of a secret.
@@ -114,7 +143,7 @@ impl<'a> Encoder<'a> {
     #[inline]
     pub(crate) fn text(&mut self, key: u16, value: &str) {
         let Some(room) = self.begin(key, tag::TEXT, 4 + value.len().min(self.caps.field_bytes)) else { return };
-        if value.len() <= room && self.strict.is_none() {
+        if value.len() <= room && !self.strict.is_on() {
             self.out.extend_from_slice(&(value.len() as u32).to_le_bytes());
             self.out.extend_from_slice(value.as_bytes());
         } else {
@@ -124,8 +153,11 @@ impl<'a> Encoder<'a> {
 
     /// JSON, kept whole or replaced by a string of its beginning, so that it always parses.
     pub(crate) fn json(&mut self, key: u16, json: &str) {
-        let strict = self.strict.take();
-        let redacted = strict.and_then(|redactor| redactor.json_by_value(json));
+        let strict = std::mem::replace(&mut self.strict, Strict::Off);
+        let redacted = match strict {
+            Strict::Off => None,
+            Strict::Text(redactor) | Strict::Id(redactor) => redactor.json_by_value(json),
+        };
         self.json_as_it_is(key, redacted.as_deref().unwrap_or(json));
         self.strict = strict;
     }
@@ -238,7 +270,7 @@ impl<'a> Encoder<'a> {
     /// Ends a text; a strict one loses its secrets here.
     #[inline]
     fn end_text(&mut self, at: usize) {
-        if self.strict.is_some() {
+        if self.strict.is_on() {
             self.redact(at);
         }
         self.end_length(at);
@@ -247,17 +279,21 @@ impl<'a> Encoder<'a> {
     #[cold]
     fn redact(&mut self, at: usize) {
         let Some(text) = self.out.get(at..).and_then(|bytes| std::str::from_utf8(bytes).ok()) else { return };
-        let Some(redacted) = self.strict.and_then(|redactor| redactor.text(text)) else { return };
-        // Markers may be longer than what they stand for; the caps hold all the same.
-        let kept = redacted.floor_char_boundary(text.len().max(FIELD_OVERHEAD_BYTES));
+        let Some(redacted) = self.strict.redact(text) else { return };
         self.out.truncate(at);
+        // Markers may be longer than what they stand for; the record's cap holds all the same.
+        let room = self.caps.record_bytes.saturating_sub(at + 4 * FIELD_OVERHEAD_BYTES).max(FIELD_OVERHEAD_BYTES);
+        let kept = redacted.floor_char_boundary(room);
         self.out.extend_from_slice(&redacted.as_bytes()[..kept]);
+        if kept < redacted.len() {
+            self.mark(format_args!("...[truncated]"));
+        }
     }
 
     #[cold]
     fn cut_text(&mut self, value: &str, room: usize) {
         let at = self.begin_length();
-        let kept = &value[..value.floor_char_boundary(room)];
+        let kept = &value[..cut_before_a_secret(value, room)];
         self.out.extend_from_slice(kept.as_bytes());
         if kept.len() < value.len() {
             self.mark(format_args!("...[{} more bytes truncated]", value.len() - kept.len()));
@@ -267,11 +303,17 @@ impl<'a> Encoder<'a> {
 
     /// Runs the application's formatting, bounded and with its panics caught.
     fn format(&mut self, room: usize, write: impl FnOnce(&mut Bounded<'_>) -> fmt::Result) {
+        let start = self.out.len();
         let mut out = Bounded { out: &mut *self.out, room, full: false };
         let outcome = catch_unwind(AssertUnwindSafe(|| write(&mut out)));
         let full = out.full;
         match outcome {
-            _ if full => self.mark(format_args!("...[truncated]")),
+            _ if full => {
+                let text = self.out.get(start..).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
+                let kept = start + cut_before_a_secret(text, text.len().saturating_sub(1));
+                self.out.truncate(kept);
+                self.mark(format_args!("...[truncated]"));
+            }
             Ok(Ok(())) => {}
             Ok(Err(_)) => self.mark(format_args!("[formatting failed]")),
             Err(_) => {
@@ -286,6 +328,25 @@ impl<'a> Encoder<'a> {
         // Marks are of fixed shape, ours, and shorter than FIELD_OVERHEAD_BYTES * 2.
         let _ = std::io::Write::write_fmt(&mut *self.out, mark);
     }
+}
+
+/// Where a text is cut that has more than this many bytes: before the word, or the groups of digits, that the cut would
+/// go through, for half a secret is not recognised as one.
+fn cut_before_a_secret(text: &str, room: usize) -> usize {
+    if text.len() <= room {
+        return text.len();
+    }
+    let end = text.floor_char_boundary(room);
+    let from = text.floor_char_boundary(end.saturating_sub(CUT_BACK_BYTES_MAX));
+    let is_part =
+        |c: char| !c.is_whitespace() && !matches!(c, ',' | ';' | '"' | '\'' | '(' | ')' | '{' | '}' | '<' | '>');
+    let mut kept = text[from..end].trim_end_matches(is_part);
+    let is_digits = text[from..end][kept.len()..].starts_with(|c: char| c.is_ascii_digit());
+    if is_digits {
+        kept = kept.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, ' ' | '-'));
+    }
+    // Text without a word's end so far back is no text for readers.
+    if kept.is_empty() { if from == 0 { 0 } else { end } } else { from + kept.len() }
 }
 
 fn source_of<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e (dyn StdError + 'static)> {

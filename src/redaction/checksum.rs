@@ -5,17 +5,18 @@ pub(super) fn is_card(digits: &[u8]) -> bool {
     let prefix = |n: usize| digits.iter().take(n).fold(0_u32, |sum, d| sum * 10 + u32::from(*d));
     let (two, three, four) = (prefix(2), prefix(3), prefix(4));
     let is_issued = match digits.len() {
-        13 => digits[0] == 4,
+        13 => digits[0] == 4, // none was issued for decades
         14 => matches!(two, 36 | 38 | 39) || matches!(three, 300..=305) || three == 309,
         15 => matches!(two, 34 | 37),
         16 => {
             digits[0] == 4
                 || matches!(two, 51..=55 | 65)
-                || matches!(four, 2221..=2720 | 3528..=3589 | 6011)
+                || matches!(four, 2200..=2204 | 2221..=2720 | 3528..=3589 | 6011)
                 || matches!(three, 644..=649)
                 || two == 62
         }
-        17..=19 => two == 62,
+        17 | 18 => two == 62,
+        19 => two == 62 || digits[0] == 4,
         _ => false,
     };
     is_issued && luhn(digits)

@@ -15,8 +15,9 @@ pub(super) fn redact(json: &str, by_name: Option<&Names>, by_value: Option<(&Val
     let mut copied = 0;
     let bytes = json.as_bytes();
     let mut stack: Vec<Level> = Vec::new();
-    // What the rules said of the key whose value comes next.
+    // What the rules said of the key whose value comes next, and whether it speaks of a card.
     let mut verdict = Inside::Plain;
+    let mut key = String::new();
     let mut at = 0;
     while let Some(byte) = bytes.get(at) {
         match byte {
@@ -40,7 +41,8 @@ pub(super) fn redact(json: &str, by_name: Option<&Names>, by_value: Option<(&Val
                     if let Some(level) = stack.last_mut() {
                         level.awaits_key = false;
                     }
-                    verdict = verdict_of(literal, by_name.or(by_value.map(|(_, names)| names)));
+                    key = unescaped(literal)?;
+                    verdict = verdict_of(&key, by_name.or(by_value.map(|(_, names)| names)));
                 }
                 let replaced = if is_key {
                     by_value.and_then(|(values, names)| values.redact(&unescaped(literal)?, names))
@@ -58,6 +60,22 @@ pub(super) fn redact(json: &str, by_name: Option<&Names>, by_value: Option<(&Val
                 if let Some(replaced) = replaced {
                     out.push_str(&json[copied..at]);
                     out.push_str(&serde_json::to_string(&replaced).ok()?);
+                    copied = end;
+                }
+                at = end;
+                continue;
+            }
+            b'0'..=b'9' => {
+                let end = at + bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+                let number = &json[at..end];
+                let is_whole = !matches!(bytes.get(end), Some(b'.' | b'e' | b'E'))
+                    && !(at > 0 && matches!(bytes[at - 1], b'.' | b'-' | b'+'));
+                if let Some((values, _)) = by_value
+                    && is_whole
+                    && values.is_card_number(&key, number)
+                {
+                    out.push_str(&json[copied..at]);
+                    out.push_str(&format!("\"{}\"", marker("card")));
                     copied = end;
                 }
                 at = end;
@@ -94,17 +112,35 @@ impl<'a> Inside<'a> {
     }
 }
 
-fn verdict_of<'a>(literal: &str, names: Option<&'a Names>) -> Inside<'a> {
-    let (Some(names), Some(key)) = (names, unescaped(literal)) else { return Inside::Plain };
-    match names.find(&key) {
+fn verdict_of<'a>(key: &str, names: Option<&'a Names>) -> Inside<'a> {
+    let Some(names) = names else { return Inside::Plain };
+    match names.find(key) {
         Verdict::Plain => Inside::Plain,
         Verdict::Allowed => Inside::Allowed,
         Verdict::Secret(rule) => Inside::Secret(rule),
     }
 }
 
+/// What a literal says. Half an emoji, as JavaScript leaves it, is no reason to look away.
 fn unescaped(literal: &str) -> Option<String> {
-    serde_json::from_str(literal).ok()
+    if let Ok(text) = serde_json::from_str(literal) {
+        return Some(text);
+    }
+    let mut whole = String::with_capacity(literal.len());
+    let mut rest = literal;
+    while let Some(at) = rest.find("\\u") {
+        let escape = rest.get(at..at + 6);
+        let is_escaped = rest[..at].bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1;
+        let code = escape.and_then(|escape| u32::from_str_radix(&escape[2..], 16).ok());
+        whole.push_str(&rest[..at]);
+        match code {
+            Some(0xD800..=0xDFFF) if !is_escaped => whole.push('\u{FFFD}'),
+            _ => whole.push_str(escape.unwrap_or("")),
+        }
+        rest = rest.get(at + 6..).unwrap_or("");
+    }
+    whole.push_str(rest);
+    Some(serde_json::from_str(&whole).unwrap_or_else(|_| literal.trim_matches('"').to_owned()))
 }
 
 /// Behind the closing quote of the string that begins at `start`.
@@ -155,6 +191,9 @@ mod tests {
             (r#"{"a@example.com":1}"#, r#"{"[REDACTED:email]":1}"#),
             (r#"{"kept_token":"a@example.com"}"#, r#"{"kept_token":"a@example.com"}"#),
             (r#""a@example.com""#, r#""[REDACTED:email]""#),
+            (r#"{"pan":4111111111111111,"n":4111111111111111}"#, r#"{"pan":"[REDACTED:card]","n":4111111111111111}"#),
+            (r#"{"user":"\ud83d a@example.com"}"#, "{\"user\":\"\u{FFFD} [REDACTED:email]\"}"),
+            (r#"{"pass\u0077ord":"x"}"#, r#"{"pass\u0077ord":"[REDACTED:password]"}"#),
         ] {
             assert_eq!(both(json), expected);
             assert_eq!(both(expected), expected, "once is enough");

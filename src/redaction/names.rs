@@ -19,6 +19,7 @@ pub(super) const RULES: &[(&str, &[&str])] = &[
             "pwd",
             "passphrase",
             "passcode",
+            "pgpassword",
             "db pass",
             "user pass",
             "smtp pass",
@@ -42,13 +43,16 @@ pub(super) const RULES: &[(&str, &[&str])] = &[
             "refreshtoken",
             "idtoken",
             "sessiontoken",
+            "access tokens",
+            "refresh tokens",
+            "api tokens",
             "bearer",
             "jwt",
             "jws",
             "tokens secret",
         ],
     ),
-    ("secret", &["secret", "secrets", "secret key", "clientsecret", "appsecret"]),
+    ("secret", &["secret", "secrets", "secret key", "secret key base", "clientsecret", "appsecret"]),
     ("authorization", &["authorization", "authorisation", "auth header"]),
     ("cookie", &["cookie", "cookies", "setcookie", "jsessionid", "phpsessid"]),
     (
@@ -101,6 +105,7 @@ pub(super) const RULES: &[(&str, &[&str])] = &[
         &[
             "otp",
             "totp",
+            "otp code",
             "one time password",
             "one time code",
             "mfa code",
@@ -134,7 +139,7 @@ const STILL_THE_VALUE: [&str; 16] = [
 ];
 
 /// Before `token`, these say that it is no secret: the tokens of parsers, pages and language models.
-const HARMLESS_TOKENS: [&str; 24] = [
+const HARMLESS_TOKENS: [&str; 36] = [
     "next",
     "prev",
     "previous",
@@ -159,7 +164,23 @@ const HARMLESS_TOKENS: [&str; 24] = [
     "peek",
     "invalid",
     "per",
+    "sync",
+    "fencing",
+    "lock",
+    "lease",
+    "resume",
+    "cursor",
+    "change",
+    "ack",
+    "watch",
+    "snapshot",
+    "syntax",
+    "string",
 ];
+
+/// A name that begins so asks about a secret.
+const QUESTIONS: [&str; 12] =
+    ["is", "has", "had", "show", "hide", "forgot", "needs", "requires", "require", "can", "should", "toggle"];
 
 /// What a name says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +195,7 @@ pub(super) struct Names {
     patterns: Vec<Pattern>,
     globs: Vec<(String, Regex)>,
     allowed: Vec<Vec<String>>,
+    allowed_globs: Vec<Regex>,
     /// Whether any pattern may be in a text.
     stems: Regex,
 }
@@ -199,25 +221,27 @@ impl Names {
                 return Err(no_name("field", text));
             }
             if text.contains('*') {
-                let glob = format!("(?i)^{}$", regex::escape(text).replace("\\*", ".*"));
-                let glob =
-                    Regex::new(&glob).map_err(|error| Error::config(format!("redaction field({text:?}): {error}")))?;
-                globs.push((text.clone(), glob));
+                globs.push((text.clone(), glob("field", text)?));
                 stems.push(String::new());
             } else {
                 patterns.push(Pattern::new(text, split));
                 stems.extend(patterns.last().map(Pattern::stem));
             }
         }
-        let allowed: Vec<_> = allowed
-            .iter()
-            .map(|name| Some(words(name)).filter(|words| !words.is_empty()).ok_or_else(|| no_name("allow_field", name)))
-            .collect::<Result<_>>()?;
+        let mut allowed_names = Vec::new();
+        let mut allowed_globs = Vec::new();
+        for name in allowed {
+            match words(name) {
+                split if split.is_empty() => return Err(no_name("allow_field", name)),
+                _ if name.contains('*') => allowed_globs.push(glob("allow_field", name)?),
+                split => allowed_names.push(split),
+            }
+        }
         stems.sort_unstable();
         stems.dedup();
         let stems = if stems.is_empty() { "[^\\s\\S]".to_owned() } else { format!("(?i)(?:{})", stems.join("|")) };
         let stems = Regex::new(&stems).map_err(|error| Error::config(format!("redaction fields: {error}")))?;
-        Ok(Self { patterns, globs, allowed, stems })
+        Ok(Self { patterns, globs, allowed: allowed_names, allowed_globs, stems })
     }
 
     /// Whether a text may hold a secret's name. Cheap, and often wrong in the affirmative.
@@ -225,16 +249,25 @@ impl Names {
         self.stems.is_match(text)
     }
 
+    /// Where a secret's name may stand.
+    pub(super) fn stems(&self, text: &str) -> impl Iterator<Item = std::ops::Range<usize>> {
+        self.stems.find_iter(text).map(|found| found.range())
+    }
+
     pub(super) fn find(&self, name: &str) -> Verdict<'_> {
         let name = name.strip_prefix("r#").unwrap_or(name);
         let all = words(name);
-        if self.allowed.contains(&all) {
+        if self.allowed.contains(&all) || self.allowed_globs.iter().any(|glob| glob.is_match(name)) {
             return Verdict::Allowed;
         }
         if let Some((rule, _)) = self.globs.iter().find(|(_, glob)| glob.is_match(name)) {
             return Verdict::Secret(rule);
         }
         let mut words = all.as_slice();
+        // Whether there is one, or what to do about it, is not the secret.
+        if words.len() > 1 && QUESTIONS.contains(&words[0].as_str()) {
+            return Verdict::Plain;
+        }
         loop {
             if let Some(pattern) = self.patterns.iter().find(|pattern| pattern.ends(words)) {
                 return Verdict::Secret(&pattern.rule);
@@ -256,7 +289,10 @@ impl Pattern {
         let Some(last) = name.last() else { return false };
         // `password2` is a password, and `cvv2` its own word.
         let plain = last.trim_end_matches(|c: char| c.is_ascii_digit());
-        if *last == self.joined || plain == self.joined {
+        // `userpassword`, `csrftoken`, `consumersecret`
+        let ends_joined = ["password", "passwd", "secret", "token"].contains(&self.joined.as_str())
+            && plain.strip_suffix(&self.joined).is_some_and(|before| !HARMLESS_TOKENS.contains(&before));
+        if *last == self.joined || plain == self.joined || ends_joined {
             let before = name.len().checked_sub(2).map(|index| name[index].as_str());
             return self.joined != "token" || before.is_none_or(|word| !HARMLESS_TOKENS.contains(&word));
         }
@@ -265,16 +301,29 @@ impl Pattern {
 
     /// What every name that it matches has in it, whatever stands between the words.
     fn stem(&self) -> String {
-        self.words.iter().map(|word| regex::escape(word)).collect::<Vec<_>>().join("[^A-Za-z0-9]?")
+        self.words.iter().map(|word| regex::escape(word)).collect::<Vec<_>>().join("[^A-Za-z0-9]{0,3}")
     }
 }
 
 fn is_still_the_value(word: &str) -> bool {
-    STILL_THE_VALUE.contains(&word) || word.bytes().all(|b| b.is_ascii_digit())
+    STILL_THE_VALUE.contains(&word) || word.strip_prefix('v').unwrap_or(word).bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Whether the name of a number speaks of a card.
+pub(super) fn speaks_of_card(name: &str) -> bool {
+    words(name).iter().any(|word| matches!(word.as_str(), "card" | "pan" | "cc" | "creditcard" | "cardnumber"))
+}
+
+/// A whole name, with `*` for any part of it.
+fn glob(what: &str, pattern: &str) -> Result<Regex> {
+    let regex = format!("(?i)^{}$", regex::escape(pattern).replace("\\*", ".*"));
+    Regex::new(&regex).map_err(|error| Error::config(format!("redaction {what}({pattern:?}): {error}")))
 }
 
 fn no_name(what: &str, name: &str) -> Error {
-    Error::config(format!("redaction {what}({name:?}): a field's name has letters or digits"))
+    Error::config(format!(
+        "redaction {what}({name:?}): give the name of a field, as in \"iban\", or a part of it, as in \"*_nr\""
+    ))
 }
 
 /// The words of a name, in lower case: split at everything but letters and digits, and where case says so.

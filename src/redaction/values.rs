@@ -3,14 +3,18 @@
 //! A text goes through three sieves, each dearer and met by fewer: one look at its bytes, one pass of all expressions
 //! together, and only then the expression that found something, with its check (Luhn, modulo 97, is this a name?).
 
-use std::sync::OnceLock;
+use std::{
+    ops::Range,
+    sync::{LazyLock, OnceLock},
+};
 
-use regex::{Captures, Regex, RegexSet};
+use regex::{Regex, RegexSet};
 
 use super::{
+    assignment,
     checksum::{is_card, is_iban, is_ssn},
     json, marker,
-    names::{Names, Verdict},
+    names::{Names, speaks_of_card},
 };
 use crate::error::{Error, Result};
 
@@ -24,66 +28,64 @@ struct Look {
     rule: &'static str,
     /// The secret is the group `secret`, else everything.
     regex: &'static str,
-    check: fn(&Captures<'_>) -> bool,
+    find: Find,
 }
 
-/// In the order they are applied: what a longer look covers, a shorter one does not see any more.
+/// What makes secrets of a match.
+#[derive(Clone, Copy)]
+enum Find {
+    /// The group `secret`, else everything, if it passes the check.
+    Secret(fn(&str) -> bool),
+    /// Those of these numbers in the match that pass their own check.
+    Cards,
+    Iban,
+    Ssn,
+}
+
 const LOOKS: &[Look] = &[
     Look {
         rule: "private_key",
         regex: r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----(?s:.*?)(?:-----END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----|\z)",
-        check: always,
+        find: Find::Secret(always),
     },
     Look {
         rule: "url_password",
-        regex: r#"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/@:"'<>]*:(?<secret>[^\s/"'<>]+)@"#,
-        check: always,
+        regex: r#"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/:"'<>]*:(?<secret>[^\s/"'<>]+)@"#,
+        find: Find::Secret(|secret| {
+            !secret.split(',').next().is_some_and(|port| port.len() < secret.len() && is_digits(port))
+        }),
     },
-    Look { rule: "jwt", regex: r"(?-u:\b)eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]+){1,4}\.?", check: always },
+    Look { rule: "jwt", regex: r"(?-u:\b)eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*){1,4}", find: Find::Secret(always) },
     Look {
         rule: "authorization",
         regex: r#"(?i)(?-u:\b)(?:proxy-)?authori[sz]ation\\?["']?\s*[:=]\s*\\?["']?(?<secret>(?:digest|aws4-hmac-sha256|hawk|oauth)\s[^\r\n]+|(?:token|apikey|negotiate|ntlm|basic|bearer)\s+[^\s"',;\\]+|[^\s"',;\\]{8,})"#,
-        check: |found| has_scheme_or_digit(&found["secret"]),
+        find: Find::Secret(|secret| secret.contains(char::is_whitespace) || is_mixed(secret)),
     },
     Look {
         rule: "bearer",
         regex: r"(?i)(?-u:\b)bearer\s+(?<secret>[A-Za-z0-9._~+/=-]{6,})",
-        check: |found| is_mixed(&found["secret"]),
+        find: Find::Secret(is_mixed),
     },
     Look {
         rule: "basic",
         regex: r"(?i)(?-u:\b)basic\s+(?<secret>[A-Za-z0-9+/]{8,}={0,2})",
-        check: |found| is_base64_of_credentials(&found["secret"]),
+        find: Find::Secret(is_base64_of_credentials),
     },
     Look {
         rule: "cookie",
-        regex: r#"(?i)(?-u:\b)(?:set-)?cookie\\?["']?\s*[:=]\s*\\?["']?(?<secret>[^\s=;,"'\\]+=[^\s;,"'\\]*(?:;\s*[^\s=;,"'\\]+(?:=[^;"'\\\r\n]*)?)*)"#,
-        check: always,
+        regex: r#"(?i)(?-u:\b)(?:set-)?cookie(?:\\*["']\s*:\s*(?:\[\s*)?\\*["'](?<secret>[^\s=;,"'\\]+=[^"'\r\n]*)|\s*:\s*(?<line>[^\s=;,"'\\]+=[^\r\n]*)|=(?<pairs>[^\s=;,"'\\]+=[^\s"'\\]*(?:;\s*[^\s=;,"'\\]+=[^\s;"'\\]*)*))"#,
+        find: Find::Secret(always),
     },
     Look {
         rule: "api_key",
-        regex: r"(?-u:\b)(?:(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[0-9]-[A-Za-z0-9-]{10,}|[srp]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/]{24,}|AIza[0-9A-Za-z_-]{35}|sk-(?:[a-z]{2,8}-)?(?:[a-z0-9]{2,8}-)?[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{30,}|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{30,}|do[opr]_v1_[0-9a-f]{64}|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}|key-[0-9a-f]{32}|dapi[0-9a-f]{32}|ya29\.[A-Za-z0-9_-]{20,}|AGE-SECRET-KEY-1[A-Z0-9]{50,}|hv[sb]\.[A-Za-z0-9_-]{24,}|lin_api_[A-Za-z0-9]{30,}|sq0(?:atp|csp)-[A-Za-z0-9_-]{22,})",
-        check: |found| is_mixed(&found[0]),
+        regex: r"(?-u:\b)(?:(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[0-9]-[A-Za-z0-9-]{10,}|[srp]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/]{24,}|AIza[0-9A-Za-z_-]{35}|sk-(?:[a-z]{2,8}-)?(?:[a-z0-9]{2,8}-)?[A-Za-z0-9_]{20,}[A-Za-z0-9_-]*|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{30,}|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{30,}|do[opr]_v1_[0-9a-f]{64}|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}|dapi[0-9a-f]{32}|ya29\.[A-Za-z0-9_-]{20,}|AGE-SECRET-KEY-1[A-Z0-9]{50,}|hv[sb]\.[A-Za-z0-9_-]{24,}|lin_api_[A-Za-z0-9]{30,}|sq0(?:atp|csp)-[A-Za-z0-9_-]{22,})",
+        find: Find::Secret(is_mixed),
     },
-    Look {
-        rule: "email",
-        regex: r"[A-Za-z0-9][A-Za-z0-9._%+'-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?-u:\b)",
-        check: |found| is_email(&found[0]),
-    },
-    Look { rule: "iban", regex: r"[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?", check: always },
-    Look { rule: "card", regex: r"[0-9](?:[ -]?[0-9]){12,}", check: always },
-    Look {
-        rule: "ssn",
-        regex: r"(?<area>[0-9]{3})[- ](?<group>[0-9]{2})[- ](?<serial>[0-9]{4})",
-        check: |found| {
-            let number = |group: &str| found[group].parse().unwrap_or(0);
-            is_ssn(number("area"), number("group"), number("serial"))
-        },
-    },
+    Look { rule: "email", regex: r"\w[\w.%+'-]*@(?:\w[\w-]*\.)+[A-Za-z]{2,24}(?-u:\b)", find: Find::Secret(is_email) },
+    Look { rule: "iban", regex: r"[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?", find: Find::Iban },
+    Look { rule: "card", regex: r"[0-9](?:[ -]?[0-9]){12,}", find: Find::Cards },
+    Look { rule: "ssn", regex: r"[0-9]{3}[- ][0-9]{2}[- ][0-9]{4}", find: Find::Ssn },
 ];
-
-/// What stands before `=` or `:` may be a secret's name. The expression behind [`Assignments`].
-const ASSIGNMENT: &str = r#"(?<name>[A-Za-z][A-Za-z0-9_.-]{1,63})(?<close>\\?["'])?(?<sep>\s*(?:=>|[=:])\s*)(?:[A-Za-z]+\(\s*)?(?:\\"(?<escaped>(?:[^"\\]|\\[^"])*)(?:\\"|\z)|"(?<double>(?:[^"\\]|\\.)*)(?:"|\z)|'(?<single>(?:[^'\\]|\\.)*)'|(?<bare>[^\s,;&"'(){}\[\]<>\\]+))"#;
 
 /// The names of the value rules.
 pub(super) fn rules() -> impl Iterator<Item = &'static str> {
@@ -96,7 +98,6 @@ pub(super) struct Values {
     rules: Vec<Rule>,
     /// All of them in one pass; `None` if they are too large for one.
     set: OnceLock<Option<RegexSet>>,
-    assignment: OnceLock<Option<Regex>>,
     /// Rules of the program's own may match anything, so nothing can be ruled out by its bytes.
     has_own: bool,
 }
@@ -105,7 +106,13 @@ struct Rule {
     name: String,
     pattern: String,
     regex: OnceLock<Option<Regex>>,
-    check: fn(&Captures<'_>) -> bool,
+    find: Find,
+}
+
+/// A part of a text that must not be stored.
+struct Secret<'r> {
+    range: Range<usize>,
+    rule: &'r str,
 }
 
 impl Values {
@@ -123,15 +130,15 @@ impl Values {
                 return Err(Error::config(format!("redaction value({rule:?}, {pattern:?}) matches the empty text")));
             }
             let regex = OnceLock::from(Some(regex));
-            rules.push(Rule { name: rule.clone(), pattern: pattern.clone(), regex, check: always });
+            rules.push(Rule { name: rule.clone(), pattern: pattern.clone(), regex, find: Find::Secret(always) });
         }
         rules.extend(LOOKS.iter().filter(|look| is_on(look.rule)).map(|look| Rule {
             name: look.rule.to_owned(),
             pattern: look.regex.to_owned(),
             regex: OnceLock::new(),
-            check: look.check,
+            find: look.find,
         }));
-        Ok(Self { rules, set: OnceLock::new(), assignment: OnceLock::new(), has_own: !own.is_empty() })
+        Ok(Self { rules, set: OnceLock::new(), has_own: !own.is_empty() })
     }
 
     /// The rules whose expressions match somewhere.
@@ -147,128 +154,121 @@ impl Values {
 
     /// Whether a text may hold a secret, by its bytes alone.
     pub(super) fn may_occur(&self, text: &str) -> bool {
-        self.has_own || is_suspicious(text.as_bytes())
+        self.has_own || is_suspicious(text)
     }
 
     /// The text without its secrets, if it has any.
     pub(super) fn redact(&self, text: &str, names: &Names) -> Option<String> {
-        if text.starts_with(['{', '[']) && self.may_occur(text) && is_json(text) {
+        if !self.may_occur(text) {
+            return None;
+        }
+        if text.starts_with(['{', '[']) && is_json(text) {
             return json::redact(text, Some(names), Some((self, names)));
         }
-        let mut redacted: Option<String> = None;
-        self.find(text, names, |rule, replace| {
-            let current = redacted.as_deref().unwrap_or(text);
-            if let Some(new) = replace(current, rule) {
-                redacted = Some(new);
-            }
-            false
-        });
-        redacted
-    }
-
-    /// The first rule by which the text holds a secret.
-    pub(super) fn first_rule(&self, text: &str, names: &Names) -> Option<String> {
-        let mut first = None;
-        self.find(text, names, |rule, replace| {
-            if replace(text, rule).is_some() {
-                first = Some(rule.to_owned());
-            }
-            first.is_some()
-        });
-        first
-    }
-
-    /// Offers each rule that may apply, with what it makes of a text; until `done`.
-    fn find(
-        &self,
-        text: &str,
-        names: &Names,
-        mut done: impl FnMut(&str, &dyn Fn(&str, &str) -> Option<String>) -> bool,
-    ) {
-        if !self.may_occur(text) {
-            return;
-        }
-        for rule in self.matching(text) {
-            if done(&rule.name, &|text, name| rule.replace(text, name)) {
-                return;
-            }
-        }
-        if text.contains(['=', ':']) && names.may_occur(text) {
-            done("password", &|text, _| self.assignments(text, names));
-        }
-    }
-
-    /// `password=hunter2`, `"apiKey": "k"`, `Login { token: "t" }`: the values that stand behind a secret's name.
-    fn assignments(&self, text: &str, names: &Names) -> Option<String> {
         let mut out = String::new();
         let mut copied = 0;
-        let mut from = 0;
-        let assignment = self.assignment.get_or_init(|| Regex::new(ASSIGNMENT).ok()).as_ref()?;
-        while let Some(found) = assignment.captures_at(text, from) {
-            let (name, separator) = (found.name("name")?, found.name("sep")?);
-            // Another assignment may begin in what this one took for its value.
-            from = separator.end();
-            let Verdict::Secret(rule) = names.find(name.as_str()) else { continue };
-            let quoted = found.name("escaped").or_else(|| found.name("double")).or_else(|| found.name("single"));
-            let value = match (quoted, found.name("bare")) {
-                (Some(value), _) => value,
-                (None, Some(value)) => {
-                    let is_plain = separator.as_str().trim() == ":" && found.name("close").is_none();
-                    if is_no_secret(value.as_str()) || is_plain && !is_mixed_word(rule, name.as_str(), value.as_str()) {
-                        continue;
-                    }
-                    value
-                }
-                (None, None) => continue,
-            };
-            from = value.end();
-            let marker = marker(rule);
-            if value.as_str().is_empty() || value.as_str().starts_with("[REDACTED:") {
-                continue;
-            }
-            out.push_str(&text[copied..value.start()]);
-            out.push_str(&marker);
-            copied = value.end();
+        for secret in self.secrets(text, names) {
+            out.push_str(&text[copied..secret.range.start]);
+            out.push_str(&marker(secret.rule));
+            copied = secret.range.end;
         }
         (copied > 0).then(|| out + &text[copied..])
+    }
+
+    /// Whether a number, in a field of this name, is a card's.
+    pub(super) fn is_card_number(&self, name: &str, digits: &str) -> bool {
+        let is_on = self.rules.iter().any(|rule| matches!(rule.find, Find::Cards));
+        is_on
+            && speaks_of_card(name)
+            && is_digits(digits)
+            && is_card(&digits.bytes().map(|b| b - b'0').collect::<Vec<_>>())
+    }
+
+    /// Whether the text holds a secret.
+    pub(super) fn matches(&self, text: &str, names: &Names) -> bool {
+        self.redact(text, names).is_some()
+    }
+
+    /// All secrets, in order and apart: what overlaps is one, by the rule that found most of it. A marker is none.
+    fn secrets<'r>(&'r self, text: &str, names: &'r Names) -> Vec<Secret<'r>> {
+        let markers: Vec<Range<usize>> = if text.contains("[REDACTED:") {
+            MARKER.find_iter(text).map(|found| found.range()).collect()
+        } else {
+            Vec::new()
+        };
+        let mut all: Vec<Secret<'r>> = Vec::new();
+        let mut add = |range: Range<usize>, rule: &'r str| {
+            let is_marker = markers.iter().any(|marker| marker.start <= range.start && range.end <= marker.end);
+            if !range.is_empty() && !is_marker {
+                all.push(Secret { range, rule });
+            }
+        };
+        for rule in self.matching(text) {
+            rule.secrets(text, |range| add(range, &rule.name));
+        }
+        if names.may_occur(text) {
+            assignment::find(text, names, &mut add);
+        }
+        // A match that cuts a marker takes all of it.
+        for secret in &mut all {
+            for marker in &markers {
+                if marker.start < secret.range.end && secret.range.start < marker.end {
+                    secret.range = secret.range.start.min(marker.start)..secret.range.end.max(marker.end);
+                }
+            }
+        }
+        all.sort_by_key(|secret| (secret.range.start, std::cmp::Reverse(secret.range.end)));
+        let mut apart: Vec<Secret<'r>> = Vec::with_capacity(all.len());
+        for secret in all {
+            match apart.last_mut() {
+                Some(last) if secret.range.start < last.range.end => {
+                    if secret.range.len() > last.range.len() {
+                        last.rule = secret.rule;
+                    }
+                    last.range.end = last.range.end.max(secret.range.end);
+                }
+                _ => apart.push(secret),
+            }
+        }
+        apart
     }
 }
 
 impl Rule {
-    /// The text with this rule's secrets replaced, if it has any.
-    fn replace(&self, text: &str, name: &str) -> Option<String> {
-        let mut out = String::new();
-        let mut copied = 0;
-        let mut from = 0;
-        // The built-in ones compile: a test has them all match.
-        let regex = self.regex.get_or_init(|| Regex::new(&self.pattern).ok()).as_ref()?;
-        while let Some(found) = regex.captures_at(text, from) {
-            let whole = found.get_match();
-            let secret = found.name("secret").unwrap_or(whole);
-            let secret = match self.name.as_str() {
-                "card" => card_in(text, whole.range()),
-                "iban" => iban_in(text, whole.range()),
-                "ssn" => stands_alone(text, &whole.range()).then(|| whole.range()),
-                _ => Some(secret.range()),
-            };
-            let secret = secret.filter(|range| (self.check)(&found) && !text[range.clone()].contains("[REDACTED:"));
-            if let Some(secret) = secret {
-                out.push_str(&text[copied..secret.start]);
-                out.push_str(&marker(name));
-                copied = secret.end;
+    /// Finds this rule's secrets, each once and in order.
+    fn secrets(&self, text: &str, mut add: impl FnMut(Range<usize>)) {
+        // The built-in ones compile: a test has them all compiled.
+        let Some(regex) = self.regex.get_or_init(|| Regex::new(&self.pattern).ok()) else { return };
+        match self.find {
+            Find::Secret(check) if regex.captures_len() == 1 => {
+                regex.find_iter(text).filter(|found| check(found.as_str())).for_each(|found| add(found.range()));
             }
-            // A run of digits may hold several cards.
-            from = if self.name == "card" && copied > from { copied } else { whole.end().max(copied) };
+            Find::Secret(check) => {
+                for found in regex.captures_iter(text) {
+                    let named = found.name("secret").or_else(|| found.name("line")).or_else(|| found.name("pairs"));
+                    let is_grouped = regex.capture_names().flatten().any(|name| name == "secret");
+                    let secret = if is_grouped { named } else { found.get(0) };
+                    if let Some(secret) = secret.filter(|secret| check(secret.as_str())) {
+                        add(secret.range());
+                    }
+                }
+            }
+            Find::Cards => regex.find_iter(text).for_each(|found| cards_in(text, found.range(), &mut add)),
+            Find::Iban => regex.find_iter(text).filter_map(|found| iban_in(text, found.range())).for_each(add),
+            Find::Ssn => regex
+                .find_iter(text)
+                .filter(|found| is_ssn_text(text, found.range()))
+                .for_each(|found| add(found.range())),
         }
-        (copied > 0).then(|| out + &text[copied..])
     }
 }
 
-/// One look at the bytes: is there an `@`, an assignment, a run of characters as in a key, or many digits?
-fn is_suspicious(text: &[u8]) -> bool {
+/// One look at the bytes: is there an `@`, an assignment, a run of characters as in a key, many digits, or one of the two
+/// words before a short secret?
+fn is_suspicious(text: &str) -> bool {
     let (mut run, mut digits) = (0, 0);
-    for byte in text {
-        match CLASS[usize::from(*byte)] {
+    for byte in text.bytes() {
+        match CLASS[usize::from(byte)] {
             Class::Sign => return true,
             Class::Digit => {
                 digits += 1;
@@ -281,7 +281,7 @@ fn is_suspicious(text: &[u8]) -> bool {
             return true;
         }
     }
-    false
+    ["earer ", "EARER ", "asic ", "ASIC ", "--pass", "--token", "--secret"].iter().any(|word| text.contains(word))
 }
 
 #[derive(Clone, Copy)]
@@ -307,8 +307,17 @@ const CLASS: [Class; 256] = {
     classes
 };
 
-fn always(_: &Captures<'_>) -> bool {
+/// As a marker is written.
+static MARKER: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"\[REDACTED:[A-Za-z0-9_.*-]{1,64}\]").unwrap_or_else(|_| unreachable!("a test compiles it"))
+});
+
+fn always(_: &str) -> bool {
     true
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Not a plain word: it has a digit and a letter, or both cases inside, or is long.
@@ -317,10 +326,6 @@ fn is_mixed(text: &str) -> bool {
     let has_digit = has(u8::is_ascii_digit);
     let inner_upper = text.bytes().skip(1).any(|b| b.is_ascii_uppercase()) && has(u8::is_ascii_lowercase);
     text.len() >= 6 && (has_digit && has(u8::is_ascii_alphabetic) || inner_upper || has_digit && text.len() >= 12)
-}
-
-fn has_scheme_or_digit(value: &str) -> bool {
-    value.contains(char::is_whitespace) || is_mixed(value)
 }
 
 /// `user:password` in base64 (RFC 7617).
@@ -353,61 +358,59 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Behind `=`, these are no secrets: numbers, switches, stars, and what says that there is none.
-fn is_no_secret(value: &str) -> bool {
-    value.parse::<f64>().is_ok()
-        || value.bytes().all(|b| b == b'*' || b == b'.' || b == b'x' || b == b'-')
-        || value.starts_with('$')
-        || ["true", "false", "none", "null", "nil", "some", "undefined", "empty", "unset", "yes", "no"]
-            .iter()
-            .any(|word| value.eq_ignore_ascii_case(word))
-}
-
-/// In prose a word behind a colon is a word ("password: expired"); a secret has digits among its letters. A parser's tokens
-/// have, too: there the name must be longer, as in `x-auth-token`.
-fn is_mixed_word(rule: &str, name: &str, value: &str) -> bool {
-    let value = value.trim_end_matches(['.', '!', '?', ':']);
-    let has_digit = value.bytes().any(|b| b.is_ascii_digit());
-    let has_letter = value.bytes().any(|b| b.is_ascii_alphabetic());
-    let is_prose = name.len() == rule.len() && matches!(rule, "token" | "cookie" | "authorization");
-    !is_prose && has_digit && has_letter || is_mixed(value) && value.len() >= 20
-}
-
 /// Neither side continues it as a number, a word or a path would.
-fn stands_alone(text: &str, range: &std::ops::Range<usize>) -> bool {
+fn stands_alone(text: &str, range: &Range<usize>) -> bool {
     let joins = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
     let before = text[..range.start].chars().next_back();
     let mut after = text[range.end..].chars();
     let next = after.next();
     let is_decimal = |c: Option<char>, d: Option<char>| c == Some('.') && d.is_some_and(|d| d.is_ascii_digit());
+    // `visa-4111..` is joined, and yet a card's.
+    let word = text[..range.start]
+        .trim_end_matches(['-', '_'])
+        .rsplit(|c: char| !c.is_ascii_alphabetic())
+        .next()
+        .unwrap_or("");
+    let is_named =
+        ["visa", "card", "pan", "cc", "amex", "mastercard"].iter().any(|name| word.eq_ignore_ascii_case(name));
+    let is_joined = before.is_some_and(joins) && !is_named;
     let digit_before_dot = before == Some('.') && text[..range.start - 1].ends_with(|c: char| c.is_ascii_digit());
-    !before.is_some_and(joins) && !next.is_some_and(joins) && !is_decimal(next, after.next()) && !digit_before_dot
+    !is_joined && !next.is_some_and(joins) && !is_decimal(next, after.next()) && !digit_before_dot
 }
 
-/// The first card's number in a run of digits: in one piece or in groups with one kind of separator, standing alone.
-fn card_in(text: &str, run: std::ops::Range<usize>) -> Option<std::ops::Range<usize>> {
-    let found = &text[run.clone()];
-    let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
-    for (at, c) in found.char_indices() {
+/// The cards' numbers in a run of digits: in one piece or in groups with one kind of separator, standing alone.
+fn cards_in(text: &str, run: Range<usize>, add: &mut impl FnMut(Range<usize>)) {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let digits = run.clone().filter(|at| text.as_bytes()[*at].is_ascii_digit());
+    for at in digits {
         match groups.last_mut() {
-            Some(group) if c.is_ascii_digit() && group.end == run.start + at => group.end += 1,
-            _ if c.is_ascii_digit() => groups.push(run.start + at..run.start + at + 1),
-            _ => {}
+            Some(group) if group.end == at => group.end += 1,
+            _ => groups.push(at..at + 1),
         }
     }
-    let ranges =
-        (0..groups.len()).flat_map(|first| (first..groups.len().min(first + 5)).map(move |last| (first, last)));
-    ranges
-        .map(|(first, last)| (&groups[first..=last], groups[first].start..groups[last].end))
-        .find(|(groups, range)| {
-            is_grouped(groups) && stands_alone(text, range) && is_card_text(text, &text[range.clone()])
-        })
-        .map(|(_, range)| range)
+    // A run of hundreds of digits is no card, and is not looked at again and again.
+    let is_card_at = |first: usize| {
+        (first..groups.len().min(first + 5))
+            .map(|last| (&groups[first..=last], groups[first].start..groups[last].end))
+            .find(|(groups, range)| {
+                range.len() < 40 && is_grouped(groups) && stands_alone(text, range) && is_card_text(text, range)
+            })
+    };
+    let mut first = 0;
+    while first < groups.len() {
+        match is_card_at(first) {
+            Some((taken, range)) => {
+                first += taken.len();
+                add(range);
+            }
+            None => first += 1,
+        }
+    }
 }
 
 /// In one piece, 4-6-5 as American Express has it, or in fours.
-fn is_grouped(groups: &[std::ops::Range<usize>]) -> bool {
-    let mut lengths = groups.iter().map(std::ops::Range::len);
+fn is_grouped(groups: &[Range<usize>]) -> bool {
+    let mut lengths = groups.iter().map(Range::len);
     match groups.len() {
         1 => true,
         3 if lengths.clone().eq([4, 6, 5]) || lengths.clone().eq([4, 6, 4]) => true,
@@ -415,15 +418,32 @@ fn is_grouped(groups: &[std::ops::Range<usize>]) -> bool {
     }
 }
 
-fn is_card_text(around: &str, text: &str) -> bool {
-    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_digit).map(|b| b - b'0').collect();
-    if text.contains(' ') && text.contains('-') || !is_card(&digits) {
+fn is_card_text(text: &str, range: &Range<usize>) -> bool {
+    let found = &text[range.clone()];
+    let digits: Vec<u8> = found.bytes().filter(u8::is_ascii_digit).map(|b| b - b'0').collect();
+    if found.contains(' ') && found.contains('-') || !is_card(&digits) || text[..range.start].ends_with('+') {
         return false;
     }
-    // In one piece, more than sixteen digits are far more often a number of 64 bits: the text must speak of a card.
-    let is_long_number = digits.len() == text.len() && digits.len() > 16;
-    let around = around.to_ascii_lowercase();
-    !is_long_number || ["card", "pay", "paid", "bank", "charge"].iter().any(|word| around.contains(word))
+    // In one piece, thirteen digits are far more often those of goods, and more than sixteen a number of 64 bits: the text
+    // beside must speak of a card.
+    if digits.len() < found.len() || matches!(digits.len(), 14..=16) {
+        return true;
+    }
+    let from = text.floor_char_boundary(range.start.saturating_sub(64));
+    let around = text[from..text.floor_char_boundary(range.end + 64)].to_ascii_lowercase();
+    ["card", "pay", "paid", "bank", "charge", "visa", "pan"].iter().any(|word| around.contains(word))
+}
+
+/// With dashes, or where the text says what it is.
+fn is_ssn_text(text: &str, range: Range<usize>) -> bool {
+    let found = &text[range.clone()];
+    let number = |range: Range<usize>| found[range].parse().unwrap_or(0);
+    let says_so = || {
+        let text = text.to_ascii_lowercase();
+        text.contains("ssn") || text.contains("social sec")
+    };
+    let is_dashed = found.as_bytes()[3] == b'-' && found.as_bytes()[6] == b'-';
+    is_ssn(number(0..3), number(4..6), number(7..11)) && stands_alone(text, &range) && (is_dashed || says_so())
 }
 
 /// Whether a text is JSON as a whole.
@@ -432,7 +452,7 @@ fn is_json(text: &str) -> bool {
 }
 
 /// An account's number: the longest beginning that passes its check, for the next word may look like a group.
-fn iban_in(text: &str, range: std::ops::Range<usize>) -> Option<std::ops::Range<usize>> {
+fn iban_in(text: &str, range: Range<usize>) -> Option<Range<usize>> {
     if text[..range.start].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
         return None;
     }
@@ -516,7 +536,7 @@ mod tests {
         let values = Values::compile(|_| true, &[]).unwrap();
         values.matching("").for_each(drop);
         assert!(values.set.get().is_some_and(Option::is_some), "as one set, too");
-        for pattern in values.rules.iter().map(|rule| rule.pattern.as_str()).chain([ASSIGNMENT]) {
+        for pattern in values.rules.iter().map(|rule| rule.pattern.as_str()) {
             assert!(Regex::new(pattern).is_ok(), "{pattern}");
         }
     }
@@ -524,8 +544,8 @@ mod tests {
     #[test]
     fn the_look_at_the_bytes_rules_out_no_secret() {
         for text in ["a@b.co", "x=y", "k: v", "123-45-6789", "AKIAIOSFODNN7EXAMPLE", "Bearer abcdef123456"] {
-            assert!(is_suspicious(text.as_bytes()), "{text}");
+            assert!(is_suspicious(text), "{text}");
         }
-        assert!(!is_suspicious(b"order 17 placed for ada, 3 items"));
+        assert!(!is_suspicious("order 17 placed for ada, 3 items"));
     }
 }

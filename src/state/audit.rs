@@ -13,15 +13,14 @@ pub(crate) fn audit(
     span: Option<(uuid::Uuid, u64)>,
     event: TelemetryEvent,
 ) -> Result<()> {
-    let text = |text: Option<String>| text.map(|text| redactor.text(&text).unwrap_or(text));
-    let id = |text: Option<String>| text.map(|text| redactor.id(&text).into_owned());
+    let column = |name: &str, text: Option<String>| text.map(|text| redactor.column_text(name, text));
     let payload = event.payload.map(|payload| redactor.json_by_name(&payload).unwrap_or(payload));
     let payload = payload.map(|payload| redactor.json_by_value(&payload).unwrap_or(payload));
-    let event_type = redactor.text(&event.event_type).unwrap_or(event.event_type);
-    let (source, category) = (text(event.source), text(event.category));
-    let correlation_id = id(event.correlation_id.map(String::from));
-    let (tenant_id, actor_id) = (id(event.tenant_id), id(event.actor_id));
-    let (message, status) = (text(event.message), text(event.status));
+    let event_type = redactor.column_text("event_type", event.event_type);
+    let (source, category) = (column("source", event.source), column("category", event.category));
+    let correlation_id = column("correlation_id", event.correlation_id.map(String::from));
+    let (tenant_id, actor_id) = (column("tenant_id", event.tenant_id), column("actor_id", event.actor_id));
+    let (message, status) = (column("message", event.message), column("status", event.status));
     let (severity, duration_ns) = (event.severity as i64, event.duration_ns);
     state.commit("cannot append to the audit", COMMIT_WITHIN, move |connection| {
         connection

@@ -27,34 +27,46 @@ pub(crate) const STATE: Database = Database {
 
 /// How long a call waits for others to commit.
 const COMMIT_WITHIN: Duration = Duration::from_secs(10);
+/// The store's own key; those of `hash_with` have a dot and a number behind it.
 const HASH_KEY: &str = "hash_key";
 
 /// The key of this store's hashed ids, made with the first use. Where `state.db` cannot be written, one that dies with
 /// the process: the ids stay hidden, but join only within it.
 pub(crate) fn hash_key(dir: &Path) -> [u8; 32] {
-    make_hash_key(dir).unwrap_or_else(|_| random_key())
-}
-
-/// The key, if this store has one yet.
-pub(crate) fn known_hash_key(dir: &Path) -> Option<[u8; 32]> {
-    if !dir.join(STATE.file).is_file() {
-        return None;
-    }
-    let connection = open_reader(&STATE, dir).ok()?;
-    let find = "SELECT value FROM secret WHERE name = ?1";
-    connection.query_row(find, [HASH_KEY], |row| row.get::<_, Vec<u8>>(0)).ok()?.try_into().ok()
-}
-
-fn make_hash_key(dir: &Path) -> Result<[u8; 32]> {
-    if let Some(key) = known_hash_key(dir) {
-        return Ok(key);
-    }
-    let connection = open_writer(&STATE, dir)?;
+    let known = |dir| known_hash_keys(dir).into_iter().find(|(name, _)| name == HASH_KEY).map(|(_, key)| key);
     // Of two processes at once, the first one's key is the store's.
+    known(dir).or_else(|| keep(dir, HASH_KEY, &random_key()).ok().and_then(|()| known(dir))).unwrap_or_else(random_key)
+}
+
+/// Keeps a key that the program gave, so that other processes find what it hashed.
+pub(crate) fn keep_hash_key(dir: &Path, key: &[u8; 32]) -> Result<()> {
+    let known = known_hash_keys(dir);
+    if known.iter().any(|(_, known)| known == key) {
+        return Ok(());
+    }
+    keep(dir, &format!("{HASH_KEY}.{}", known.len()), key)
+}
+
+/// The keys by which ids of this store may be hashed, with their names.
+pub(crate) fn known_hash_keys(dir: &Path) -> Vec<(String, [u8; 32])> {
+    if !dir.join(STATE.file).is_file() {
+        return Vec::new();
+    }
+    let read = || -> rusqlite::Result<Vec<(String, Vec<u8>)>> {
+        let Ok(connection) = open_reader(&STATE, dir) else { return Ok(Vec::new()) };
+        let mut statement = connection.prepare("SELECT name, value FROM secret WHERE name LIKE 'hash_key%'")?;
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    };
+    let keys = read().unwrap_or_default().into_iter();
+    keys.filter_map(|(name, key)| Some((name, key.try_into().ok()?))).collect()
+}
+
+fn keep(dir: &Path, name: &str, key: &[u8; 32]) -> Result<()> {
+    let connection = open_writer(&STATE, dir)?;
     connection
-        .execute("INSERT OR IGNORE INTO secret (name, value) VALUES (?1, ?2)", (HASH_KEY, random_key()))
-        .map_err(|error| Error::sqlite("cannot keep the key of hashed ids in state.db", error))?;
-    known_hash_key(dir).ok_or_else(|| Error::storage("state.db has lost the key of hashed ids"))
+        .execute("INSERT OR IGNORE INTO secret (name, value) VALUES (?1, ?2)", (name, key))
+        .map(drop)
+        .map_err(|error| Error::sqlite("cannot keep the key of hashed ids in state.db", error))
 }
 
 /// The default rules with this store's key, for a store whose program is not there to say otherwise.
@@ -70,10 +82,15 @@ mod tests {
     #[test]
     fn a_store_has_one_key() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(known_hash_key(dir.path()), None);
+        assert!(known_hash_keys(dir.path()).is_empty());
         let key = hash_key(dir.path());
-        assert_eq!((hash_key(dir.path()), known_hash_key(dir.path())), (key, Some(key)));
+        assert_eq!(hash_key(dir.path()), key);
         assert_ne!(key, [0; 32]);
+        for _ in 0..2 {
+            keep_hash_key(dir.path(), &[7; 32]).unwrap();
+            assert_eq!(known_hash_keys(dir.path()).len(), 2);
+        }
+        assert_eq!(hash_key(dir.path()), key);
     }
 
     #[test]

@@ -31,6 +31,13 @@ struct FieldPlan {
     rule: FieldRule,
 }
 
+impl FieldPlan {
+    /// As its key has it, between the quotes.
+    fn name(&self) -> &str {
+        std::str::from_utf8(&self.json_key).map_or("", |key| key.trim_matches(['"', ':']))
+    }
+}
+
 /// Where a field's value goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
@@ -93,6 +100,21 @@ impl Role {
     }
 }
 
+/// The name by which rules know a column that has no callsite's field.
+fn column_of_key(key: u16) -> &'static str {
+    match key {
+        key::EVENT_TYPE => "event_type",
+        key::SOURCE => "source",
+        key::CATEGORY => "category",
+        key::CORRELATION_ID => "correlation_id",
+        key::TENANT_ID => "tenant_id",
+        key::ACTOR_ID => "actor_id",
+        key::MESSAGE => "message",
+        key::STATUS => "status",
+        _ => "",
+    }
+}
+
 impl CallsitePlan {
     pub(super) fn new(id: i64, definition: &Definition, redactor: &Redactor) -> Self {
         let mut left: FxHashMap<&str, usize> = FxHashMap::default();
@@ -131,14 +153,6 @@ impl FieldPlan {
         let name = name.strip_prefix("r#").unwrap_or(name);
         Self { role, json_key: key(name), json_sources_key: key(&format!("{name}.sources")), rule }
     }
-
-    /// What stands in the place of a value that was not recorded.
-    fn marker(&self) -> &str {
-        match &self.rule {
-            FieldRule::Redacted(marker) => marker,
-            FieldRule::Checked | FieldRule::Allowed => "[REDACTED]",
-        }
-    }
 }
 
 /// A text that may be there; its buffer is used again.
@@ -155,10 +169,7 @@ impl Slot {
 
     fn put(&mut self, value: &Value<'_>, checked: &Checked<'_>) {
         self.text.clear();
-        match (value, checked.field) {
-            (Value::Redacted, Some(field)) => self.text.push_str(field.marker()),
-            _ => value.write_text(&mut self.text),
-        }
+        checked.write_text(value, &mut self.text);
         if let Some(redacted) = checked.redact(&self.text) {
             self.text = redacted;
         }
@@ -168,7 +179,7 @@ impl Slot {
     /// An id: one that looks like a secret becomes its hash.
     fn put_id(&mut self, value: &Value<'_>, checked: &Checked<'_>) {
         self.text.clear();
-        value.write_text(&mut self.text);
+        checked.write_text(value, &mut self.text);
         if let (false, std::borrow::Cow::Owned(hashed)) = (checked.is_allowed(), checked.redactor.id(&self.text)) {
             self.text = hashed;
         }
@@ -179,17 +190,40 @@ impl Slot {
 /// The rules for the values of one field.
 struct Checked<'a> {
     redactor: &'a Redactor,
+    rule: &'a FieldRule,
     field: Option<&'a FieldPlan>,
 }
 
 impl Checked<'_> {
+    fn write_text(&self, value: &Value<'_>, out: &mut String) {
+        match value {
+            Value::Redacted => out.push_str(self.marker()),
+            value => value.write_text(out),
+        }
+    }
+
+    /// A number that is a card's, in a field whose name says so.
+    fn is_card(&self, number: u64) -> bool {
+        number >= 1_000_000_000_000
+            && !self.is_allowed()
+            && self.field.is_some_and(|field| self.redactor.is_card_number(field.name(), &number.to_string()))
+    }
+
     fn is_allowed(&self) -> bool {
-        self.field.is_some_and(|field| field.rule == FieldRule::Allowed)
+        *self.rule == FieldRule::Allowed
     }
 
     /// The text without its secrets, if it has any.
     fn redact(&self, text: &str) -> Option<String> {
         if self.is_allowed() { None } else { self.redactor.text(text) }
+    }
+
+    /// What stands in the place of a value that was not recorded.
+    fn marker(&self) -> &str {
+        match self.rule {
+            FieldRule::Redacted(marker) => marker,
+            FieldRule::Checked | FieldRule::Allowed => "[REDACTED]",
+        }
     }
 }
 
@@ -253,11 +287,12 @@ impl Columns {
         self.clear();
         while let Some((number, value)) = record.next_field()? {
             if number >= key::FIRST {
-                self.put(Role::of_key(number), &value, &Checked { redactor, field: None });
+                let rule = redactor.column(column_of_key(number));
+                self.put(Role::of_key(number), &value, &Checked { redactor, rule, field: None });
                 continue;
             }
             let field = plan.and_then(|plan| plan.fields.get(usize::from(number))).ok_or(Malformed)?;
-            self.put(field.role, &value, &Checked { redactor, field: Some(field) });
+            self.put(field.role, &value, &Checked { redactor, rule: &field.rule, field: Some(field) });
         }
         if !self.payload.is_empty() && self.payload[0] == b'{' && self.payload.last() != Some(&b'}') {
             self.payload.push(b'}');
@@ -315,7 +350,9 @@ impl Columns {
             Role::SpanName => &mut self.span_name,
             Role::OtelStatus => {
                 self.status.put(value, checked);
-                self.status.text.make_ascii_lowercase();
+                if *value != Value::Redacted {
+                    self.status.text.make_ascii_lowercase();
+                }
                 self.is_promoted = true;
                 return;
             }
@@ -414,6 +451,8 @@ fn duration_ns(value: &Value<'_>, unit_ns: i64) -> Option<i64> {
 fn write_value(out: &mut Vec<u8>, value: &Value<'_>, checked: &Checked<'_>) {
     match *value {
         Value::Bool(v) => write_json(out, &v),
+        Value::I64(v) if checked.is_card(v.unsigned_abs()) => write_json(out, &"[REDACTED:card]"),
+        Value::U64(v) if checked.is_card(v) => write_json(out, &"[REDACTED:card]"),
         Value::I64(v) => write_json(out, &v),
         Value::U64(v) => write_json(out, &v),
         Value::F64(v) if v.is_finite() => write_json(out, &v),
@@ -427,8 +466,14 @@ fn write_value(out: &mut Vec<u8>, value: &Value<'_>, checked: &Checked<'_>) {
             Err(_) => write_json(out, &v.to_string()),
         },
         Value::Text(v) | Value::Error { message: v, .. } => write_text(out, v, checked),
-        Value::Redacted => write_json(out, &checked.field.map_or("[REDACTED]", FieldPlan::marker)),
+        Value::Redacted => write_json(out, &checked.marker()),
         Value::F64(_) | Value::Bytes { .. } => {
+            // Bytes that are a text are looked at as one.
+            if let Value::Bytes { shown, .. } = *value
+                && let Some(redacted) = std::str::from_utf8(shown).ok().and_then(|text| checked.redact(text))
+            {
+                return write_json(out, &redacted);
+            }
             let mut text = String::new();
             value.write_text(&mut text);
             write_json(out, &text);

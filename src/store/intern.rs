@@ -8,7 +8,11 @@ use rusqlite::{Connection, params};
 use rustc_hash::FxHashMap;
 
 use super::columns::CallsitePlan;
-use crate::{correlation, record::Definition, redaction::Redactor};
+use crate::{
+    correlation,
+    record::{CallsiteKind, Definition},
+    redaction::Redactor,
+};
 
 /// A cache that grows past this is cleared; the next use of a name costs one look-up.
 const CACHED_MAX: usize = 8_192;
@@ -71,6 +75,17 @@ impl Interner {
         if let Some(plan) = self.callsites.get(&definition) {
             return Ok(Arc::clone(plan));
         }
+        let known_as = definition.clone();
+        let mut definition = definition;
+        // The place of a `log` record is the program's text, made at run time.
+        if definition.kind == CallsiteKind::Log {
+            let texts = [Some(&mut definition.target), definition.module_path.as_mut(), definition.file.as_mut()];
+            for text in texts.into_iter().flatten() {
+                if let Some(redacted) = redactor.text(text) {
+                    *text = redacted;
+                }
+            }
+        }
         let values = params![
             definition.kind as i64,
             definition.severity as i64,
@@ -96,7 +111,7 @@ impl Interner {
         if self.callsites.len() >= CACHED_MAX {
             self.callsites.clear();
         }
-        self.callsites.insert(definition, Arc::clone(&plan));
+        self.callsites.insert(known_as, Arc::clone(&plan));
         Ok(plan)
     }
 }

@@ -4,7 +4,7 @@ use std::{
     hash::{Hash as _, Hasher as _},
     path::{Path, PathBuf},
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -18,8 +18,8 @@ use crate::{
     clock::{Clock, Timestamp, deadline},
     database::{identity, is_known_version, open_reader, uri},
     error::{Error, Result},
-    redaction::{Redaction, Redactor},
-    state::{STATE, known_hash_key},
+    redaction::{Redactor, hashed},
+    state::{STATE, known_hash_keys},
 };
 
 /// Idle connections that are kept.
@@ -42,8 +42,6 @@ pub(crate) struct Source(Arc<Inner>);
 struct Inner {
     dir: PathBuf,
     recording: Option<Recording>,
-    /// The rules by which another process hashed ids, as far as they are known.
-    rules: OnceLock<Option<Redactor>>,
     idle: Mutex<Vec<Open>>,
     /// Rises with every interruption.
     interruptions: Arc<AtomicU64>,
@@ -117,7 +115,6 @@ impl Source {
         Self(Arc::new(Inner {
             dir: dir.to_owned(),
             recording,
-            rules: OnceLock::new(),
             idle: Mutex::new(Vec::new()),
             interruptions: Arc::default(),
         }))
@@ -155,23 +152,19 @@ impl Source {
         hasher.finish()
     }
 
-    /// A tenant, actor or correlation id as it is stored, if that is another text: the hash of one that looks like a
-    /// secret.
-    pub(crate) fn hashed(&self, id: &str) -> Option<String> {
-        let rules = match &self.0.recording {
-            Some(recording) => &*recording.redactor,
-            None => {
-                let compile = || {
-                    let key = known_hash_key(&self.0.dir)?;
-                    Redaction::default().compile(move || key).ok()
-                };
-                self.0.rules.get_or_init(compile).as_ref()?
-            }
-        };
-        match rules.id(id) {
-            std::borrow::Cow::Borrowed(_) => None,
-            std::borrow::Cow::Owned(hashed) => Some(hashed),
+    /// An id as it may be stored, besides as itself: hashed, by each key of the store, if it looks like a secret.
+    pub(crate) fn hashed(&self, id: &str) -> Vec<String> {
+        let own = self.0.recording.as_ref().map(|recording| &recording.redactor);
+        if own.is_some_and(|redactor| matches!(redactor.id(id), std::borrow::Cow::Borrowed(_))) {
+            return Vec::new();
         }
+        let mut keys: Vec<[u8; 32]> = known_hash_keys(&self.0.dir).into_iter().map(|(_, key)| key).collect();
+        if let Some(own) = own.map(|redactor| *redactor.key())
+            && !keys.contains(&own)
+        {
+            keys.push(own);
+        }
+        keys.iter().map(|key| hashed(id, key)).collect()
     }
 
     /// Runs `question` on a read connection, in one read transaction, after a bounded flush if it is to be fresh.

@@ -42,7 +42,8 @@ pub struct Recovery {
 /// Brings the flight files of dead processes in `dir` into its store.
 ///
 /// `init`, `start` and the command line do this by themselves; call it to read a dead process's store without starting
-/// a new run. Files of living processes are left alone.
+/// a new run. Files of living processes are left alone. Redaction is the built-in one: rules of the program's own are
+/// applied by its next start, which recovers by itself.
 ///
 /// # Errors
 /// `is_storage` if the directory holds no store, or it cannot be written.
