@@ -39,6 +39,7 @@ mod trace_context;
 
 pub(crate) use scope::{Around, set_around, with_scope};
 pub use scope::{Scope, Scoped, enter, scope};
+pub(crate) use trace_context::read as read_traceparent;
 pub use trace_context::{TraceContext, from_traceparent};
 
 /// The namespace in which a text that is no UUID has its trace id, as UUIDv5.

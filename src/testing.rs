@@ -36,7 +36,7 @@ use tracing_core::{Dispatch, dispatcher, subscriber::NoSubscriber};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::{
-    config::Flight,
+    config::{Flight, Overload},
     l0::{Handle, L0, builder},
 };
 
@@ -96,6 +96,7 @@ pub fn capture<R>(f: impl FnOnce() -> R) -> Captured<R> {
         .flight(Flight::Off)
         .buffer_bytes(BUFFER_BYTES)
         .commit_every(COMMIT_EVERY)
+        .overload(Overload::Block(Duration::from_secs(30)))
         .start();
     let owner = match started {
         Ok(owner) => owner,

@@ -60,15 +60,20 @@ pub(super) fn is_named(id: u64) -> bool {
 
 /// Lets the span say more; a new entry begins with the tenant and actor of `parent`.
 pub(super) fn put(id: u64, parent: u64, found: &Context) {
-    let mut inherited = with(parent, |parent| (parent.tenant_id.clone(), parent.actor_id.clone()));
+    let known = shard(id).map(|mut shard| (shard.of.contains_key(&id), shard.free.pop()));
+    let Some((is_known, free)) = known else { return };
+    let mut fresh = free.unwrap_or_default();
+    (fresh.correlation_id.clear(), fresh.tenant_id.clear(), fresh.actor_id.clear());
+    if !is_known {
+        with(parent, |parent| {
+            fresh.tenant_id.push_str(&parent.tenant_id);
+            fresh.actor_id.push_str(&parent.actor_id);
+        });
+    }
     let Some(mut shard) = shard(id) else { return };
-    if !shard.of.contains_key(&id) {
-        let mut fresh = shard.free.pop().unwrap_or_default();
-        (fresh.correlation_id.clear(), fresh.tenant_id.clear(), fresh.actor_id.clear());
-        if let Some((tenant_id, actor_id)) = inherited.take() {
-            fresh.tenant_id.push_str(&tenant_id);
-            fresh.actor_id.push_str(&actor_id);
-        }
+    if is_known {
+        shard.free.push(fresh);
+    } else {
         shard.of.insert(id, fresh);
     }
     let Some(context) = shard.of.get_mut(&id) else { return };
@@ -113,17 +118,20 @@ pub(super) fn read(metadata: &Metadata<'_>, bytes: &[u8], may_be_named: bool, fo
             let Value::Text(header) = value else { continue };
             if may_be_named
                 && before == 0
-                && let Ok(context) = correlation::from_traceparent(header)
+                && let Some(context) = correlation::read_traceparent(header)
             {
-                place.push_str(&context.trace_id());
+                let mut buffer = uuid::Uuid::encode_buffer();
+                place.push_str(context.trace_uuid().simple().encode_lower(&mut buffer));
             }
             continue;
         }
         if name == "correlation_id" {
-            let mut text = String::new();
-            value.write_text(&mut text);
-            if correlation::is_valid(&text) {
-                *place = text;
+            // One that is no id says nothing; what a `traceparent` said before stays.
+            value.write_text(place);
+            if correlation::is_valid(&place[before..]) {
+                place.drain(..before);
+            } else {
+                place.truncate(before);
             }
             continue;
         }

@@ -79,17 +79,20 @@ struct SpanRef {
 impl SpanRef {
     /// Whether the trace has a name, be it a late one.
     fn has_name(&self) -> bool {
-        self.is_named || context::is_named(self.origin)
+        // It may have been named on another thread since this copy was made.
+        self.is_named || context::is_named(self.origin) || context::is_named(self.id)
     }
 }
 
 /// What the innermost span of this thread says.
 fn around() -> Option<Around> {
     let (span, run_key) = local::with(Local::innermost_of_all)?;
-    let name: Option<CorrelationId> =
-        context::with(span.origin, |context| context.correlation_id.parse().ok()).flatten();
+    let said_by = |id| context::with(id, |context| context.correlation_id.parse::<CorrelationId>().ok()).flatten();
+    let own = said_by(span.id).filter(|_| span.origin != span.id);
+    let is_named = span.is_named || own.is_some();
+    let name = own.or_else(|| said_by(span.origin));
     let trace_id = match &name {
-        Some(name) if span.is_named => correlation::trace_id_of(name.as_str()),
+        Some(name) if is_named => correlation::trace_id_of(name.as_str()),
         _ => trace_bytes(span.trace_id),
     };
     Some(Around { correlation_id: name, trace_id, span_id: span.id ^ run_key })
@@ -184,7 +187,8 @@ impl Capture {
         if event.correlation_id.is_none() {
             event.correlation_id = correlation::current();
         }
-        let said = context::with(span.context, |context| (context.tenant_id.clone(), context.actor_id.clone()));
+        let of = |id| context::with(id, |context| (context.tenant_id.clone(), context.actor_id.clone()));
+        let said = of(span.id).or_else(|| of(span.context));
         let (tenant_id, actor_id) = said.unwrap_or_default();
         event.tenant_id = event.tenant_id.take().or(Some(tenant_id).filter(|text| !text.is_empty()));
         event.actor_id = event.actor_id.take().or(Some(actor_id).filter(|text| !text.is_empty()));
@@ -345,7 +349,7 @@ impl Capture {
             return false;
         }
         let put = correlation::with_scope(|id| {
-            let applies = !context::is_named(around.origin);
+            let applies = !around.has_name();
             if applies {
                 encoder.set_strict(self.strict(false, true));
                 encoder.text(key::SCOPE, id);

@@ -31,7 +31,7 @@ const SAMPLED: u8 = 1;
 /// `is_invalid_input` for anything else than `version-traceid-parentid-flags` in lower-case hexadecimal, for ids of
 /// zeros and for version `ff`.
 pub fn from_traceparent(header: &str) -> Result<TraceContext> {
-    read(header.trim_matches([' ', '\t'])).ok_or_else(|| {
+    read(header).ok_or_else(|| {
         let shown: String = header.chars().take(60).collect();
         Error::invalid_input(format!(
             "{shown:?} is not a traceparent: it reads 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, in lower case, \
@@ -40,7 +40,8 @@ pub fn from_traceparent(header: &str) -> Result<TraceContext> {
     })
 }
 
-fn read(header: &str) -> Option<TraceContext> {
+pub(crate) fn read(header: &str) -> Option<TraceContext> {
+    let header = header.trim_matches([' ', '\t']);
     let part = |range: std::ops::Range<usize>| {
         let part = header.get(range)?;
         part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).then_some(part)
@@ -86,6 +87,10 @@ impl TraceContext {
     /// The trace id, 32 hexadecimal digits.
     pub fn trace_id(&self) -> String {
         Uuid::from_bytes(self.trace_id).simple().to_string()
+    }
+
+    pub(crate) fn trace_uuid(&self) -> Uuid {
+        Uuid::from_bytes(self.trace_id)
     }
 
     /// The span id, 16 hexadecimal digits.

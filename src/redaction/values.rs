@@ -281,7 +281,7 @@ fn is_suspicious(text: &str) -> bool {
             return true;
         }
     }
-    ["earer ", "EARER ", "asic ", "ASIC ", "--pass", "--token", "--secret"].iter().any(|word| text.contains(word))
+    ["earer ", "EARER ", "asic ", "ASIC ", "--pass", "--token", "--secret", "</"].iter().any(|word| text.contains(word))
 }
 
 #[derive(Clone, Copy)]

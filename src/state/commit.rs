@@ -77,7 +77,9 @@ impl State {
         let batch = std::mem::take(&mut *self.queue.lock());
         let outcome = open.connection(&self.dir).and_then(|connection| lead(connection, &batch));
         if let Err(error) = outcome {
-            batch.iter().for_each(|pending| *pending.outcome.lock() = Some(Err(error.clone())));
+            for pending in &batch {
+                pending.outcome.lock().get_or_insert_with(|| Err(error.clone()));
+            }
         }
         drop(open);
         pending.outcome.lock().take().unwrap_or_else(|| Err(Error::storage(format!("{what}: it was not in the queue"))))
@@ -125,17 +127,33 @@ impl Open {
     }
 }
 
-/// One transaction for all; each operation fails alone.
+/// One transaction for all; each operation fails alone. A full disk or a broken one makes SQLite end the transaction in
+/// the middle of it: what came before is not there then, and what comes behind gets a transaction of its own.
 fn lead(connection: &Connection, batch: &[Arc<Pending>]) -> Result<()> {
     let failed = |error| Error::sqlite("cannot commit to state.db", error);
-    connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
-    let outcomes: Vec<Result<()>> = batch.iter().map(|pending| pending.run(connection)).collect();
-    if let Err(error) = connection.execute_batch("COMMIT") {
-        let _ = connection.execute_batch("ROLLBACK");
-        return Err(failed(error));
-    }
-    for (pending, outcome) in batch.iter().zip(outcomes) {
-        *pending.outcome.lock() = Some(outcome);
+    let mut rest = batch;
+    while !rest.is_empty() {
+        connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+        let mut outcomes: Vec<Result<()>> = Vec::with_capacity(rest.len());
+        for pending in rest {
+            outcomes.push(pending.run(connection));
+            if connection.is_autocommit() {
+                break;
+            }
+        }
+        let (done, behind) = rest.split_at(outcomes.len());
+        let lost = match outcomes.last() {
+            Some(Err(error)) if connection.is_autocommit() => Some(error.clone()),
+            _ => connection.execute_batch("COMMIT").err().map(failed),
+        };
+        if lost.is_some() && !connection.is_autocommit() {
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        for (pending, outcome) in done.iter().zip(outcomes) {
+            let outcome = lost.clone().map_or(outcome, Err);
+            *pending.outcome.lock() = Some(outcome);
+        }
+        rest = behind;
     }
     Ok(())
 }

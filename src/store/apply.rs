@@ -42,6 +42,8 @@ pub(super) struct Applier {
     spans: OpenSpans,
     rollups: Rollups,
     columns: Columns,
+    /// Some span was told its tenant or actor after it was opened: those inside it ask it.
+    has_late_context: bool,
     next_span_row: i64,
     /// Of `event` and `warning`: the nanoseconds known to be taken, first and one behind the last.
     taken: [(i64, i64); 2],
@@ -69,6 +71,7 @@ impl Applier {
             spans: OpenSpans::default(),
             rollups: Rollups::default(),
             columns: Columns::default(),
+            has_late_context: false,
             next_span_row: 1,
             taken: [(0, 0); 2],
         }
@@ -211,11 +214,13 @@ impl Applier {
         if is_error && let Some(span) = self.spans.touch(head.span) {
             span.errors += 1;
         }
-        let inherited = Inherited::of(self.spans.get(head.span));
+        let inherited = self.inherited(head.span);
         let mut own = Inherited::default();
         let mut promoted = [None; 7];
         if self.columns.is_promoted {
-            own = self.own_context(connection, &inherited)?;
+            // A span's `traceparent` names a trace; an event's does not move it elsewhere.
+            let is_named = inherited.is_named || inherited.trace.is_some();
+            own = self.own_context(connection, &Inherited { is_named, ..inherited })?;
             promoted = self.promoted(connection)?;
         }
         promoted[3] = own.tenant.or(inherited.tenant);
@@ -254,7 +259,12 @@ impl Applier {
         mono_ns: u64,
     ) -> rusqlite::Result<Applied> {
         let Some(plan) = plan else { return Ok(Applied::Rejected) };
-        let inherited = Inherited::of(self.spans.get(head.other));
+        let mut inherited = self.inherited(head.other);
+        if self.columns.remote.get().is_some() && !inherited.is_named {
+            // It may have been named since the parent was opened.
+            let find = "SELECT 1 FROM trace WHERE id = ?1 AND correlation_id IS NOT NULL";
+            inherited.is_named = connection.prepare_cached(find)?.exists([inherited.trace])?;
+        }
         let own = self.own_context(connection, &inherited)?;
         let trace = match own.trace.or(inherited.trace) {
             Some(trace) => trace,
@@ -268,6 +278,8 @@ impl Applier {
             row: self.next_span_row,
             parent: inherited.row,
             trace,
+            is_root: inherited.trace != Some(trace),
+            parent_own: if inherited.row.is_some() { head.other } else { 0 },
             may_name_trace: own.trace.or(inherited.trace).is_none(),
             is_named: own.trace.is_some() || inherited.is_named,
             callsite: plan.id,
@@ -290,13 +302,13 @@ impl Applier {
             // Named late, the whole trace has the name.
             Some(text) if span.may_name_trace => {
                 connection
-                    .prepare_cached("UPDATE trace SET correlation_id = ?2 WHERE id = ?1 AND correlation_id IS NULL")?
+                    .prepare_cached("UPDATE trace SET correlation_id = ?2 WHERE id = ?1")?
                     .execute((span.trace, text))?;
-                span.may_name_trace = false;
             }
             Some(text) => {
                 span.trace = self.interner.correlation(connection, text)?;
                 span.is_named = true;
+                span.is_root = true;
             }
             None => {}
         }
@@ -304,6 +316,7 @@ impl Applier {
         let own = self.own_context(connection, &Inherited { is_named: true, ..Inherited::default() })?;
         span.tenant = own.tenant.or(span.tenant);
         span.actor = own.actor.or(span.actor);
+        self.has_late_context |= own.tenant.is_some() || own.actor.is_some();
         if !self.columns.payload.is_empty() {
             span.payload = merge_payload(&span.payload, &self.columns.payload);
         }
@@ -320,11 +333,24 @@ impl Applier {
         span.duration_ns = Some(duration_ns);
         let key = SeriesKey::of_span(span.callsite, span.event_type, span.name);
         let is_error = span.is_failed();
-        if span.parent.is_none() {
+        if span.is_root {
             self.rollups.root(at, duration_ns, span.row);
         }
         self.rollups.count(key, at, is_error, Some(duration_ns));
         Applied::Stored
+    }
+
+    /// What is inherited in a span: what it says itself, else what those around it have been told since.
+    fn inherited(&self, own: u64) -> Inherited {
+        let mut inherited = Inherited::of(self.spans.get(own));
+        let mut around = self.spans.get(own).map_or(0, |span| span.parent_own);
+        while self.has_late_context && around != 0 && (inherited.tenant.is_none() || inherited.actor.is_none()) {
+            let Some(span) = self.spans.get(around) else { break };
+            inherited.tenant = inherited.tenant.or(span.tenant);
+            inherited.actor = inherited.actor.or(span.actor);
+            around = span.parent_own;
+        }
+        inherited
     }
 
     /// Correlation, tenant and actor that the record itself names.

@@ -45,13 +45,16 @@ impl Interner {
         Ok(id)
     }
 
-    /// The trace that goes by a caller's text: the first that was given it, else the one whose id it is, else a new one.
+    /// The trace that goes by a caller's text, with the id that every store and service gives it. Traces that were named
+    /// late keep the ids they began with; questions by name find them all.
     pub(super) fn correlation(&mut self, connection: &Connection, text: &str) -> rusqlite::Result<i64> {
         if let Some(id) = self.correlations.get(text) {
             return Ok(*id);
         }
-        let find = "SELECT id FROM trace WHERE correlation_id = ?1 ORDER BY id LIMIT 1";
-        let found = connection.prepare_cached(find)?.query([text])?.next()?.map(|row| row.get(0)).transpose()?;
+        let trace_id = correlation::trace_id_of(text);
+        let find = "SELECT id FROM trace WHERE trace_id = ?1 AND correlation_id IS NOT NULL";
+        let found =
+            connection.prepare_cached(find)?.query([trace_id.as_slice()])?.next()?.map(|row| row.get(0)).transpose()?;
         let id = match found {
             Some(id) => id,
             None => connection
@@ -59,7 +62,7 @@ impl Interner {
                     "INSERT INTO trace (trace_id, correlation_id) VALUES (?1, ?2)
                      ON CONFLICT (trace_id) DO UPDATE SET correlation_id = coalesce(correlation_id, ?2) RETURNING id",
                 )?
-                .query_row(params![correlation::trace_id_of(text).as_slice(), text], |row| row.get(0))?,
+                .query_row(params![trace_id.as_slice(), text], |row| row.get(0))?,
         };
         remember(&mut self.correlations, text, id);
         Ok(id)

@@ -8,8 +8,12 @@ pub(super) struct OpenSpan {
     pub(super) row: i64,
     pub(super) parent: Option<i64>,
     pub(super) trace: i64,
-    /// The trace began with it, and nobody has named it yet.
+    /// It has no parent, or one of another trace.
+    pub(super) is_root: bool,
+    /// The trace began with it, without a name: one that it is given later names the whole trace.
     pub(super) may_name_trace: bool,
+    /// Its parent's id within the run; 0 for none.
+    pub(super) parent_own: u64,
     /// The trace had a name when the span was opened.
     pub(super) is_named: bool,
     pub(super) callsite: i64,

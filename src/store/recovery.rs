@@ -249,7 +249,8 @@ fn restore_spans(
     let mut statement = connection.prepare_cached(
         "SELECT id, own, callsite, parent, trace, started_at, errors, payload, name, event_type, category, tenant, actor,
                 status, status = (SELECT id FROM name WHERE text = 'error'),
-                (SELECT correlation_id IS NOT NULL FROM trace WHERE id = trace)
+                (SELECT correlation_id IS NOT NULL FROM trace WHERE id = span.trace), is_root,
+                (SELECT p.own FROM span AS p WHERE p.id = span.parent)
            FROM span WHERE run = ?1 AND state = 1",
     )?;
     let mut rows = statement.query([run])?;
@@ -272,6 +273,8 @@ fn restore_spans(
             status: row.get(13)?,
             has_error_status: row.get::<_, Option<bool>>(14)?.unwrap_or(false),
             is_named: row.get::<_, Option<bool>>(15)?.unwrap_or(false),
+            is_root: row.get(16)?,
+            parent_own: row.get::<_, Option<i64>>(17)?.map_or(0, i64::cast_unsigned),
             may_name_trace: row.get::<_, Option<i64>>(3)?.is_none()
                 && !row.get::<_, Option<bool>>(15)?.unwrap_or(false),
             ..OpenSpan::default()

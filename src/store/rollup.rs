@@ -15,7 +15,7 @@ const SERIES_MAX: i64 = 2_000;
 const OTHER_EVENTS: i64 = -1;
 const OTHER_SPANS: i64 = -2;
 /// The slowest root spans of a period that are kept.
-const SLOW_KEPT: i64 = 5;
+const SLOW_KEPT: i64 = 20;
 
 /// What is counted together; 0 where there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -27,10 +27,10 @@ impl<'c> Statements<'c> {
             events: EventRows::prepare(connection)?,
             span: connection.prepare_cached(
                 "INSERT INTO span (id, run, own, state, callsite, parent, trace, started_at, duration_ns, errors, payload,
-                                   name, event_type, category, tenant, actor, status, is_failed)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
+                                   name, event_type, category, tenant, actor, status, is_failed, is_root)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)
                  ON CONFLICT (id) DO UPDATE SET state = ?4, trace = ?7, duration_ns = ?9, errors = ?10, payload = ?11,
-                    name = ?12, event_type = ?13, category = ?14, tenant = ?15, actor = ?16, status = ?17, is_failed = ?18",
+                    name = ?12, event_type = ?13, category = ?14, tenant = ?15, actor = ?16, status = ?17, is_failed = ?18, is_root = ?19",
             )?,
             trace: connection.prepare_cached(
                 "INSERT INTO trace (trace_id) VALUES (?1) ON CONFLICT (trace_id) DO UPDATE SET trace_id = ?1 RETURNING id",
@@ -72,6 +72,7 @@ impl<'c> Statements<'c> {
             span.actor,
             span.status,
             span.is_failed(),
+            span.is_root,
         ])?;
         Ok(())
     }

@@ -108,6 +108,7 @@ CREATE TABLE span (
     callsite    INTEGER NOT NULL,
     parent      INTEGER,
     trace       INTEGER NOT NULL,
+    is_root     INTEGER NOT NULL, -- it has no parent, or one of another trace
     started_at  INTEGER NOT NULL,
     duration_ns INTEGER,
     errors      INTEGER NOT NULL, -- events of severity error and above directly in it
@@ -122,7 +123,7 @@ CREATE TABLE span (
 ) STRICT;
 CREATE INDEX span_by_trace ON span (trace);
 CREATE INDEX span_running ON span (run) WHERE state = 1;
-CREATE INDEX span_of_roots ON span (started_at, duration_ns) WHERE parent IS NULL;
+CREATE INDEX span_of_roots ON span (started_at, duration_ns) WHERE is_root;
 CREATE INDEX span_of_failed ON span (started_at) WHERE is_failed;
 
 CREATE TABLE link (
