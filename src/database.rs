@@ -109,7 +109,8 @@ fn is_cannot_open(error: &rusqlite::Error) -> bool {
     )
 }
 
-fn has_wal(path: &Path) -> bool {
+/// Whether a part of the database may be in its WAL.
+pub(crate) fn has_wal(path: &Path) -> bool {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
     fs::metadata(PathBuf::from(wal)).is_ok_and(|metadata| metadata.len() > 0)

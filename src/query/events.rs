@@ -139,9 +139,9 @@ impl Events {
         self
     }
 
-    /// At most this many rows on a page: 100 unless said otherwise, 10,000 at most.
+    /// At most this many rows on a page: 100 unless said otherwise, one at least, 10,000 at most.
     pub fn limit(mut self, n: u32) -> Self {
-        self.limit = n.min(LIMIT_MAX);
+        self.limit = n.clamp(1, LIMIT_MAX);
         self
     }
 
@@ -194,7 +194,7 @@ impl Events {
                 let (at, leg) = row.key();
                 Cursor::at(Place { kind: EVENTS, key: (at, leg as i64) })
             });
-            Ok(Page { items: rows, total, next })
+            Ok(Page { items: rows, total, next, incomplete: asked.incomplete.clone() })
         })
     }
 

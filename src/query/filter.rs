@@ -139,6 +139,7 @@ impl Filter {
     fn common(&self, values: &mut Vec<Value>) -> Option<String> {
         Some(match self {
             // Literal, so that an index on errors alone is seen to fit.
+            Self::AtLeast(Severity::Critical) => "e.severity >= 5 AND e.severity >= 4".to_owned(),
             Self::AtLeast(severity) => format!("e.severity >= {}", *severity as i64),
             Self::Message(text) => {
                 values.push(text.as_str().into());
@@ -146,8 +147,10 @@ impl Filter {
             }
             Self::Field(name, equals) => {
                 // In a path's quotes everything but a quote and a backslash stands for itself; those two SQLite cannot find.
-                let quoted: String = name.chars().filter(|c| !matches!(c, '"' | '\\')).collect();
-                let path = Value::from(format!("$.\"{quoted}\""));
+                if name.contains(['"', '\\']) {
+                    return None;
+                }
+                let path = Value::from(format!("$.\"{name}\""));
                 match equals {
                     Value::Null => {
                         values.push(path);

@@ -14,6 +14,9 @@ pub struct Page<T> {
     pub total: Total,
     /// Where the next page begins; `None` if this is the last.
     pub next: Option<Cursor>,
+    /// Why the answer may lack something, if so: a store that does not take records at the moment, and since when; an
+    /// audit that cannot be read.
+    pub incomplete: Option<String>,
 }
 
 /// A count that stops counting where it would take long.

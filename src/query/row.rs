@@ -129,9 +129,9 @@ impl EventRow {
 
 impl fmt::Display for EventRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:>8} {}", self.at, self.severity.as_str(), self.source)?;
+        write!(f, "{} {:>8} {}", self.at, self.severity.as_str(), shown(&self.source))?;
         if self.event_type != "log" {
-            write!(f, " [{}]", self.event_type)?;
+            write!(f, " [{}]", shown(&self.event_type))?;
         }
         if !self.message.is_empty() {
             write!(f, ": {}", shown(&self.message))?;
@@ -143,7 +143,7 @@ impl fmt::Display for EventRow {
             write!(f, " {}", shown(&self.payload))?;
         }
         if let Some(id) = &self.correlation_id {
-            write!(f, " <{id}>")?;
+            write!(f, " <{}>", shown(id))?;
         }
         Ok(())
     }

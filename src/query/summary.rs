@@ -22,6 +22,8 @@ const MINUTE: i64 = 60;
 const HOUR: i64 = 3_600;
 /// Traces and errors that are shown.
 const SHOWN: usize = 5;
+/// Stands for all that were too many to be kept apart.
+const OTHER: &str = "(other)";
 /// Lines of each table of the text.
 const LINES: usize = 8;
 
@@ -56,6 +58,8 @@ pub struct Summary {
     pub since: Timestamp,
     /// The window's end.
     pub until: Timestamp,
+    /// As of [`Page`](super::Page).
+    pub incomplete: Option<String>,
 }
 
 /// Spans of one name.
@@ -142,7 +146,9 @@ pub(crate) fn summary(source: &Source, last: Duration) -> Result<Summary> {
         source.ask(Asking::default(), "cannot summarise", |asked| summarise(asked, &parts, since, now))?;
     // The flush is done; what was flushed is seen.
     let errors = Events::new(source.clone()).fresh(false).since(since).at_least(Severity::Error);
-    summary.latest_errors = errors.limit(SHOWN as u32).fetch()?.items;
+    summary.latest_errors = errors.limit(SHOWN as u32 * 4).fetch()?.items;
+    summary.latest_errors.retain(|error| !error.is_audit());
+    summary.latest_errors.truncate(SHOWN);
     Ok(summary)
 }
 
@@ -156,7 +162,7 @@ fn summarise(asked: &Asked<'_>, parts: &[Part], since: Timestamp, until: Timesta
     let mut by_source: HashMap<String, i64> = HashMap::new();
     let mut spans: HashMap<String, Sum> = HashMap::new();
     let sql = "SELECT s.id, s.severity, (SELECT text FROM name WHERE id = s.event_type),
-                      (SELECT text FROM name WHERE id = s.source), c.target, c.name
+                      (SELECT text FROM name WHERE id = s.source), c.target, c.name, s.callsite
                  FROM series AS s LEFT JOIN callsite AS c ON c.id = s.callsite";
     let mut statement = asked.connection.prepare_cached(sql)?;
     let mut rows = statement.query([])?;
@@ -165,13 +171,16 @@ fn summarise(asked: &Asked<'_>, parts: &[Part], since: Timestamp, until: Timesta
         let text = |index| row.get::<_, Option<String>>(index);
         let severity: i64 = row.get(1)?;
         if severity < 0 {
-            let name = text(3)?.or(text(5)?).unwrap_or_else(|| "(other spans)".to_owned());
+            let name = text(3)?.or(text(5)?).unwrap_or_else(|| OTHER.to_owned());
             spans.entry(name).or_default().add(&sum);
             continue;
         }
         *by_severity.entry(Severity::from_code(severity)).or_default() += sum.count;
-        *by_type.entry(text(2)?.unwrap_or_else(|| "log".to_owned())).or_default() += sum.count;
-        *by_source.entry(text(3)?.or(text(4)?).unwrap_or_default()).or_default() += sum.count;
+        // Counted together when there were too many to be kept apart.
+        let is_other = row.get::<_, i64>(6)? < 0;
+        let (no_type, no_source) = if is_other { (OTHER, OTHER) } else { ("log", "") };
+        *by_type.entry(text(2)?.unwrap_or_else(|| no_type.to_owned())).or_default() += sum.count;
+        *by_source.entry(text(3)?.or(text(4)?).unwrap_or_else(|| no_source.to_owned())).or_default() += sum.count;
     }
     let shed_by = read(
         asked.connection,
@@ -200,6 +209,7 @@ fn summarise(asked: &Asked<'_>, parts: &[Part], since: Timestamp, until: Timesta
         shed_by,
         since,
         until,
+        incomplete: asked.incomplete.clone(),
     })
 }
 
@@ -277,6 +287,9 @@ impl fmt::Display for Summary {
             duration(Duration::from_nanos(window_ns.unsigned_abs())),
             self.until.to_string()
         )?;
+        if let Some(incomplete) = &self.incomplete {
+            writeln!(f, "{incomplete}")?;
+        }
         write!(
             f,
             "{} events, {} errors ({:.2} %), {} shed",

@@ -10,6 +10,9 @@ use crate::{
     store::{Asking, Source},
 };
 
+/// An answer is held in memory.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
 /// Rows of an SQL question; `Display` aligns them in columns.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -23,9 +26,13 @@ pub struct Table {
 /// Asks one read-only statement.
 pub(crate) fn sql(source: &Source, sql: &str, params: &[Value]) -> Result<Table> {
     source.ask(Asking::default(), "cannot answer the SQL question", |asked| {
-        let connection = asked.connection;
-        let mut statement = match connection.prepare(sql) {
+        let mut statement = match asked.prepare_guarded(sql) {
             Ok(statement) => statement,
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::AuthorizationForStatementDenied) => {
+                return Ok(Err(Error::invalid_input(format!(
+                    "{sql:?} would write, or change how the store is read: only questions are answered here"
+                ))));
+            }
             Err(error) => return Ok(Err(invalid(sql, &error))),
         };
         if statement.column_count() == 0 && statement.readonly() {
@@ -45,13 +52,22 @@ pub(crate) fn sql(source: &Source, sql: &str, params: &[Value]) -> Result<Table>
         let columns: Vec<String> = statement.column_names().into_iter().map(ToOwned::to_owned).collect();
         let mut rows = statement.query(params_from_iter(params))?;
         let mut found = Vec::new();
+        let mut bytes = 0;
         loop {
             match rows.next() {
-                Ok(Some(row)) => found.push(
-                    (0..columns.len())
+                Ok(Some(row)) => {
+                    let values: Vec<Value> = (0..columns.len())
                         .map(|index| row.get_ref(index).map(Value::from_ref))
-                        .collect::<Result<_, _>>()?,
-                ),
+                        .collect::<Result<_, _>>()?;
+                    bytes += values.iter().map(Value::bytes).sum::<usize>();
+                    if bytes > ANSWER_BYTES_MAX {
+                        return Ok(Err(Error::invalid_input(format!(
+                            "{sql:?} answers with more than {} MiB: narrow it, or take it in parts with LIMIT",
+                            ANSWER_BYTES_MAX >> 20
+                        ))));
+                    }
+                    found.push(values);
+                }
                 Ok(None) => return Ok(Ok(Table { columns, rows: found })),
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::Unknown) => {
                     return Ok(Err(invalid(sql, &error)));

@@ -24,6 +24,8 @@ use crate::{
 const LATE_NS: i64 = 2_000_000_000;
 /// Between two looks at a store that another process writes, and at whether this one has recorded anything.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Between two looks in any case: a look flushes.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Lines taken at one look.
 const PAGE: usize = 1_000;
 /// Of so many pauses one is followed by a look whatever the store's files show.
@@ -47,6 +49,7 @@ pub struct Tail {
     /// What the store showed of itself at the last look.
     seen: Option<u64>,
     pauses: u32,
+    looked_at: Option<Instant>,
     /// A window that makes no sense: told once.
     refused: Option<Error>,
     is_over: bool,
@@ -67,6 +70,7 @@ impl Tail {
             newest: i64::MIN,
             seen: None,
             pauses: 0,
+            looked_at: None,
             refused,
             is_over: false,
         }
@@ -88,19 +92,31 @@ impl Tail {
             }
             // What was recorded before the end is told after it.
             let is_last_look = self.is_ended();
-            if self.has_news() || is_last_look {
-                self.look()?;
+            let rest = PAUSE_MIN.saturating_sub(self.looked_at.map_or(PAUSE_MIN, |at| at.elapsed()));
+            if rest.is_zero() && self.has_news() || is_last_look {
+                self.looked_at = Some(Instant::now());
+                self.look().inspect_err(|error| {
+                    // What was not seen is looked for again; a closed l0 has nothing more to tell.
+                    self.seen = None;
+                    self.is_over |= error.is_closed();
+                })?;
             }
             if !self.waiting.is_empty() {
                 continue;
             }
-            self.is_over = is_last_look;
+            self.is_over = is_last_look || self.is_behind_its_window();
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || self.is_over {
                 return Ok(None);
             }
-            self.pause(left.min(PAUSE));
+            self.pause(if rest.is_zero() { left.min(PAUSE) } else { left.min(rest) });
         }
+    }
+
+    /// A window that ends ends the tail, when nothing late is to be expected any more.
+    fn is_behind_its_window(&self) -> bool {
+        let now = self.question.source.now().as_unix_ns();
+        self.question.window.until.is_some_and(|until| now > until.as_unix_ns().saturating_add(LATE_NS))
     }
 
     fn is_ended(&self) -> bool {
@@ -120,13 +136,23 @@ impl Tail {
 
     /// Takes what has not been told yet.
     fn look(&mut self) -> Result<()> {
+        let now = self.question.source.now().as_unix_ns();
+        // The clock was set back: what is recorded now is earlier than what has been told.
+        self.from = self.from.min(now);
+        self.newest = self.newest.min(now);
         let horizon = self.newest.saturating_sub(LATE_NS).max(self.from);
         let mut question = self.question.clone().since(Timestamp::from_unix_ns(horizon));
         question.window.last = None;
         let legs = question.legs()?;
         let told = &self.told;
-        let mut rows = question.source.ask(question.asking, "cannot follow", |asked| {
+        let (mut rows, newest) = question.source.ask(question.asking, "cannot follow", |asked| {
             let mut rows = Vec::new();
+            // Of all rows, not only of those that match: the next look need not go farther back.
+            let newest: Option<i64> = asked.connection.query_row(
+                "SELECT max(coalesce((SELECT max(at) FROM event), 0), coalesce((SELECT max(at) FROM warning), 0))",
+                [],
+                |row| row.get(0),
+            )?;
             for leg in &legs {
                 let Some(first) = first_untold(asked.connection, leg, told)? else { continue };
                 // Those told since then are few: what comes late is rare.
@@ -135,16 +161,19 @@ impl Tail {
                 let found = read(asked.connection, &sql, &values, |row| EventRow::from_row(row, leg.leg))?;
                 rows.extend(found.into_iter().filter(|row| !told.contains(&row.key())).take(PAGE));
             }
-            Ok(rows)
+            Ok((rows, newest.unwrap_or(i64::MIN)))
         })?;
         rows.sort_unstable_by_key(EventRow::key);
         if rows.len() >= PAGE {
             // There may be more between the tables' pages: these first, and then another look.
             rows.truncate(PAGE);
             self.seen = None;
+            self.looked_at = None;
+            self.newest = rows.last().map_or(self.newest, |row| row.key().0.max(self.newest));
+        } else {
+            self.newest = newest.max(self.newest).min(now);
         }
         self.told.extend(rows.iter().map(EventRow::key));
-        self.newest = rows.iter().map(|row| row.key().0).chain([self.newest]).max().unwrap_or(self.newest);
         let horizon = self.newest.saturating_sub(LATE_NS);
         self.told = self.told.split_off(&(horizon, Leg::Event));
         self.waiting.extend(rows);

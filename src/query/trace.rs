@@ -35,12 +35,14 @@ pub struct Trace {
     pub correlation_id: String,
     /// W3C's: 32 hexadecimal digits.
     pub trace_id: String,
-    /// The root spans, by their beginnings.
+    /// The root spans, in the order they were opened.
     pub spans: Vec<SpanNode>,
     /// Events in none of its spans: those of a scope.
     pub events: Vec<EventRow>,
     /// Spans and events there were too many of: the latest ones.
     pub left_out: u64,
+    /// As of [`Page`](super::Page).
+    pub incomplete: Option<String>,
 }
 
 /// What became of a span.
@@ -71,7 +73,7 @@ pub struct SpanNode {
     pub duration: Option<Duration>,
     /// The part of its duration in which none of its children was open.
     pub self_time: Option<Duration>,
-    /// The spans in it, by their beginnings.
+    /// The spans in it, in the order they were opened.
     pub children: Vec<SpanNode>,
     /// The events in it, in order.
     pub events: Vec<EventRow>,
@@ -176,24 +178,30 @@ fn load(asked: &Asked<'_>, id: &str, hashed: &[String]) -> rusqlite::Result<Opti
     let marks = vec!["?"; ids.len()].join(", ");
     let spans = spans(asked, &marks, &ids)?;
     let mut events = Vec::new();
+    let condition = format!("e.trace IN ({marks})");
+    let mut left_out = count_beyond(asked, "FROM span AS e", &condition, &ids, spans.len(), SPANS_MAX)?;
     for leg in [Leg::Event, Leg::Warning] {
-        let condition = format!("e.trace IN ({marks})");
-        events.extend(events_of(asked, leg, &condition, &ids)?);
+        let found = events_of(asked, leg, &condition, &ids)?;
+        left_out += count_beyond(asked, leg.from(), &condition, &ids, found.len(), EVENTS_MAX)?;
+        events.extend(found);
     }
     let mut audit: Vec<Value> = vec![id.into(), correlation_id.as_str().into(), trace_id.to_string().into()];
+    let made = rows.iter().filter_map(|(_, trace_id, _)| uuid::Uuid::from_slice(trace_id).ok());
+    audit.extend(made.map(|made| made.to_string().into()));
     audit.extend(hashed.iter().map(|hashed| Value::from(hashed.as_str())));
     let condition = format!("e.correlation_id IN ({})", vec!["?"; audit.len()].join(", "));
     let mut audited = events_of(asked, Leg::Audit, &condition, &audit)?;
     place_audited(asked, &condition, &audit, &spans, &mut audited)?;
+    left_out += count_beyond(asked, Leg::Audit.from(), &condition, &audit, audited.len(), EVENTS_MAX)?;
     events.extend(audited);
     if spans.is_empty() && events.is_empty() && rows.is_empty() {
         return Ok(None);
     }
-    let left_out = left_out(asked, &marks, &ids, spans.len(), events.len())?;
     events.sort_by_key(EventRow::key);
     let trace_id = trace_id.simple().to_string();
     let (spans, events) = tree(spans, events);
-    Ok(Some(Trace { correlation_id, trace_id, spans, events, left_out }))
+    let incomplete = asked.incomplete.clone();
+    Ok(Some(Trace { correlation_id, trace_id, spans, events, left_out, incomplete }))
 }
 
 fn spans(asked: &Asked<'_>, marks: &str, ids: &[Value]) -> rusqlite::Result<Vec<Loaded>> {
@@ -273,22 +281,21 @@ fn place_audited(
     Ok(())
 }
 
-/// How many there are beyond those that were read.
-fn left_out(asked: &Asked<'_>, marks: &str, ids: &[Value], spans: usize, events: usize) -> rusqlite::Result<u64> {
-    let mut beyond = 0;
-    for (tables, read_rows, max) in [(&["span"][..], spans, SPANS_MAX), (&["event", "warning"][..], events, EVENTS_MAX)]
-    {
-        if read_rows < max {
-            continue;
-        }
-        let mut count = 0;
-        for table in tables {
-            let sql = format!("SELECT count(*) FROM {table} WHERE trace IN ({marks})");
-            count += read(asked.connection, &sql, ids, |row| row.get::<_, i64>(0))?.iter().sum::<i64>();
-        }
-        beyond += count.cast_unsigned().saturating_sub(read_rows as u64);
+/// How many rows there are beyond those that were read.
+fn count_beyond(
+    asked: &Asked<'_>,
+    from: &str,
+    condition: &str,
+    values: &[Value],
+    read_rows: usize,
+    max: usize,
+) -> rusqlite::Result<u64> {
+    if read_rows < max {
+        return Ok(0);
     }
-    Ok(beyond)
+    let sql = format!("SELECT count(*) {from} WHERE {condition}");
+    let count: i64 = read(asked.connection, &sql, values, |row| row.get::<_, i64>(0))?.iter().sum();
+    Ok(count.cast_unsigned().saturating_sub(read_rows as u64))
 }
 
 /// Puts events into their spans and spans into their parents; returns the roots and the events that are in none. Rows
@@ -319,24 +326,27 @@ fn tree(loaded: Vec<Loaded>, events: Vec<EventRow>) -> (Vec<SpanNode>, Vec<Event
     let mut roots = Vec::new();
     for index in (0..nodes.len()).rev() {
         let Some(mut node) = nodes[index].take() else { continue };
-        node.children.sort_by_key(|child| (child.started_at, child.id));
+        // In the order they were opened, which no clock's step changes.
+        node.children.sort_by_key(|child| child.id);
         node.self_time = node.duration.map(|duration| duration.saturating_sub(covered(&node, duration)));
         match parents[index].and_then(|parent| nodes[parent].as_mut()) {
             Some(parent) => parent.children.push(node),
             None => roots.push(node),
         }
     }
-    roots.sort_by_key(|root| (root.started_at, root.id));
+    roots.sort_by_key(|root| root.id);
     (roots, outside)
 }
 
-/// How much of the span some child covers; children are in order of their beginnings, and may overlap or outlive it.
+/// How much of the span some child covers; children may overlap or outlive it.
 fn covered(node: &SpanNode, duration: Duration) -> Duration {
     let begin = node.started_at.as_unix_ns();
     let end = node.started_at.saturating_add(duration).as_unix_ns();
     let mut covered_to = begin;
     let mut covered_ns = 0;
-    for child in &node.children {
+    let mut children: Vec<&SpanNode> = node.children.iter().collect();
+    children.sort_by_key(|child| child.started_at);
+    for child in children {
         let from = child.started_at.as_unix_ns().max(covered_to);
         let to = child.duration.map_or(end, |duration| child.started_at.saturating_add(duration).as_unix_ns().min(end));
         if to > from {
@@ -395,7 +405,8 @@ mod tests {
         let count = 20_000;
         let spans = (1..=count).map(|id| loaded(id, (id > 1).then_some(id - 1), id, Some(1))).collect();
         let (spans, events) = tree(spans, Vec::new());
-        let trace = Trace { correlation_id: String::new(), trace_id: String::new(), spans, events, left_out: 0 };
+        let (correlation_id, trace_id) = (String::new(), String::new());
+        let trace = Trace { correlation_id, trace_id, spans, events, left_out: 0, incomplete: None };
         assert_eq!(trace.all_spans().count(), count as usize);
         assert!(!trace.to_string().is_empty());
     }

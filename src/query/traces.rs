@@ -1,6 +1,6 @@
 //! The question "which traces?": the newest, the slowest, the failed.
 
-use std::{fmt, time::Duration};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use rusqlite::OptionalExtension as _;
 use serde::Serialize;
@@ -21,6 +21,8 @@ use crate::{
 
 const LIMIT_DEFAULT: u32 = 20;
 const LIMIT_MAX: u32 = 1_000;
+/// Spans taken at one look.
+const BATCH_MAX: usize = 20_000;
 const TOTAL_EXACT_MAX: u64 = 10_000;
 const TOTAL_WITHIN: Duration = Duration::from_millis(25);
 
@@ -111,9 +113,9 @@ impl Traces {
         self
     }
 
-    /// At most this many: 20 unless said otherwise, 1,000 at most.
+    /// At most this many: 20 unless said otherwise, one at least, 1,000 at most.
     pub fn limit(mut self, n: u32) -> Self {
-        self.limit = n.min(LIMIT_MAX);
+        self.limit = n.clamp(1, LIMIT_MAX);
         self
     }
 
@@ -149,22 +151,29 @@ impl Traces {
     fn page(
         &self,
         asked: &Asked<'_>,
-        behind: Option<(i64, i64)>,
+        after: Option<(i64, i64)>,
         since: i64,
         until: i64,
     ) -> rusqlite::Result<Page<TraceRow>> {
         let limit = self.limit as usize;
         let mut found: Vec<(Place, TraceRow)> = Vec::new();
-        let mut behind = behind;
-        let is_first_page = behind.is_none();
+        let mut seen: HashSet<String> = HashSet::new();
+        let mut behind = after;
+        let mut batch = limit + 1;
         // One more tells whether there is another page.
         while found.len() <= limit {
-            let batch = limit + 1 - found.len();
             let candidates = self.candidates(asked, behind, since, until, batch)?;
             behind = candidates.last().map(|candidate| candidate.key);
             let is_last = candidates.len() < batch;
             for candidate in candidates {
-                if self.is_first_of_its_trace(asked, &candidate, since, until)? {
+                if found.len() > limit || !seen.insert(candidate.name.clone()) {
+                    continue;
+                }
+                let is_known = match after {
+                    Some(after) => self.was_listed(asked, &candidate.name, after, since, until)?,
+                    None => false,
+                };
+                if !is_known {
                     let place = Place { kind: self.order.cursor_kind(), key: candidate.key };
                     found.extend(by_span(asked, candidate.key.1)?.map(|row| (place, row)));
                 }
@@ -172,16 +181,19 @@ impl Traces {
             if is_last {
                 break;
             }
+            // One name may have very many spans: each look goes farther than the last.
+            batch = (batch * 4).min(BATCH_MAX);
         }
         let has_more = found.len() > limit;
         found.truncate(limit);
-        let total = if is_first_page && !has_more {
+        let total = if after.is_none() && !has_more {
             Total::Exactly(found.len() as u64)
         } else {
             self.total(asked, since, until)?
         };
         let next = found.last().filter(|_| has_more).map(|(place, _)| Cursor::at(*place));
-        Ok(Page { items: found.into_iter().map(|(_, row)| row).collect(), total, next })
+        let items = found.into_iter().map(|(_, row)| row).collect();
+        Ok(Page { items, total, next, incomplete: asked.incomplete.clone() })
     }
 
     /// Spans in order, the first of each trace among them.
@@ -202,31 +214,32 @@ impl Traces {
         }
         // The keys alone, which the index holds; then the rows.
         let sql = format!(
-            "SELECT k.key, k.id, s.trace FROM (SELECT {key} AS key, id FROM span
+            "SELECT k.key, k.id, (SELECT coalesce(correlation_id, hex(trace_id)) FROM trace WHERE id = s.trace) FROM (SELECT {key} AS key, id FROM span
                  WHERE {among} AND started_at >= ?1 AND started_at < ?2 {beyond}
                  ORDER BY {key} DESC, id DESC LIMIT {batch}) AS k JOIN span AS s ON s.id = k.id
               ORDER BY k.key DESC, k.id DESC"
         );
         read(asked.connection, &sql, &values, |row| {
-            Ok(Candidate { key: (row.get(0)?, row.get(1)?), trace: row.get(2)? })
+            Ok(Candidate { key: (row.get(0)?, row.get(1)?), name: row.get(2)? })
         })
     }
 
-    fn is_first_of_its_trace(
+    /// Whether an earlier page, up to this place, has the trace.
+    fn was_listed(
         &self,
         asked: &Asked<'_>,
-        of: &Candidate,
+        name: &str,
+        upto: (i64, i64),
         since: i64,
         until: i64,
     ) -> rusqlite::Result<bool> {
         let (among, key) = (self.order.among(), self.order.key());
         // `+` keeps SQLite to the index of traces.
         let sql = format!(
-            "SELECT 1 FROM span WHERE trace = ?1 AND +{among} AND +started_at >= ?2 AND +started_at < ?3
-                AND (+{key} > ?4 OR +{key} = ?4 AND id > ?5) LIMIT 1"
+            "SELECT 1 FROM span WHERE trace IN ({NAMED}) AND +{among} AND +started_at >= ?2 AND +started_at < ?3
+                AND (+{key} > ?4 OR +{key} = ?4 AND id >= ?5) LIMIT 1"
         );
-        let mut statement = asked.connection.prepare_cached(&sql)?;
-        statement.exists((of.trace, since, until, of.key.0, of.key.1)).map(|exists| !exists)
+        asked.connection.prepare_cached(&sql)?.exists((name, since, until, upto.0, upto.1))
     }
 
     fn total(&self, asked: &Asked<'_>, since: i64, until: i64) -> rusqlite::Result<Total> {
@@ -251,8 +264,13 @@ impl Traces {
 /// A span by which a trace may be listed.
 struct Candidate {
     key: (i64, i64),
-    trace: i64,
+    /// The trace's text, or its id in hexadecimal: traces of one text are one.
+    name: String,
 }
+
+/// The traces of a candidate's name.
+const NAMED: &str = "SELECT id FROM trace WHERE correlation_id = ?1 UNION ALL
+    SELECT id FROM trace WHERE correlation_id IS NULL AND length(?1) = 32 AND trace_id = unhex(?1)";
 
 impl Order {
     fn cursor_kind(self) -> char {
@@ -266,8 +284,8 @@ impl Order {
     /// Which spans a trace may be listed by.
     fn among(self) -> &'static str {
         match self {
-            Self::Newest => "parent IS NULL",
-            Self::Slowest => "parent IS NULL AND duration_ns IS NOT NULL",
+            Self::Newest => "is_root",
+            Self::Slowest => "is_root AND duration_ns IS NOT NULL",
             Self::Failed => "is_failed",
         }
     }
@@ -283,16 +301,19 @@ impl Order {
 /// The row of the trace that a span is in: by that span if it is a root, else by the trace's slowest root.
 pub(super) fn by_span(asked: &Asked<'_>, span: i64) -> rusqlite::Result<Option<TraceRow>> {
     let sql = "
+        WITH s AS (SELECT id, trace, is_root FROM span WHERE id = ?1),
+             named AS (SELECT trace AS id FROM s UNION
+                       SELECT id FROM trace
+                        WHERE correlation_id = (SELECT correlation_id FROM trace WHERE id = (SELECT trace FROM s))),
+             r AS (SELECT * FROM span WHERE id = (SELECT CASE WHEN s.is_root THEN s.id ELSE coalesce(
+                       (SELECT id FROM span WHERE trace = s.trace AND +is_root ORDER BY +duration_ns DESC LIMIT 1),
+                       s.id) END FROM s))
         SELECT (SELECT coalesce(correlation_id, trace_id) FROM trace WHERE id = r.trace),
                coalesce((SELECT text FROM name WHERE id = r.name), c.name), r.started_at, r.duration_ns,
-               (SELECT count(*) FROM span WHERE trace = r.trace),
-               (SELECT coalesce(sum(max(errors, is_failed)), 0) FROM span WHERE trace = r.trace)
-                 + (SELECT count(*) FROM warning WHERE trace = r.trace AND severity >= 4 AND span IS NULL)
-          FROM span AS s
-          JOIN span AS r ON r.id = CASE WHEN s.parent IS NULL THEN s.id ELSE coalesce(
-                (SELECT id FROM span WHERE trace = s.trace AND parent IS NULL ORDER BY +duration_ns DESC LIMIT 1), s.id) END
-          JOIN callsite AS c ON c.id = r.callsite
-         WHERE s.id = ?1";
+               (SELECT count(*) FROM span WHERE trace IN named),
+               (SELECT coalesce(sum(max(errors, is_failed)), 0) FROM span WHERE trace IN named)
+                 + (SELECT count(*) FROM warning WHERE trace IN named AND severity >= 4 AND span IS NULL)
+          FROM r JOIN callsite AS c ON c.id = r.callsite";
     let count = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
     asked
         .connection
@@ -311,7 +332,7 @@ pub(super) fn by_span(asked: &Asked<'_>, span: i64) -> rusqlite::Result<Option<T
 }
 
 impl fmt::Display for TraceRow {
-    /// One line of at most 80 columns, unless the correlation id is longer than a UUID.
+    /// One line: duration, root, correlation id, spans, errors.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = self.duration.map_or_else(|| "running".to_owned(), text::duration);
         let plural = |count: u32, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });

@@ -48,6 +48,9 @@ impl fmt::Display for Trace {
             facts.push(format!("{} more left out", self.left_out));
         }
         writeln!(f, "{}", cut(&facts.join("  "), COLUMNS))?;
+        if let Some(incomplete) = &self.incomplete {
+            writeln!(f, "{}", cut(incomplete, COLUMNS))?;
+        }
         if spans > 0 {
             writeln!(f, "{}", format!("{:NAME$} {:BAR$} {:>TIME$} {:>TIME$}", "", "", "time", "self").trim_end())?;
         }

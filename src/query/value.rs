@@ -29,6 +29,16 @@ pub enum Value {
 }
 
 impl Value {
+    /// What it takes in memory, about.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Text(text) => text.len(),
+                Self::Blob(bytes) => bytes.len(),
+                Self::Null | Self::Integer(_) | Self::Real(_) => 0,
+            }
+    }
+
     pub(super) fn from_ref(value: ValueRef<'_>) -> Self {
         match value {
             ValueRef::Null => Self::Null,

@@ -5,18 +5,21 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{
+    Connection, ErrorCode, Statement,
+    hooks::{AuthAction, AuthContext, Authorization},
+};
 
 use super::{TELEMETRY, shared::Shared};
 use crate::{
     clock::{Clock, Timestamp, deadline},
-    database::{identity, is_known_version, open_reader, uri},
+    database::{has_wal, identity, is_known_version, open_reader, uri},
     error::{Error, Result},
     redaction::{Redactor, hashed},
     state::{STATE, known_hash_keys},
@@ -63,6 +66,10 @@ struct Open {
     identity: Identity,
     connection: Connection,
     alarm: Alarm,
+    /// Set while a statement of the caller's own is prepared: it may read, and nothing else.
+    guard: Arc<AtomicBool>,
+    /// Why what was audited cannot be read.
+    audit_missing: Option<String>,
 }
 
 type Identity = [Option<(u64, u64)>; 2];
@@ -89,9 +96,20 @@ impl Default for Asking {
 pub(crate) struct Asked<'a> {
     pub(crate) connection: &'a Connection,
     alarm: &'a Alarm,
+    guard: &'a AtomicBool,
+    /// Why the answer may lack something, if so.
+    pub(crate) incomplete: Option<String>,
 }
 
 impl Asked<'_> {
+    /// Prepares a statement of the caller's own.
+    pub(crate) fn prepare_guarded(&self, sql: &str) -> rusqlite::Result<Statement<'_>> {
+        self.guard.store(true, Ordering::Relaxed);
+        let statement = self.connection.prepare(sql);
+        self.guard.store(false, Ordering::Relaxed);
+        statement
+    }
+
     /// Runs `work`, but no longer than `within`: `None` if that was too short.
     pub(crate) fn briefly<R>(
         &self,
@@ -176,14 +194,17 @@ impl Source {
         what: &str,
         question: impl FnOnce(&Asked<'_>) -> rusqlite::Result<R>,
     ) -> Result<R> {
+        let mut incomplete = None;
         if let Some(writer) = self.writer() {
             if writer.flight.is_forked() {
                 return Err(Error::closed());
             }
             if asking.fresh
                 && let Ok(ticket) = writer.ask()
+                && let Err(error) = writer.wait(ticket, FRESH_WITHIN)
             {
-                let _ = writer.wait(ticket, FRESH_WITHIN);
+                let at = Timestamp::from_unix_ns(writer.committed_at_unix_ns());
+                incomplete = Some(format!("as of {at}, for the store does not take records at the moment: {error}"));
             }
         }
         let identity = [identity(&TELEMETRY, &self.0.dir), identity(&STATE, &self.0.dir)];
@@ -193,7 +214,8 @@ impl Source {
             _ => self.open(identity)?,
         };
         *open.alarm.0.lock() = (deadline(asking.within), self.0.interruptions.load(Ordering::Acquire));
-        let asked = Asked { connection: &open.connection, alarm: &open.alarm };
+        let incomplete = incomplete.or_else(|| open.audit_missing.clone());
+        let asked = Asked { connection: &open.connection, alarm: &open.alarm, guard: &open.guard, incomplete };
         let answer = answer(&asked, question).map_err(|error| {
             if !is_interrupted(&error) {
                 return Error::sqlite(what, error);
@@ -215,7 +237,8 @@ impl Source {
         let failed = |error| Error::sqlite("cannot prepare to read the store", error);
         connection.pragma_update(None, "query_only", false).map_err(failed)?;
         connection.pragma_update(None, "temp_store", "MEMORY").map_err(failed)?;
-        if identity[1].is_none() && cfg!(unix) || !self.attach_state(&connection) {
+        let audit_missing = self.attach_state(&connection);
+        if audit_missing != Ok(true) {
             connection.execute_batch(NO_AUDIT).map_err(failed)?;
         }
         connection.pragma_update(None, "query_only", true).map_err(failed)?;
@@ -226,27 +249,52 @@ impl Source {
             Instant::now() >= until || interruptions.load(Ordering::Acquire) != at_start
         };
         connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(look)).map_err(failed)?;
-        Ok(Open { identity, connection, alarm })
+        let guard = Arc::new(AtomicBool::new(false));
+        let guarded = Arc::clone(&guard);
+        let allow = move |asked: AuthContext<'_>| {
+            if !guarded.load(Ordering::Relaxed) || only_reads(&asked.action) {
+                Authorization::Allow
+            } else {
+                Authorization::Deny
+            }
+        };
+        connection.authorizer(Some(allow)).map_err(failed)?;
+        Ok(Open { identity, connection, alarm, guard, audit_missing: audit_missing.err() })
     }
 
-    /// Whether `state.db` can be read beside. A damaged one does not stop questions about telemetry.
-    fn attach_state(&self, connection: &Connection) -> bool {
-        let Ok(path) = std::path::absolute(self.0.dir.join(STATE.file)) else { return false };
-        if !path.is_file() {
-            return false;
+    /// Attaches `state.db`, if there is one. A damaged one does not stop questions about telemetry: what is missing then is
+    /// said with the answer.
+    fn attach_state(&self, connection: &Connection) -> Result<bool, String> {
+        let Ok(path) = std::path::absolute(self.0.dir.join(STATE.file)) else { return Ok(false) };
+        if !path.exists() {
+            return Ok(false);
         }
-        let attach = |mode: &str| connection.execute("ATTACH DATABASE ?1 AS state", [format!("{}?{mode}", uri(&path))]);
-        let known = || is_known_version(&STATE, connection, "state");
-        if attach("mode=ro").is_ok() {
-            if known() {
-                return true;
+        let missing = |why: &dyn std::fmt::Display| {
+            format!("what was audited is missing: {} cannot be read: {why}; move it away to do without", path.display())
+        };
+        let attach = |mode: &str| {
+            let sql = "ATTACH DATABASE ?1 AS state";
+            connection.execute(sql, [format!("{}?{mode}", uri(&path))])?;
+            connection.query_row("SELECT count(*) FROM state.sqlite_schema", [], |_| Ok(()))
+        };
+        let detach = || {
+            let _ = connection.execute_batch("DETACH DATABASE state");
+        };
+        let attached = attach("mode=ro").or_else(|error| {
+            detach();
+            // A copy on a read-only medium, unless part of it is in a WAL that cannot be read there.
+            if has_wal(&path) { Err(error) } else { attach("immutable=1") }
+        });
+        match attached {
+            Ok(()) if is_known_version(&STATE, connection, "state") => Ok(true),
+            Ok(()) => {
+                detach();
+                Err(missing(&"it is another program's, or of a later l0"))
             }
-            let _ = connection.execute_batch("DETACH DATABASE state");
-        }
-        // A copy on a read-only medium.
-        attach("immutable=1").is_ok() && known() || {
-            let _ = connection.execute_batch("DETACH DATABASE state");
-            false
+            Err(error) => {
+                detach();
+                Err(missing(&error))
+            }
         }
     }
 }
@@ -257,6 +305,19 @@ fn answer<R>(asked: &Asked<'_>, question: impl FnOnce(&Asked<'_>) -> rusqlite::R
     // Nothing was written: whether it is committed or rolled back is the same.
     let _ = asked.connection.execute_batch("ROLLBACK");
     outcome
+}
+
+/// What a statement of the caller's own may do.
+fn only_reads(action: &AuthAction<'_>) -> bool {
+    const PRAGMAS: [&str; 7] =
+        ["table_info", "table_xinfo", "table_list", "index_list", "index_info", "function_list", "compile_options"];
+    match action {
+        AuthAction::Select | AuthAction::Recursive => true,
+        AuthAction::Read { table_name, .. } => *table_name != "secret",
+        AuthAction::Function { function_name } => *function_name != "load_extension",
+        AuthAction::Pragma { pragma_name, .. } => PRAGMAS.contains(pragma_name),
+        _ => false,
+    }
 }
 
 fn is_interrupted(error: &rusqlite::Error) -> bool {

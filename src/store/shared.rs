@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     /// Records whose rows are committed.
     pub(super) stored: AtomicU64,
     pub(super) commits: AtomicU64,
+    /// When the last commit, or the start, was.
+    pub(super) committed_at: AtomicU64,
     /// Whether this thread may not wait for itself.
     pub(super) writer_thread: Mutex<Option<std::thread::ThreadId>>,
     pub(super) stop: AtomicBool,
@@ -58,6 +60,7 @@ impl Shared {
             flight,
             stored: AtomicU64::new(0),
             commits: AtomicU64::new(0),
+            committed_at: AtomicU64::new(0),
             writer_thread: Mutex::new(None),
             stop: AtomicBool::new(false),
             pause: AtomicBool::new(false),
@@ -75,6 +78,10 @@ impl Shared {
 
     pub(crate) fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn committed_at_unix_ns(&self) -> i64 {
+        self.committed_at.load(Ordering::Relaxed).cast_signed()
     }
 
     pub(crate) fn last_error(&self) -> Option<Error> {

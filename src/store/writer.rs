@@ -84,6 +84,7 @@ impl Writer {
             .map_err(|error| Error::sqlite("cannot add this run to the store", error))?;
         let applier = Applier::new(run, shared.flight.key(), clock.clone(), Arc::clone(&redactor));
         shared.flight.set_anchors([anchor, clock.anchor()]);
+        shared.committed_at.store(anchor.wall_ns.cast_unsigned(), Ordering::Relaxed);
         Ok(Self {
             dir: dir.to_owned(),
             connection,
@@ -134,6 +135,7 @@ impl Writer {
                 self.shed_stored = shed.iter().map(|(_, _, count)| *count).collect();
                 self.shared.stored.fetch_add(stored, Ordering::Relaxed);
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
+                self.shared.committed_at.store(now.wall_ns.cast_unsigned(), Ordering::Relaxed);
                 flight.release(&mut self.drain);
                 // Their rows are in the transaction; the counters follow.
                 for ((reason, severity, _), stored) in shed.iter().copied().zip(&mut self.shed_stored) {
