@@ -34,12 +34,19 @@ static COUNTING: Counting = Counting;
 #[test]
 fn recording_allocates_nothing_in_the_steady_state() {
     let store = support::store();
+    let ids: Vec<String> = (0..100).map(|n| format!("order-{n}")).collect();
     let work = |rounds: u64| {
         for number in 0..rounds {
             let span = info_span!("request", number, path = "/orders", late = tracing::field::Empty);
             span.in_scope(|| info!(number, ok = true, text = %"displayed", "served {number}"));
             span.record("late", 2.5);
             info!(number, "outside");
+            let id = ids[number as usize % ids.len()].as_str();
+            let span = info_span!("named", correlation_id = id, tenant_id = "acme", traceparent = "not one");
+            let inner = info_span!(parent: &span, "inner", actor_id = "ada");
+            span.in_scope(|| inner.in_scope(|| info!("inside")));
+            let span = info_span!("late", correlation_id = tracing::field::Empty);
+            span.record("correlation_id", id);
         }
     };
     store.record(|| {
@@ -48,5 +55,5 @@ fn recording_allocates_nothing_in_the_steady_state() {
         work(1_000);
         assert_eq!(ALLOCATIONS.get() - before, 0);
     });
-    assert_eq!(store.l0.events().count().unwrap(), 6_000);
+    assert_eq!(store.l0.events().count().unwrap(), 9_000);
 }

@@ -323,3 +323,104 @@ fn an_id_does_not_outlive_its_span() {
         }
     });
 }
+
+#[test]
+fn the_second_late_name_replaces_the_first_for_all_of_the_trace() {
+    let store = store();
+    store.record(|| {
+        let root = info_span!("root", correlation_id = Empty).entered();
+        let child = info_span!("child").entered();
+        root.record("correlation_id", "first");
+        info!("in the child");
+        root.record("correlation_id", "second");
+        assert_eq!(correlation::current(), Some(id("second")));
+        drop(child);
+    });
+    assert_eq!(of(&store, "in the child").as_deref(), Some("second"));
+    assert!(store.l0.trace("first").unwrap().is_none());
+    assert_eq!(store.l0.trace("second").unwrap().unwrap().all_spans().count(), 2);
+}
+
+#[test]
+fn a_late_tenant_reaches_spans_that_are_open_already() {
+    let store = store();
+    store.record(|| {
+        let root = info_span!("root", tenant_id = Empty, actor_id = Empty).entered();
+        let child = info_span!("child").entered();
+        root.record("tenant_id", "acme");
+        info!("in the child");
+        let _grandchild = info_span!("grandchild").entered();
+        root.record("actor_id", "ada");
+        info!("in the grandchild");
+        drop(child);
+    });
+    let tenants = store.ask("SELECT tenant_id, actor_id FROM telemetry_events ORDER BY id");
+    assert_eq!(tenants, [["acme", "NULL"], ["acme", "ada"]]);
+}
+
+#[test]
+fn a_traceparent_names_a_span_in_an_unnamed_trace_only() {
+    const HEADER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let store = store();
+    store.record(|| {
+        let root = info_span!("root", correlation_id = Empty).entered();
+        root.record("correlation_id", "named");
+        let _child = info_span!("child", traceparent = HEADER).entered();
+        info!("in a child of a trace named late");
+        assert_eq!(correlation::current(), Some(id("named")));
+    });
+    assert_eq!(of(&store, "in a child of a trace named late").as_deref(), Some("named"));
+    store.record(|| {
+        let _root = info_span!("root").entered();
+        info!(traceparent = HEADER, "an event with a header");
+        info!("beside it");
+    });
+    assert_eq!(of(&store, "an event with a header"), of(&store, "beside it"));
+}
+
+#[test]
+fn a_name_given_on_another_thread_counts_where_the_span_is_entered() {
+    let store = store();
+    store.record(|| {
+        let _root = info_span!("root").entered();
+        let child = info_span!("child", correlation_id = Empty, tenant_id = Empty);
+        let entered = child.clone().entered();
+        let here = tracing::dispatcher::get_default(Clone::clone);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                tracing::dispatcher::with_default(&here, || {
+                    child.record("correlation_id", "from-there");
+                    child.record("tenant_id", "acme");
+                });
+            });
+        });
+        let _scope = correlation::enter(id("scope"));
+        info!("here");
+        assert_eq!(correlation::current(), Some(id("from-there")));
+        store.l0.audit(TelemetryEvent::new("audited").message("audited")).unwrap();
+        drop(entered);
+    });
+    for message in ["here", "audited"] {
+        let event = store.l0.events().message(message).fetch().unwrap().items.remove(0);
+        assert_eq!(
+            (event.correlation_id.as_deref(), event.tenant_id.as_deref()),
+            (Some("from-there"), Some("acme")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn an_opening_with_a_name_that_came_late_before_goes_out_as_the_store_has_it() {
+    let store = store();
+    let context = store.record(|| {
+        info_span!("late", correlation_id = Empty).in_scope(|| {
+            tracing::Span::current().record("correlation_id", "order-9");
+        });
+        let _second = info_span!("second", correlation_id = "order-9").entered();
+        TraceContext::current().unwrap()
+    });
+    assert_eq!(store.one("SELECT trace_id FROM spans WHERE name = 'second'"), context.trace_id());
+    assert_eq!(context.trace_id(), id("order-9").trace_id());
+    assert_eq!(store.l0.trace(&context.trace_id()).unwrap().unwrap().spans.len(), 2);
+}

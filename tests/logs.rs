@@ -155,3 +155,35 @@ fn a_tail_of_a_question_that_makes_no_sense_says_so() {
     let error = tail.next().unwrap().unwrap_err();
     assert!(error.is_invalid_input(), "{error}");
 }
+
+#[test]
+fn a_tail_that_is_interrupted_or_whose_clock_steps_back_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = l0::Timestamp::from_unix_ns(1_700_000_000_000_000_000);
+    let (clock, hand) = l0::Clock::manual(start);
+    let l0 = builder(dir.path()).clock(clock).start().unwrap();
+    let mut tail = l0.logs().message("needle").tail();
+    let next = |tail: &mut l0::query::Tail| tail.next_within(Duration::from_secs(20)).unwrap().unwrap().message;
+    for n in 0..3_000 {
+        l0.log(Level::INFO, "c", "hay");
+        if n == 1_500 {
+            l0.log(Level::INFO, "c", "first needle");
+        }
+    }
+    assert_eq!(next(&mut tail), "first needle");
+    hand.advance(Duration::from_secs(3600));
+    l0.log(Level::INFO, "c", "second needle");
+    assert_eq!(next(&mut tail), "second needle");
+    hand.set_wall(start);
+    l0.log(Level::INFO, "c", "needle of an hour before");
+    assert_eq!(next(&mut tail), "needle of an hour before");
+    assert!(tail.next_within(Duration::from_millis(120)).unwrap().is_none());
+}
+
+#[test]
+fn a_tail_of_a_window_that_ends_ends() {
+    let store = store();
+    let now = l0::Timestamp::now();
+    let tail = store.l0.logs().since(now).until(now.saturating_add(Duration::from_millis(1))).tail();
+    assert_eq!(tail.count(), 0);
+}

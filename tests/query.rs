@@ -121,8 +121,18 @@ fn malformed_questions_are_clear_errors() {
         ("SELEC 1", vec![], "syntax error"),
         ("SELECT * FROM nowhere", vec![], "nowhere"),
         ("DELETE FROM event", vec![], "would write"),
-        ("BEGIN", vec![], "no question"),
-        ("PRAGMA query_only = 0", vec![], "no question"),
+        ("BEGIN", vec![], "only questions"),
+        ("PRAGMA query_only = 0", vec![], "only questions"),
+        ("PRAGMA hard_heap_limit = 300000", vec![], "only questions"),
+        ("PRAGMA case_sensitive_like = 1", vec![], "only questions"),
+        ("ATTACH DATABASE ':memory:' AS x", vec![], "only questions"),
+        ("SELECT load_extension('x')", vec![], "not authorized"),
+        ("SELECT 1; DELETE FROM event", vec![], ""),
+        (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i, randomblob(1 << 20) FROM n",
+            vec![],
+            "LIMIT",
+        ),
         ("", vec![], "no question"),
         ("SELECT ?1, ?2", vec![Value::Null], "2 parameters"),
         ("SELECT json_extract('not json', '$.a')", vec![], "malformed JSON"),
@@ -130,7 +140,8 @@ fn malformed_questions_are_clear_errors() {
         let error = store.l0.sql(sql, &params).unwrap_err();
         assert!(error.is_invalid_input() && error.to_string().contains(hint), "{sql}: {error}");
     }
-    assert_eq!(store.one("SELECT count(*) FROM telemetry_events"), "30");
+    assert_eq!(store.one("SELECT count(*) FROM telemetry_events WHERE message LIKE 'NUMBER%'"), "30");
+    assert_eq!(store.ask("PRAGMA table_info(run)")[0][1], "id");
     assert_eq!(store.l0.events().field("no\"such$.field", 1).count().unwrap(), 0);
     assert_eq!(store.l0.events().field("a\\", 1).count().unwrap(), 0);
     assert_eq!(store.l0.events().correlation_id("").count().unwrap(), 0);

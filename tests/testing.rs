@@ -77,3 +77,9 @@ fn nested_captures_each_see_what_is_theirs() {
     });
     assert_eq!((outer.result, outer.events().count().unwrap()), (1, 2));
 }
+
+#[test]
+fn much_is_recorded_as_well_as_little() {
+    let seen = capture(|| (0..20_000).for_each(|n| info!(n, "line")));
+    assert_eq!((seen.events().count().unwrap(), seen.stats().shed), (20_000, 0));
+}

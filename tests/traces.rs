@@ -359,6 +359,74 @@ fn questions_are_bounded_and_can_be_interrupted() {
     assert!(error.is_timeout() && error.to_string().contains("interrupted"), "{error}");
     // The next question is not harmed.
     assert_eq!(store.l0.logs().fetch().unwrap().items.len(), 1);
-    let error = store.l0.events().within(Duration::ZERO).field("x", 1).count();
-    assert!(error.is_ok() || error.unwrap_err().is_timeout(), "a short question may be done before anyone looks");
+    // So many rows that somebody looks at the clock.
+    (0..3_000).for_each(|n| store.l0.record(TelemetryEvent::new("x").payload(&serde_json::json!({ "n": n }))));
+    let error = store.l0.events().within(Duration::ZERO).field("n", 1).count().unwrap_err();
+    assert!(error.is_timeout() && error.to_string().contains("within(..)"), "{error}");
+}
+
+#[test]
+fn one_name_with_very_many_spans_is_one_trace_and_found_at_once() {
+    let store = store();
+    store.record(|| {
+        for n in 0..6_000 {
+            info_span!("turn", correlation_id = "session").in_scope(|| {
+                if n % 2 == 0 {
+                    error!("failed");
+                }
+            });
+        }
+        info_span!("other", correlation_id = "before the session?".replace([' ', '?'], "-"))
+            .in_scope(|| error!("failed"));
+        for _ in 0..3 {
+            let span = info_span!("late", correlation_id = tracing::field::Empty).entered();
+            span.record("correlation_id", "named-late");
+        }
+    });
+    // Once for each of 6,000 it would take minutes.
+    for (question, expected) in
+        [(store.l0.traces(), 3), (store.l0.traces().slowest(), 3), (store.l0.traces().failed(), 2)]
+    {
+        let mut ids: Vec<String> = Vec::new();
+        let mut page = question.clone().limit(1).fetch().unwrap();
+        loop {
+            ids.extend(page.items.iter().map(|row| row.correlation_id.clone()));
+            let Some(next) = page.next else { break };
+            page = question.clone().limit(1).after(&next).fetch().unwrap();
+        }
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), expected);
+        assert_eq!(question.fetch().unwrap().items.len(), expected);
+    }
+    let late = store.l0.traces().fetch().unwrap().items.remove(0);
+    assert_eq!((late.correlation_id.as_str(), late.spans), ("named-late", 3));
+}
+
+#[test]
+fn a_trace_that_begins_inside_another_span_is_listed() {
+    let store = store();
+    store.record(|| {
+        let _worker = info_span!("worker").entered();
+        info_span!("job", correlation_id = "job-7").in_scope(|| error!("failed"));
+    });
+    for question in [store.l0.traces(), store.l0.traces().slowest(), store.l0.traces().failed()] {
+        assert!(question.fetch().unwrap().items.iter().any(|row| row.correlation_id == "job-7"));
+    }
+    assert!(store.l0.summary(HOUR).unwrap().slowest.iter().any(|row| row.correlation_id == "job-7"));
+}
+
+#[test]
+fn a_step_of_the_clock_leaves_the_order_of_spans() {
+    let (store, hand) = at_a_full_hour();
+    store.record(|| {
+        let _root = info_span!("root", correlation_id = "c").entered();
+        info_span!("first").in_scope(|| hand.advance(Duration::from_secs(1)));
+        hand.set_wall(Timestamp::from_unix_ns(1_700_000_000_000_000_000 - 7_200_000_000_000));
+        info_span!("second").in_scope(|| hand.advance(Duration::from_secs(1)));
+    });
+    let trace = store.l0.trace("c").unwrap().unwrap();
+    let names: Vec<&str> = trace.spans[0].children.iter().map(|child| child.name.as_str()).collect();
+    assert_eq!(names, ["first", "second"]);
+    assert!(!trace.to_string().is_empty());
 }

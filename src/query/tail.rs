@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Lines taken at one look.
 const PAGE: usize = 1_000;
+/// Lines remembered as told, however old.
+const TOLD_KEPT: usize = 10_000;
 /// Of so many pauses one is followed by a look whatever the store's files show.
 const LOOK_ANYWAY: u32 = 5;
 
@@ -174,8 +176,10 @@ impl Tail {
             self.newest = newest.max(self.newest).min(now);
         }
         self.told.extend(rows.iter().map(EventRow::key));
-        let horizon = self.newest.saturating_sub(LATE_NS);
-        self.told = self.told.split_off(&(horizon, Leg::Event));
+        // What is not needed any more serves should the clock be set back.
+        if self.told.len() > TOLD_KEPT {
+            self.told = self.told.split_off(&(self.newest.saturating_sub(LATE_NS), Leg::Event));
+        }
         self.waiting.extend(rows);
         Ok(())
     }

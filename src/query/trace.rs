@@ -194,7 +194,7 @@ fn load(asked: &Asked<'_>, id: &str, hashed: &[String]) -> rusqlite::Result<Opti
     place_audited(asked, &condition, &audit, &spans, &mut audited)?;
     left_out += count_beyond(asked, Leg::Audit.from(), &condition, &audit, audited.len(), EVENTS_MAX)?;
     events.extend(audited);
-    if spans.is_empty() && events.is_empty() && rows.is_empty() {
+    if spans.is_empty() && events.is_empty() {
         return Ok(None);
     }
     events.sort_by_key(EventRow::key);

@@ -313,10 +313,11 @@ impl Applier {
             None => {}
         }
         // A late `traceparent` names nothing.
-        let own = self.own_context(connection, &Inherited { is_named: true, ..Inherited::default() })?;
-        span.tenant = own.tenant.or(span.tenant);
-        span.actor = own.actor.or(span.actor);
-        self.has_late_context |= own.tenant.is_some() || own.actor.is_some();
+        let tenant = name(&mut self.interner, connection, self.columns.tenant_id.get())?;
+        let actor = name(&mut self.interner, connection, self.columns.actor_id.get())?;
+        span.tenant = tenant.or(span.tenant);
+        span.actor = actor.or(span.actor);
+        self.has_late_context |= tenant.is_some() || actor.is_some();
         if !self.columns.payload.is_empty() {
             span.payload = merge_payload(&span.payload, &self.columns.payload);
         }
