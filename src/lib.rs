@@ -19,9 +19,14 @@
 //! `correlation_id`, `tenant_id`, `actor_id`, `status`, `duration_ms`, and `severity = "critical"`; what is inside a span
 //! inherits its correlation, tenant and actor. The rest is the JSON payload.
 //!
+//! [`correlation`] tells how ids come in and go out, [`Redaction`] what is taken for a secret and not recorded, and
+//! [`testing::capture`] lets a test ask what its code recorded.
+//!
 //! - [`init`] for programs; [`builder`] for everything that can be set; [`Handle::layer`] beside layers of your own.
-//! - [`Handle::events`] and [`Handle::sql`] ask in process, [`query::Reader`] from another process, `sqlite3` from a shell.
-//! - [`Handle::record`] for business facts without `tracing`.
+//! - [`Handle::events`], [`logs`](Handle::logs), [`trace`](Handle::trace), [`traces`](Handle::traces),
+//!   [`summary`](Handle::summary) and [`sql`](Handle::sql) ask in process, [`query::Reader`] from another process, `sqlite3` from
+//!   a shell.
+//! - [`Handle::record`] for business facts without `tracing`, [`Handle::audit`] for those that must not be lost.
 //!
 //! # What it costs
 //!

@@ -33,6 +33,14 @@ pub(super) struct Context {
     pub(super) actor_id: String,
 }
 
+impl Context {
+    pub(super) fn clear(&mut self) {
+        self.correlation_id.clear();
+        self.tenant_id.clear();
+        self.actor_id.clear();
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shard {
     of: FxHashMap<u64, Context>,
@@ -63,7 +71,7 @@ pub(super) fn put(id: u64, parent: u64, found: &Context) {
     let known = shard(id).map(|mut shard| (shard.of.contains_key(&id), shard.free.pop()));
     let Some((is_known, free)) = known else { return };
     let mut fresh = free.unwrap_or_default();
-    (fresh.correlation_id.clear(), fresh.tenant_id.clear(), fresh.actor_id.clear());
+    fresh.clear();
     if !is_known {
         with(parent, |parent| {
             fresh.tenant_id.push_str(&parent.tenant_id);
@@ -100,7 +108,7 @@ pub(super) fn remove(id: u64) {
 
 /// Reads what an encoded record says, into `found`; says whether it is anything. `may_be_named` by its `traceparent`.
 pub(super) fn read(metadata: &Metadata<'_>, bytes: &[u8], may_be_named: bool, found: &mut Context) -> bool {
-    (found.correlation_id.clear(), found.tenant_id.clear(), found.actor_id.clear());
+    found.clear();
     let Ok(mut record) = Record::decode(bytes) else { return false };
     while let Ok(Some((number, value))) = record.next_field() {
         if number >= key::FIRST || value == Value::Redacted {

@@ -363,7 +363,7 @@ impl Capture {
     #[cold]
     fn name_by_scope(&self, local: &Local, span: &SpanRef, parent_context: u64) {
         local.with_context(|found| {
-            (found.tenant_id.clear(), found.actor_id.clear(), found.correlation_id.clear());
+            found.clear();
             correlation::with_scope(|id| found.correlation_id.push_str(id));
             context::put(span.id, parent_context, found);
         });

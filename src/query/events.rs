@@ -171,7 +171,7 @@ impl Events {
     /// `is_invalid_input` for a cursor or window that makes no sense, `is_storage` if the store cannot be read,
     /// `is_timeout` if the answer takes longer than it may, `is_closed` in a forked child.
     pub fn fetch(self) -> Result<Page<EventRow>> {
-        let behind = self.after.as_ref().map(|cursor| cursor_key(cursor)).transpose()?;
+        let behind = self.after.as_ref().map(cursor_key).transpose()?;
         let legs = self.legs()?;
         let limit = self.limit as usize;
         self.source.clone().ask(self.asking, "cannot read events", |asked| {

@@ -130,7 +130,7 @@ impl Tail {
         let (seen, is_certain) = match self.question.source.writer() {
             Some(writer) => (writer.flight.recorded_in_lanes() + writer.commits(), true),
             // Two commits may leave files of one size and time.
-            None => (self.question.source.fingerprint(), self.pauses % LOOK_ANYWAY != 0),
+            None => (self.question.source.fingerprint(), !self.pauses.is_multiple_of(LOOK_ANYWAY)),
         };
         self.pauses += 1;
         self.seen.replace(seen) != Some(seen) || !is_certain

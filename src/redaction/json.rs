@@ -68,8 +68,8 @@ pub(super) fn redact(json: &str, by_name: Option<&Names>, by_value: Option<(&Val
             b'0'..=b'9' => {
                 let end = at + bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
                 let number = &json[at..end];
-                let is_whole = !matches!(bytes.get(end), Some(b'.' | b'e' | b'E'))
-                    && !(at > 0 && matches!(bytes[at - 1], b'.' | b'-' | b'+'));
+                let is_whole = at.checked_sub(1).is_none_or(|before| !matches!(bytes[before], b'.' | b'-' | b'+'))
+                    && !matches!(bytes.get(end), Some(b'.' | b'e' | b'E'));
                 if let Some((values, _)) = by_value
                     && is_whole
                     && values.is_card_number(&key, number)

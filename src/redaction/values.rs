@@ -322,7 +322,7 @@ fn is_digits(text: &str) -> bool {
 
 /// Not a plain word: it has a digit and a letter, or both cases inside, or is long.
 fn is_mixed(text: &str) -> bool {
-    let has = |test: fn(&u8) -> bool| text.as_bytes().iter().any(|b| test(b));
+    let has = |test: fn(&u8) -> bool| text.as_bytes().iter().any(&test);
     let has_digit = has(u8::is_ascii_digit);
     let inner_upper = text.bytes().skip(1).any(|b| b.is_ascii_uppercase()) && has(u8::is_ascii_lowercase);
     text.len() >= 6 && (has_digit && has(u8::is_ascii_alphabetic) || inner_upper || has_digit && text.len() >= 12)
