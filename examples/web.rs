@@ -26,10 +26,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     serve_and_ask()?;
 
-    println!("-- the slowest request, as a tree");
-    let slowest = l0.traces().slowest().limit(1).fetch()?.items.remove(0);
-    if let Some(trace) = l0.trace(&slowest.correlation_id)? {
-        println!("{trace}");
+    println!("-- the slowest requests, and one that took several steps as a tree");
+    let slowest = l0.traces().slowest().limit(50).fetch()?.items;
+    slowest.iter().take(3).for_each(|trace| println!("{trace}"));
+    if let Some(slow) = slowest.iter().find(|trace| trace.spans > 2)
+        && let Some(trace) = l0.trace(&slow.correlation_id)?
+    {
+        println!("\n{trace}");
     }
     println!("-- the latest failed requests, of {}", l0.traces().failed().limit(5).fetch()?.total);
     for trace in l0.traces().failed().limit(5).fetch()?.items {

@@ -91,3 +91,8 @@ pub use store::{Recovery, recover};
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
+
+/// Its examples are tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
