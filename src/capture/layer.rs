@@ -153,7 +153,8 @@ where
     }
 
     fn on_close(&self, id: span::Id, _: Context<'_, S>) {
-        if self.capture.flight.is_forked() {
+        // After the end the table is still tidied; in a forked child its locks are not touched.
+        if !self.capture.flight.is_open() && self.capture.flight.is_forked() {
             return;
         }
         let Some(OpenSpan { inside, shed: false, has_context }) = self.spans.remove(id.into_u64()) else { return };

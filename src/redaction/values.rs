@@ -266,22 +266,42 @@ impl Rule {
 /// One look at the bytes: is there an `@`, an assignment, a run of characters as in a key, many digits, or one of the two
 /// words before a short secret?
 fn is_suspicious(text: &str) -> bool {
+    let bytes = text.as_bytes();
     let (mut run, mut digits) = (0, 0);
-    for byte in text.bytes() {
-        match CLASS[usize::from(byte)] {
+    for (at, byte) in bytes.iter().enumerate() {
+        match CLASS[usize::from(*byte)] {
             Class::Sign => return true,
             Class::Digit => {
                 digits += 1;
                 run += 1;
             }
             Class::Word => run += 1,
-            Class::Other => run = 0,
+            // An option.
+            Class::Dash if at > 0 && bytes[at - 1] == b'-' => return true,
+            Class::Dash => run += 1,
+            Class::Other => {
+                run = 0;
+                if *byte == b' ' && ends_a_scheme(&bytes[..at]) || *byte == b'<' && bytes.get(at + 1) == Some(&b'/') {
+                    return true;
+                }
+            }
         }
         if run >= RUN_BYTES_MIN || digits >= DIGITS_MIN {
             return true;
         }
     }
-    ["earer ", "EARER ", "asic ", "ASIC ", "--pass", "--token", "--secret", "</"].iter().any(|word| text.contains(word))
+    false
+}
+
+/// `Bearer` or `Basic`, before the blank behind it.
+fn ends_a_scheme(before: &[u8]) -> bool {
+    let ends =
+        |word: &[u8]| before.len() >= word.len() && before[before.len() - word.len()..].eq_ignore_ascii_case(word);
+    match before.last() {
+        Some(b'r' | b'R') => ends(b"bearer"),
+        Some(b'c' | b'C') => ends(b"basic"),
+        _ => false,
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -289,6 +309,7 @@ enum Class {
     Other,
     Word,
     Digit,
+    Dash,
     Sign,
 }
 
@@ -299,7 +320,8 @@ const CLASS: [Class; 256] = {
         classes[byte] = match byte as u8 {
             b'@' | b'=' | b':' => Class::Sign,
             b'0'..=b'9' => Class::Digit,
-            b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'-' | b'.' | b'+' | b'/' => Class::Word,
+            b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'.' | b'+' | b'/' => Class::Word,
+            b'-' => Class::Dash,
             _ => Class::Other,
         };
         byte += 1;
