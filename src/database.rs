@@ -97,6 +97,15 @@ pub(crate) fn open_reader(database: &Database, dir: &Path) -> Result<Connection>
     }
     .map_err(named)?;
     check_identity(database, &connection, &path)?;
+    let version = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+    let version = connection.pragma_query_value(None, "user_version", version).map_err(named)?;
+    if version < database.migrations.len() as i64 {
+        return Err(Error::storage(format!(
+            "{} has schema {version}, which this l0 brings up to date when it next writes there: start the program, or call l0::recover",
+            path.display()
+        )));
+    }
+
     connection.pragma_update(None, "query_only", true).map_err(named)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
@@ -306,7 +315,12 @@ mod tests {
             synchronous: ("FULL", "2"),
         };
         let dir = tempfile::tempdir().unwrap();
+        let first = Database { migrations: &ANY.migrations[..1], ..ANY };
+        drop(open_writer(&first, dir.path()).unwrap());
+        let error = open_reader(&ANY, dir.path()).unwrap_err();
+        assert!(error.is_storage() && error.to_string().contains("has schema 1"), "{error}");
         drop(open_writer(&ANY, dir.path()).unwrap());
+        assert!(open_reader(&first, dir.path()).unwrap_err().to_string().contains("a later one"));
         let connection = open_writer(&ANY, dir.path()).unwrap();
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         let vacuum: i64 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0)).unwrap();

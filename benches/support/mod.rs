@@ -37,8 +37,13 @@ pub struct L0 {
 
 impl L0 {
     pub fn new(overload: l0::Overload) -> Self {
+        Self::with(overload, l0::Redaction::default())
+    }
+
+    pub fn with(overload: l0::Overload, redaction: l0::Redaction) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let l0 = l0::builder().dir(dir.path()).filter("info").overload(overload).start().unwrap();
+        let builder = l0::builder().dir(dir.path()).filter("info").overload(overload).redaction(redaction);
+        let l0 = builder.start().unwrap();
         let dispatch = Dispatch::new(tracing_subscriber::registry().with(l0.layer()));
         Self { l0, dispatch, _dir: dir }
     }
@@ -166,6 +171,13 @@ pub fn span(order: u64) {
     let _span = info_span!("order", order, customer = "ada").entered();
 }
 
+/// A span that has an id of its own, as a request has.
+#[inline(never)]
+pub fn named_span(order: u64) {
+    const IDS: [&str; 4] = ["order-0", "order-1", "order-2", "order-3"];
+    let _span = info_span!("order", order, correlation_id = IDS[(order % 4) as usize]).entered();
+}
+
 /// What is measured, and how many events one round of it makes.
 #[derive(Clone, Copy)]
 pub struct Work {
@@ -176,6 +188,7 @@ pub struct Work {
 pub const EVENT: Work = Work { run: event, events: 1 };
 pub const EVENT_IN_SPAN: Work = Work { run: event_in_span, events: 1 };
 pub const SPAN: Work = Work { run: span, events: 0 };
+pub const NAMED_SPAN: Work = Work { run: named_span, events: 0 };
 
 /// Times `iterations` in whole batches with pauses between them, on each of `threads` threads that start before the
 /// clock. The slower thread counts; its time is per iteration of its own.

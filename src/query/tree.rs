@@ -1,10 +1,13 @@
 //! A trace as text: a tree with bars, within 80 columns.
 //!
 //! ```text
-//! trace order-9  12.3 ms  3 spans  1 error                 2026-11-23T01:02:03.123Z
-//! GET /orders                         ████████████████████████   12.3 ms
-//! ├─ auth                             ███                        1.21 ms
-//! └─ db.query !                          ██████████████████▏     9.80 ms   self 2 ms
+//! trace order-9
+//! 2026-11-23T04:01:23.950613348Z  80.9 ms  3 spans  1 error
+//!                                                                   time      self
+//! GET /orders                         ████████████████████████   80.9 ms   51.2 ms
+//! ├─ auth                             █▎                         4.12 ms
+//! └─ db.query !                              ████████▍           25.9 ms
+//!       +52.1 ms ERROR timed out
 //! ```
 
 use std::{fmt, time::Duration};

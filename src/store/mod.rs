@@ -33,6 +33,42 @@ pub(crate) use writer::{RunInfo, Writer, run_thread};
 pub(crate) const TELEMETRY: Database = Database {
     file: "telemetry.db",
     application_id: 0x6C30_7465, // "l0te"
-    migrations: &[include_str!("schema/0001.sql")],
+    migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")],
     synchronous: ("NORMAL", "1"),
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::open_writer;
+
+    #[test]
+    fn a_store_of_the_first_schema_is_brought_up_to_date() {
+        const FIRST: Database = Database { migrations: &[TELEMETRY.migrations[0]], ..TELEMETRY };
+        let dir = tempfile::tempdir().unwrap();
+        let connection = open_writer(&FIRST, dir.path()).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO run (uuid, boot, pid, process_started, started_at, outcome) VALUES (x'01', x'02', 1, 2, 3, 'clean');
+                 INSERT INTO name (id, text) VALUES (1, 'error');
+                 INSERT INTO callsite VALUES (1, 2, 2, 'shop', 'request', 'shop', 'a.rs', 1);
+                 INSERT INTO trace VALUES (1, randomblob(16), 'order-9'), (2, randomblob(16), NULL);
+                 INSERT INTO span (id, run, own, state, callsite, parent, trace, started_at, duration_ns, errors, status) VALUES
+                    (1, 1, 1, 0, 1, NULL, 1, 10, 5, 0, NULL), (2, 1, 2, 0, 1, 1, 1, 11, 2, 3, NULL),
+                    (3, 1, 3, 0, 1, 1, 2, 12, 2, 0, 1);
+                 INSERT INTO series (callsite, severity, event_type, source) VALUES (1, 0, 0, 0);",
+            )
+            .unwrap();
+        drop(connection);
+        let connection = open_writer(&TELEMETRY, dir.path()).unwrap();
+        let text = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
+        assert_eq!(text("SELECT group_concat(is_root || is_failed, ' ') FROM span"), "10 01 11");
+        assert_eq!(
+            text("SELECT group_concat(name || ' of ' || correlation_id) FROM spans WHERE id = 1"),
+            "request of order-9"
+        );
+        assert_eq!(text("SELECT group_concat(severity) FROM series WHERE callsite = 1"), "-1");
+        assert_eq!(text("SELECT count(*) || '' FROM telemetry_events"), "0");
+        assert_eq!(text("PRAGMA integrity_check"), "ok");
+    }
+}

@@ -12,7 +12,6 @@ CREATE TABLE run (
     host       TEXT,
     started_at INTEGER NOT NULL,
     ended_at   INTEGER,
-    span_key   INTEGER NOT NULL, -- mixed with a span's own id, its W3C id
     outcome    TEXT    NOT NULL CHECK (outcome IN ('running', 'clean', 'panicked', 'killed')),
     stored     INTEGER NOT NULL DEFAULT 0
 ) STRICT;
@@ -51,14 +50,12 @@ CREATE TABLE callsite (
     UNIQUE (target, line, file, name, module_path, kind, severity)
 ) STRICT;
 
--- correlation_id is the caller's text; NULL where nobody named the trace, which then goes by its trace_id. Traces that
--- were named late may share a text.
+-- correlation_id is the caller's text; NULL where nobody named the trace, which then goes by its trace_id.
 CREATE TABLE trace (
     id             INTEGER PRIMARY KEY,
     trace_id       BLOB NOT NULL UNIQUE,
-    correlation_id TEXT
+    correlation_id TEXT UNIQUE
 ) STRICT;
-CREATE INDEX trace_by_correlation_id ON trace (correlation_id) WHERE correlation_id IS NOT NULL;
 
 CREATE TABLE event (
     at          INTEGER PRIMARY KEY, -- or the next free nanosecond
@@ -98,7 +95,6 @@ CREATE TABLE warning (
     duration_ns INTEGER
 ) STRICT;
 CREATE INDEX warning_by_trace ON warning (trace) WHERE trace IS NOT NULL;
-CREATE INDEX warning_of_errors ON warning (at) WHERE severity >= 4;
 
 CREATE TABLE span (
     id          INTEGER PRIMARY KEY,
@@ -108,11 +104,9 @@ CREATE TABLE span (
     callsite    INTEGER NOT NULL,
     parent      INTEGER,
     trace       INTEGER NOT NULL,
-    is_root     INTEGER NOT NULL, -- it has no parent, or one of another trace
     started_at  INTEGER NOT NULL,
     duration_ns INTEGER,
-    errors      INTEGER NOT NULL, -- events of severity error and above directly in it
-    is_failed   INTEGER NOT NULL, -- it has errors, or its status says so
+    errors      INTEGER NOT NULL,
     payload     TEXT,
     name        INTEGER,
     event_type  INTEGER,
@@ -123,8 +117,6 @@ CREATE TABLE span (
 ) STRICT;
 CREATE INDEX span_by_trace ON span (trace);
 CREATE INDEX span_running ON span (run) WHERE state = 1;
-CREATE INDEX span_of_roots ON span (started_at, duration_ns) WHERE is_root;
-CREATE INDEX span_of_failed ON span (started_at) WHERE is_failed;
 
 CREATE TABLE link (
     span    INTEGER NOT NULL,
@@ -132,9 +124,7 @@ CREATE TABLE link (
     PRIMARY KEY (span, follows)
 ) STRICT, WITHOUT ROWID;
 
--- What is counted together; 0 where there is none. Spans have severity -1, and their name for a source where it is not
--- the callsite's. Callsite -1 takes the events, and -2 the spans, that come when there
--- are too many series.
+-- What is counted together; 0 where there is none. Series 1 takes what comes when there are too many.
 CREATE TABLE series (
     id         INTEGER PRIMARY KEY,
     callsite   INTEGER NOT NULL,
@@ -143,6 +133,7 @@ CREATE TABLE series (
     source     INTEGER NOT NULL,
     UNIQUE (callsite, severity, event_type, source)
 ) STRICT;
+INSERT INTO series (id, callsite, severity, event_type, source) VALUES (1, -1, 0, 0, 0);
 
 CREATE TABLE rollup (
     period    INTEGER NOT NULL, -- 60 or 3600 seconds
@@ -155,15 +146,6 @@ CREATE TABLE rollup (
     max_ns    INTEGER NOT NULL,
     durations BLOB,             -- bucket and count, alternately, as LEB128
     PRIMARY KEY (period, start, series)
-) STRICT, WITHOUT ROWID;
-
--- The slowest root spans of each period.
-CREATE TABLE slow (
-    period      INTEGER NOT NULL,
-    start       INTEGER NOT NULL,
-    duration_ns INTEGER NOT NULL,
-    span        INTEGER NOT NULL,
-    PRIMARY KEY (period, start, duration_ns, span)
 ) STRICT, WITHOUT ROWID;
 
 CREATE VIEW telemetry_events AS
@@ -220,7 +202,6 @@ SELECT s.id,
                   || substr(hex(trace_id), 21)))
           FROM trace WHERE id = s.trace) AS correlation_id,
        (SELECT lower(hex(trace_id)) FROM trace WHERE id = s.trace) AS trace_id,
-       printf('%016x', (s.own | r.span_key) - (s.own & r.span_key)) AS w3c_span_id,
        (SELECT text FROM name WHERE id = s.event_type) AS event_type,
        (SELECT text FROM name WHERE id = s.category) AS category,
        (SELECT text FROM name WHERE id = s.tenant) AS tenant_id,
@@ -232,7 +213,7 @@ SELECT s.id,
        nullif(c.file, '') AS file,
        nullif(c.line, 0) AS line,
        s.run AS run_id
-  FROM span AS s JOIN callsite AS c ON c.id = s.callsite JOIN run AS r ON r.id = s.run;
+  FROM span AS s JOIN callsite AS c ON c.id = s.callsite;
 
 CREATE VIEW runs AS
 SELECT r.id,
