@@ -33,7 +33,9 @@ use crate::error::{Error, Result};
 ///
 /// In the place of a secret stands `[REDACTED:rule]`. A tenant, actor or correlation id that looks like a secret becomes
 /// `hashed:..` with a key of this store (HMAC-SHA-256, 128 bits shown), so that its records can still be found, by the
-/// same text as before.
+/// same text as before; the trace id of such a correlation id is that of its hash. What a program records about a field is
+/// decided by its name before the value is formatted; what stands in a text is looked at by the writer, and until then is
+/// in the flight file (mode 0600), unless the rules are [`strict`](Redaction::strict).
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();

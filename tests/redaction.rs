@@ -136,6 +136,10 @@ fn record_everything(store: &support::Store) {
         }
     }
     store.record(|| {
+        // Bridged records are made by the thread's own subscriber, too.
+        let _ = tracing_log::LogTracer::init();
+        let target = format!("account.{BY_VALUE}");
+        log::info!(target: &target, "from log with {BY_VALUE}");
         let error = &Nested as &(dyn std::error::Error + 'static);
         info!(password = BY_NAME, token = %BY_NAME, secret = ?BY_NAME, r#cookie = Some(BY_NAME), "kinds {BY_VALUE}");
         info!(api_key = BY_NAME.as_bytes(), private_key = ?Unformatted, credentials = error, "more kinds");
@@ -178,12 +182,16 @@ fn by_name_nothing_reaches_any_file_and_by_value_nothing_a_database() {
         store.l0.flush().unwrap();
         let rows = store.l0.events().oldest_first().fetch().unwrap().items;
         assert_eq!(
-            rows[0].payload,
+            rows[1].payload,
             r#"{"password":"[REDACTED:password]","token":"[REDACTED:token]","secret":"[REDACTED:secret]","cookie":"[REDACTED:cookie]"}"#
         );
-        assert_eq!(rows[0].message, "kinds [REDACTED:card]");
-        assert_eq!(rows[2].field("error.sources"), Some(r#"["inner with [REDACTED:card]"]"#.into()));
-        assert_eq!(rows[3].payload, r#"{"max_tokens":4096,"token_count":"12","token":17,"secret":true}"#);
+        assert_eq!(rows[1].message, "kinds [REDACTED:card]");
+        assert_eq!(rows[3].field("error.sources"), Some(r#"["inner with [REDACTED:card]"]"#.into()));
+        assert_eq!(rows[4].payload, r#"{"max_tokens":4096,"token_count":"12","token":17,"secret":true}"#);
+        assert_eq!(
+            (rows[0].source.as_str(), rows[0].message.as_str()),
+            ("account.[REDACTED:card]", "from log with [REDACTED:card]")
+        );
         let facts = store.l0.events().event_type("facts").fetch().unwrap().items;
         assert_eq!(facts.len(), 2);
         for fact in facts {

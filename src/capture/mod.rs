@@ -246,6 +246,7 @@ impl Capture {
         let normalized = event.normalized_metadata();
         let mut scratch = local.take_scratch();
         let mut encoder = Encoder::new(&mut scratch, self.caps, Head { callsite: 0, ..head });
+        encoder.set_strict(self.strict(false, false));
         encoder.definition(CallsiteKind::Log, normalized.as_ref().unwrap_or(event.metadata()));
         self.put_scope(&mut encoder, &span);
         event.record(&mut fields::Fields::new(&mut encoder, self, callsite.rules).without_log_place());

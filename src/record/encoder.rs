@@ -102,8 +102,10 @@ impl<'a> Encoder<'a> {
     /// The definition of a callsite that the file has no room for, or of a `log` record.
     pub(crate) fn definition(&mut self, kind: CallsiteKind, metadata: &Metadata<'_>) {
         self.out[2] |= INLINE_DEFINITION;
+        // The target of a `log` record is the program's text, made at run time.
+        let redacted = if kind == CallsiteKind::Log { self.strict.redact(metadata.target()) } else { None };
         let at = self.begin_length();
-        encode_metadata(self.out, kind, metadata);
+        encode_with_target(self.out, kind, metadata, redacted.as_deref().unwrap_or(metadata.target()));
         self.end_length(at);
     }
 
@@ -355,11 +357,15 @@ fn source_of<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e (dyn StdErro
 
 /// Encodes what a callsite's static metadata says.
 pub(crate) fn encode_metadata(out: &mut Vec<u8>, kind: CallsiteKind, metadata: &Metadata<'_>) {
+    encode_with_target(out, kind, metadata, metadata.target());
+}
+
+fn encode_with_target(out: &mut Vec<u8>, kind: CallsiteKind, metadata: &Metadata<'_>, target: &str) {
     definition::encode_parts(
         out,
         kind,
         Severity::from(*metadata.level()),
-        metadata.target(),
+        target,
         metadata.name(),
         [metadata.module_path(), metadata.file()],
         metadata.line(),
