@@ -16,6 +16,7 @@ mod assignment;
 mod checksum;
 mod json;
 mod names;
+mod numbers;
 mod values;
 
 use self::{names::Names, values::Values};
