@@ -217,6 +217,33 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_that_ends_in_the_middle_fails_what_was_in_it_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::new(dir.path());
+        state.commit("cannot name", Duration::from_secs(1), insert("zero".into())).unwrap();
+        let held = state.open.lock();
+        std::thread::scope(|scope| {
+            let queue = |count: usize, operation: Operation| {
+                let state = &state;
+                let caller = scope.spawn(move || state.commit("cannot name", Duration::from_secs(10), operation));
+                while state.queue.lock().len() < count {
+                    std::thread::yield_now();
+                }
+                caller
+            };
+            let before = queue(1, Box::new(insert("before".into())));
+            // As SQLite does by itself when the disk is full.
+            let breaks = queue(2, Box::new(|connection| connection.execute_batch("ROLLBACK; SELECT * FROM nowhere")));
+            let behind = queue(3, Box::new(insert("behind".into())));
+            drop(held);
+            assert!(before.join().unwrap().unwrap_err().is_storage(), "it is not there");
+            assert!(breaks.join().unwrap().is_err());
+            behind.join().unwrap().unwrap();
+        });
+        assert_eq!(names(dir.path()), 2);
+    }
+
+    #[test]
     fn a_timeout_takes_the_operation_back() {
         let dir = tempfile::tempdir().unwrap();
         let state = State::new(dir.path());
