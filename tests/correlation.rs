@@ -352,8 +352,11 @@ fn a_late_tenant_reaches_spans_that_are_open_already() {
         let _grandchild = info_span!("grandchild").entered();
         root.record("actor_id", "ada");
         info!("in the grandchild");
+        store.l0.audit(TelemetryEvent::new("audited").message("audited")).unwrap();
         drop(child);
     });
+    let audited = store.l0.events().message("audited").fetch().unwrap().items.remove(0);
+    assert_eq!((audited.tenant_id.as_deref(), audited.actor_id.as_deref()), (Some("acme"), Some("ada")));
     let tenants = store.ask("SELECT tenant_id, actor_id FROM telemetry_events ORDER BY id");
     assert_eq!(tenants, [["acme", "NULL"], ["acme", "ada"]]);
 }

@@ -187,11 +187,18 @@ impl Capture {
         if event.correlation_id.is_none() {
             event.correlation_id = correlation::current();
         }
-        let of = |id| context::with(id, |context| (context.tenant_id.clone(), context.actor_id.clone()));
-        let said = of(span.id).or_else(|| of(span.context));
-        let (tenant_id, actor_id) = said.unwrap_or_default();
-        event.tenant_id = event.tenant_id.take().or(Some(tenant_id).filter(|text| !text.is_empty()));
-        event.actor_id = event.actor_id.take().or(Some(actor_id).filter(|text| !text.is_empty()));
+        // The trace's first span may have been told since those inside it were opened.
+        for id in [span.id, span.context, span.origin] {
+            context::with(id, |context| {
+                for (place, said) in
+                    [(&mut event.tenant_id, &context.tenant_id), (&mut event.actor_id, &context.actor_id)]
+                {
+                    if place.is_none() && !said.is_empty() {
+                        *place = Some(said.clone());
+                    }
+                }
+            });
+        }
         Some(span.id).filter(|id| *id != 0)
     }
 

@@ -90,10 +90,10 @@ pub(super) fn find<'n>(text: &str, names: &'n Names, mut found: impl FnMut(Range
         behind = name.end;
         let Verdict::Secret(rule) = names.find(&text[name.clone()]) else { continue };
         let Some(value) = Separator::behind(text, &name) else { continue };
-        let is_word = text[..name.start].trim_end().rsplit(|c: char| !c.is_ascii_alphabetic()).next();
+        let word_before = text[..name.start].trim_end().rsplit(|c: char| !c.is_ascii_alphabetic()).next();
         if value.is_plain_colon
             && rule == "token"
-            && is_word.is_some_and(|word| BEFORE_A_WORD.contains(&word.to_ascii_lowercase().as_str()))
+            && word_before.is_some_and(|word| BEFORE_A_WORD.contains(&word.to_ascii_lowercase().as_str()))
         {
             continue;
         }
@@ -206,7 +206,9 @@ fn read_value<'n>(
                         found(inner.clone(), rule);
                     }
                     any = true;
-                    at = inner.end + 1;
+                    // Behind the closing quote, which is escaped as the opening one is.
+                    let closing = text[inner.end..].bytes().take_while(|b| *b == b'\\').count() + 1;
+                    at = inner.end + closing;
                 }
                 None => at += text[at..].chars().next().map_or(1, char::len_utf8),
             }
@@ -371,6 +373,7 @@ mod tests {
                 "{\"credentials\":{\"user\":\"bob\",\"pass\":\"h2\"}}",
                 "{\"credentials\":{\"user\":\"#\",\"pass\":\"#\"}}",
             ),
+            (r#"{ passwords: [\"a1\", \"b2\"], user: \"bob\" }"#, r##"{ passwords: [\"#\", \"#\"], user: \"bob\" }"##),
             ("[(\"x-api-key\", \"k3y\"), (\"accept\", \"*/*\")]", "[(\"x-api-key\", \"#\"), (\"accept\", \"*/*\")]"),
             ("API Key = k3yfake77abc", "API Key = #"),
             ("curl --password hunter2 url", "curl --password # url"),

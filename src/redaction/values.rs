@@ -3,10 +3,7 @@
 //! A text goes through three sieves, each dearer and met by fewer: one look at its bytes, one pass of all expressions
 //! together, and only then the expression that found something, with its check (Luhn, modulo 97, is this a name?).
 
-use std::{
-    ops::Range,
-    sync::{LazyLock, OnceLock},
-};
+use std::{ops::Range, sync::OnceLock};
 
 use regex::{Regex, RegexSet};
 
@@ -21,6 +18,8 @@ use crate::error::{Error, Result};
 
 /// A secret shorter than this has no run of characters long enough to be a key.
 const RUN_BYTES_MIN: usize = 12;
+/// The longest name of a rule that is looked for in a marker.
+const RULE_BYTES_MAX: usize = 64;
 /// The fewest digits of a social security number.
 const DIGITS_MIN: u32 = 9;
 
@@ -192,31 +191,28 @@ impl Values {
 
     /// All secrets, in order and apart: what overlaps is one, by the rule that found most of it. A marker is none.
     fn secrets<'r>(&'r self, text: &str, names: &'r Names) -> Vec<Secret<'r>> {
-        let markers: Vec<Range<usize>> = if text.contains("[REDACTED:") {
-            MARKER.find_iter(text).map(|found| found.range()).collect()
-        } else {
-            Vec::new()
-        };
+        let markers = markers(text);
         let mut all: Vec<Secret<'r>> = Vec::new();
         let mut add = |range: Range<usize>, rule: &'r str| {
-            let is_marker = markers.iter().any(|marker| marker.start <= range.start && range.end <= marker.end);
-            if !range.is_empty() && !is_marker {
-                all.push(Secret { range, rule });
+            if range.is_empty() {
+                return;
             }
+            // A match that cuts a marker takes all of it; one within a marker is none.
+            let first = markers.partition_point(|marker| marker.end <= range.start);
+            let behind = markers.partition_point(|marker| marker.start < range.end);
+            let range = match markers.get(first..behind) {
+                Some([marker, ..]) if marker.start <= range.start && range.end <= marker.end => return,
+                Some([marker, .., last]) => range.start.min(marker.start)..range.end.max(last.end),
+                Some([marker]) => range.start.min(marker.start)..range.end.max(marker.end),
+                _ => range,
+            };
+            all.push(Secret { range, rule });
         };
         for rule in self.matching(text) {
             rule.secrets(text, |range| add(range, &rule.name));
         }
         if names.may_occur(text) {
             assignment::find(text, names, &mut add);
-        }
-        // A match that cuts a marker takes all of it.
-        for secret in &mut all {
-            for marker in &markers {
-                if marker.start < secret.range.end && secret.range.start < marker.end {
-                    secret.range = secret.range.start.min(marker.start)..secret.range.end.max(marker.end);
-                }
-            }
         }
         all.sort_by_key(|secret| (secret.range.start, std::cmp::Reverse(secret.range.end)));
         let mut apart: Vec<Secret<'r>> = Vec::with_capacity(all.len());
@@ -330,10 +326,18 @@ const CLASS: [Class; 256] = {
     classes
 };
 
-/// As a marker is written.
-static MARKER: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"\[REDACTED:[A-Za-z0-9_.*-]{1,64}\]").unwrap_or_else(|_| unreachable!("a test compiles it"))
-});
+/// Where markers stand already.
+fn markers(text: &str) -> Vec<Range<usize>> {
+    const BEGIN: &str = "[REDACTED:";
+    let rule = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'*' | b'-');
+    text.match_indices(BEGIN)
+        .filter_map(|(start, _)| {
+            let name = start + BEGIN.len();
+            let end = name + text.as_bytes()[name..].iter().take(RULE_BYTES_MAX).take_while(|b| rule(b)).count();
+            (end > name && text.as_bytes().get(end) == Some(&b']')).then_some(start..end + 1)
+        })
+        .collect()
+}
 
 fn always(_: &str) -> bool {
     true
