@@ -390,6 +390,7 @@ fn one_name_with_very_many_spans_is_one_trace_and_found_at_once() {
         let mut ids: Vec<String> = Vec::new();
         let mut page = question.clone().limit(1).fetch().unwrap();
         loop {
+            assert_eq!(page.total, l0::query::Total::Exactly(expected as u64), "traces are counted, not spans");
             ids.extend(page.items.iter().map(|row| row.correlation_id.clone()));
             let Some(next) = page.next else { break };
             page = question.clone().limit(1).after(&next).fetch().unwrap();

@@ -7,7 +7,7 @@ use rusqlite::{Connection, params_from_iter};
 use super::{
     Cursor, EventRow, Page, Total, Value,
     filter::{Filter, Leg},
-    page::{EVENTS, Place},
+    page::{EVENTS, Place, TOTAL_EXACT_MAX, TOTAL_WITHIN},
     window::Window,
 };
 use crate::{
@@ -20,9 +20,6 @@ use crate::{
 /// Rows on a page unless `limit` says otherwise, and at most.
 const LIMIT_DEFAULT: u32 = 100;
 const LIMIT_MAX: u32 = 10_000;
-/// A page's total is exact up to this many, if they are counted within this time.
-const TOTAL_EXACT_MAX: u64 = 10_000;
-const TOTAL_WITHIN: Duration = Duration::from_millis(25);
 
 /// A question about events: filters, then [`fetch`](Self::fetch) or [`count`](Self::count).
 ///

@@ -1,6 +1,6 @@
 //! One page of an answer: rows, how many there are in all, where the next page begins.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use crate::error::{Error, Result};
 
@@ -51,6 +51,10 @@ pub(super) struct Place {
     pub(super) kind: char,
     pub(super) key: (i64, i64),
 }
+
+/// A page's total is exact up to this many, if they are counted within this time.
+pub(super) const TOTAL_EXACT_MAX: u64 = 10_000;
+pub(super) const TOTAL_WITHIN: Duration = Duration::from_millis(25);
 
 /// Kinds of answers; a cursor of one is none of another.
 pub(super) const EVENTS: char = 'e';

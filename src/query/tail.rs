@@ -48,6 +48,8 @@ pub struct Tail {
     told: BTreeSet<(i64, Leg)>,
     from: i64,
     newest: i64,
+    /// The last look left some for the next, which need not go back.
+    is_catching_up: bool,
     /// What the store showed of itself at the last look.
     seen: Option<u64>,
     pauses: u32,
@@ -70,6 +72,7 @@ impl Tail {
             told: BTreeSet::new(),
             from: begins_at.unwrap_or(now.as_unix_ns()),
             newest: i64::MIN,
+            is_catching_up: false,
             seen: None,
             pauses: 0,
             looked_at: None,
@@ -142,7 +145,8 @@ impl Tail {
         // The clock was set back: what is recorded now is earlier than what has been told.
         self.from = self.from.min(now);
         self.newest = self.newest.min(now);
-        let horizon = self.newest.saturating_sub(LATE_NS).max(self.from);
+        let behind_ns = if self.is_catching_up { 0 } else { LATE_NS };
+        let horizon = self.newest.saturating_sub(behind_ns).max(self.from);
         let mut question = self.question.clone().since(Timestamp::from_unix_ns(horizon));
         question.window.last = None;
         let legs = question.legs()?;
@@ -166,7 +170,8 @@ impl Tail {
             Ok((rows, newest.unwrap_or(i64::MIN)))
         })?;
         rows.sort_unstable_by_key(EventRow::key);
-        if rows.len() >= PAGE {
+        self.is_catching_up = rows.len() >= PAGE;
+        if self.is_catching_up {
             // There may be more between the tables' pages: these first, and then another look.
             rows.truncate(PAGE);
             self.seen = None;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     Cursor, Page, Total, Value,
     events::read,
-    page::{FAILED_TRACES, NEWEST_TRACES, Place, SLOWEST_TRACES},
+    page::{FAILED_TRACES, NEWEST_TRACES, Place, SLOWEST_TRACES, TOTAL_EXACT_MAX, TOTAL_WITHIN},
     row::correlation_text,
     text,
     window::Window,
@@ -23,8 +23,6 @@ const LIMIT_DEFAULT: u32 = 20;
 const LIMIT_MAX: u32 = 1_000;
 /// Spans taken at one look.
 const BATCH_MAX: usize = 20_000;
-const TOTAL_EXACT_MAX: u64 = 10_000;
-const TOTAL_WITHIN: Duration = Duration::from_millis(25);
 
 /// A question about traces: the newest ones, unless it asks for the [`slowest`](Self::slowest) or the
 /// [`failed`](Self::failed).
@@ -189,7 +187,7 @@ impl Traces {
         let total = if after.is_none() && !has_more {
             Total::Exactly(found.len() as u64)
         } else {
-            self.total(asked, since, until)?
+            self.total(asked, since, until, found.len() as u64)?
         };
         let next = found.last().filter(|_| has_more).map(|(place, _)| Cursor::at(*place));
         let items = found.into_iter().map(|(_, row)| row).collect();
@@ -214,9 +212,9 @@ impl Traces {
         }
         // The keys alone, which the index holds; then the rows.
         let sql = format!(
-            "SELECT k.key, k.id, (SELECT coalesce(correlation_id, hex(trace_id)) FROM trace WHERE id = s.trace) FROM (SELECT {key} AS key, id FROM span
+            "SELECT k.key, k.id, {NAME} FROM (SELECT {key} AS key, id FROM span
                  WHERE {among} AND started_at >= ?1 AND started_at < ?2 {beyond}
-                 ORDER BY {key} DESC, id DESC LIMIT {batch}) AS k JOIN span AS s ON s.id = k.id
+                 ORDER BY {key} DESC, id DESC LIMIT {batch}) AS k JOIN span ON span.id = k.id
               ORDER BY k.key DESC, k.id DESC"
         );
         read(asked.connection, &sql, &values, |row| {
@@ -242,10 +240,10 @@ impl Traces {
         asked.connection.prepare_cached(&sql)?.exists((name, since, until, upto.0, upto.1))
     }
 
-    fn total(&self, asked: &Asked<'_>, since: i64, until: i64) -> rusqlite::Result<Total> {
+    fn total(&self, asked: &Asked<'_>, since: i64, until: i64, at_least: u64) -> rusqlite::Result<Total> {
         let among = self.order.among();
         let sql = format!(
-            "SELECT count(*), count(DISTINCT trace) FROM (SELECT trace FROM span WHERE {among} AND started_at >= ?1
+            "SELECT count(*), count(DISTINCT name) FROM (SELECT {NAME} AS name FROM span WHERE {among} AND started_at >= ?1
                 AND started_at < ?2 LIMIT {})",
             TOTAL_EXACT_MAX + 1
         );
@@ -256,7 +254,7 @@ impl Traces {
         Ok(match counted {
             Some((roots, traces)) if roots.cast_unsigned() <= TOTAL_EXACT_MAX => Total::Exactly(traces.cast_unsigned()),
             Some((_, traces)) => Total::AtLeast(traces.cast_unsigned()),
-            None => Total::AtLeast(u64::from(self.limit)),
+            None => Total::AtLeast(at_least),
         })
     }
 }
@@ -267,6 +265,9 @@ struct Candidate {
     /// The trace's text, or its id in hexadecimal: traces of one text are one.
     name: String,
 }
+
+/// The name of the trace of a row of `span`.
+const NAME: &str = "(SELECT coalesce(correlation_id, hex(trace_id)) FROM trace WHERE id = span.trace)";
 
 /// The traces of a candidate's name.
 const NAMED: &str = "SELECT id FROM trace WHERE correlation_id = ?1 UNION ALL

@@ -19,7 +19,7 @@ use rusqlite::{
 use super::{TELEMETRY, shared::Shared};
 use crate::{
     clock::{Clock, Timestamp, deadline},
-    database::{has_wal, identity, is_known_version, open_reader, uri},
+    database::{Database, has_wal, identity, is_known_version, open_reader, uri},
     error::{Error, Result},
     redaction::{Redactor, hashed},
     state::{STATE, known_hash_keys},
@@ -46,6 +46,8 @@ struct Inner {
     dir: PathBuf,
     recording: Option<Recording>,
     idle: Mutex<Vec<Open>>,
+    /// The keys by which ids may be hashed, as of this fingerprint of `state.db`.
+    keys: Mutex<(u64, Vec<[u8; 32]>)>,
     /// Rises with every interruption.
     interruptions: Arc<AtomicU64>,
 }
@@ -134,6 +136,7 @@ impl Source {
             dir: dir.to_owned(),
             recording,
             idle: Mutex::new(Vec::new()),
+            keys: Mutex::default(),
             interruptions: Arc::default(),
         }))
     }
@@ -160,9 +163,13 @@ impl Source {
 
     /// A number that changes, nearly always, when another process commits: the sizes and times of the files.
     pub(crate) fn fingerprint(&self) -> u64 {
+        self.fingerprint_of(&TELEMETRY)
+    }
+
+    fn fingerprint_of(&self, database: &Database) -> u64 {
         let mut hasher = rustc_hash::FxHasher::default();
         for suffix in ["", "-wal"] {
-            let file = self.0.dir.join(format!("{}{suffix}", TELEMETRY.file));
+            let file = self.0.dir.join(format!("{}{suffix}", database.file));
             if let Ok(metadata) = std::fs::metadata(file) {
                 (metadata.len(), metadata.modified().ok()).hash(&mut hasher);
             }
@@ -176,13 +183,24 @@ impl Source {
         if own.is_some_and(|redactor| matches!(redactor.id(id), std::borrow::Cow::Borrowed(_))) {
             return Vec::new();
         }
-        let mut keys: Vec<[u8; 32]> = known_hash_keys(&self.0.dir).into_iter().map(|(_, key)| key).collect();
+        let mut keys = self.hash_keys();
         if let Some(own) = own.map(|redactor| *redactor.key())
             && !keys.contains(&own)
         {
             keys.push(own);
         }
         keys.iter().map(|key| hashed(id, key)).collect()
+    }
+
+    /// The keys in `state.db`, read again when it has changed.
+    fn hash_keys(&self) -> Vec<[u8; 32]> {
+        let fingerprint = self.fingerprint_of(&STATE);
+        let mut known = self.0.keys.lock();
+        if known.0 != fingerprint {
+            let keys = known_hash_keys(&self.0.dir).into_iter().map(|(_, key)| key).collect();
+            *known = (fingerprint, keys);
+        }
+        known.1.clone()
     }
 
     /// Runs `question` on a read connection, in one read transaction, after a bounded flush if it is to be fresh.
