@@ -30,8 +30,8 @@
 //!
 //! # What it costs
 //!
-//! Recording an event costs the calling thread between 0.1 and 0.2 microseconds, a span about half a microsecond, whatever
-//! the disk does; figures, with
+//! Recording an event costs the calling thread about 0.2 microseconds, a span about half a microsecond, whatever the disk
+//! does; figures, with
 //! the machine they were measured on, are in `benches/README.md`. Memory: 16 MiB of flight recorder, settable with
 //! [`Builder::buffer_bytes`], 4 KiB a thread, SQLite's page cache of 8 MiB, and what one commit carries. An idle program is not woken.
 //!

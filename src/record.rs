@@ -77,6 +77,21 @@ pub(crate) mod key {
     pub(crate) const SCOPE: u16 = FIRST + 11;
     /// The id that a root span made for its trace.
     pub(crate) const TRACE_ID: u16 = FIRST + 12;
+
+    /// The name by which redaction knows the column of a key; empty for what is none.
+    pub(crate) fn column(key: u16) -> &'static str {
+        match key {
+            EVENT_TYPE => "event_type",
+            SOURCE => "source",
+            CATEGORY => "category",
+            CORRELATION_ID => "correlation_id",
+            TENANT_ID => "tenant_id",
+            ACTOR_ID => "actor_id",
+            MESSAGE => "message",
+            STATUS => "status",
+            _ => "",
+        }
+    }
 }
 
 /// The fixed part of a record.

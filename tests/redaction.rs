@@ -232,6 +232,9 @@ fn ids_that_are_secrets_are_hashed_and_still_found_everywhere() {
     let dir = tempfile::tempdir().unwrap();
     let l0 = builder(dir.path()).start().unwrap();
     let store = support::Store { l0, dir };
+    // Open before there is anything hashed.
+    let early = Reader::open(store.dir.path()).unwrap();
+    assert_eq!(early.events().actor_id("ada@example.com").count().unwrap(), 0);
     store.record(|| {
         let _span = info_span!(
             "request",
@@ -256,6 +259,7 @@ fn ids_that_are_secrets_are_hashed_and_still_found_everywhere() {
     check(&|| store.l0.events());
     let reader = Reader::open(store.dir.path()).unwrap();
     check(&|| reader.events());
+    check(&|| early.events());
     let trace = reader.trace(BY_VALUE).unwrap().unwrap();
     assert_eq!((trace.all_spans().count(), trace.all_events().len()), (1, 3));
     // The next run of the store has the same key, another store has not.

@@ -3,14 +3,13 @@
 //! The first record of a callsite writes its definition into the flight file; after that each thread finds the number by
 //! the address of the callsite's static metadata.
 
+use std::cell::Cell;
+
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tracing_core::Metadata;
 
-use super::{
-    Capture, context,
-    local::{CachedCallsite, Local},
-};
+use super::{Capture, context};
 use crate::{
     record::{CallsiteKind, encode_metadata},
     redaction::FieldRule,
@@ -25,9 +24,14 @@ pub(crate) struct Callsites {
 impl Callsites {
     /// What is known of the callsite; number 0 means that its definition travels with each record.
     #[inline]
-    pub(super) fn find(&self, capture: &Capture, local: &Local, metadata: &'static Metadata<'static>) -> Callsite {
+    pub(super) fn find<'c>(
+        &self,
+        capture: &Capture,
+        cell_of: impl FnOnce(usize) -> &'c Cell<CachedCallsite>,
+        metadata: &'static Metadata<'static>,
+    ) -> Callsite {
         let address = std::ptr::from_ref(metadata).addr();
-        let cell = local.cached_callsite(address);
+        let cell = cell_of(address);
         let cached = cell.get();
         if let Some(callsite) = cached.callsite
             && cached.address == address
@@ -42,7 +46,7 @@ impl Callsites {
     fn find_shared(
         &self,
         capture: &Capture,
-        cell: &std::cell::Cell<CachedCallsite>,
+        cell: &Cell<CachedCallsite>,
         address: usize,
         metadata: &'static Metadata<'static>,
     ) -> Callsite {
@@ -71,6 +75,18 @@ impl Callsites {
         numbers.insert(address, number);
         number
     }
+}
+
+/// What one `L0` knows of a callsite, found by the callsite's address: a thread's cell of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CachedCallsite {
+    address: usize,
+    capture: u32,
+    callsite: Option<Callsite>,
+}
+
+impl CachedCallsite {
+    pub(super) const NONE: Self = Self { address: 0, capture: 0, callsite: None };
 }
 
 /// What one `L0` knows of a callsite.

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{SpanRef, callsite::Callsite, context::Context};
+use super::{SpanRef, callsite::CachedCallsite, context::Context};
 use crate::flight;
 
 /// A scratch buffer that has grown past this is not kept.
@@ -43,18 +43,6 @@ struct Entered {
     run_key: u64,
     /// Entered again while already entered: does not become current, as in the `Registry`.
     duplicate: bool,
-}
-
-/// What one `L0` knows of a callsite, found by the callsite's address.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CachedCallsite {
-    pub(super) address: usize,
-    pub(super) capture: u32,
-    pub(super) callsite: Option<Callsite>,
-}
-
-impl CachedCallsite {
-    const NONE: Self = Self { address: 0, capture: 0, callsite: None };
 }
 
 /// Runs `f` with this thread's state.

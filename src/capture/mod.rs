@@ -131,19 +131,19 @@ impl Capture {
             let mut encoder = Encoder::new(&mut scratch, self.caps, head);
             encoder.set_strict(self.strict(false, false));
             self.put_scope(&mut encoder, &span);
-            self.put_column(&mut encoder, key::EVENT_TYPE, "event_type", &event.event_type);
+            self.put_column(&mut encoder, key::EVENT_TYPE, &event.event_type);
             let correlation_id = event.correlation_id.as_ref().map(|id| id.as_str());
-            for (key, name, text) in [
-                (key::SOURCE, "source", event.source.as_deref()),
-                (key::CATEGORY, "category", event.category.as_deref()),
-                (key::CORRELATION_ID, "correlation_id", correlation_id),
-                (key::TENANT_ID, "tenant_id", event.tenant_id.as_deref()),
-                (key::ACTOR_ID, "actor_id", event.actor_id.as_deref()),
-                (key::MESSAGE, "message", event.message.as_deref()),
-                (key::STATUS, "status", event.status.as_deref()),
+            for (key, text) in [
+                (key::SOURCE, event.source.as_deref()),
+                (key::CATEGORY, event.category.as_deref()),
+                (key::CORRELATION_ID, correlation_id),
+                (key::TENANT_ID, event.tenant_id.as_deref()),
+                (key::ACTOR_ID, event.actor_id.as_deref()),
+                (key::MESSAGE, event.message.as_deref()),
+                (key::STATUS, event.status.as_deref()),
             ] {
                 if let Some(text) = text {
-                    self.put_column(&mut encoder, key, name, text);
+                    self.put_column(&mut encoder, key, text);
                 }
             }
             if let Some(duration_ns) = event.duration_ns {
@@ -173,8 +173,8 @@ impl Capture {
             encoder.set_strict(self.strict(false, false));
             encoder.log_definition(severity);
             self.put_scope(&mut encoder, &span);
-            self.put_column(&mut encoder, key::CATEGORY, "category", category);
-            self.put_column(&mut encoder, key::MESSAGE, "message", message);
+            self.put_column(&mut encoder, key::CATEGORY, category);
+            self.put_column(&mut encoder, key::MESSAGE, message);
             self.finish(encoder);
             self.push(local, self.clock.ticks(), span.opened, &scratch, head);
             local.put_scratch(scratch);
@@ -223,9 +223,14 @@ impl Capture {
     }
 
     #[inline]
+    fn callsite(&self, local: &Local, metadata: &'static Metadata<'static>) -> Callsite {
+        self.callsites.find(self, |address| local.cached_callsite(address), metadata)
+    }
+
+    #[inline]
     fn event(&self, local: &Local, span: SpanRef, event: &Event<'_>) {
         let metadata = event.metadata();
-        let callsite = self.callsites.find(self, local, metadata);
+        let callsite = self.callsite(local, metadata);
         let head = Head {
             kind: Kind::Event,
             severity: Severity::from(*metadata.level()),
@@ -265,7 +270,7 @@ impl Capture {
     /// Opens a span under `parent`. One that was shed leaves its parent for what is inside it.
     fn open(&self, local: &Local, parent: SpanRef, attributes: &span::Attributes<'_>) -> OpenSpan {
         let metadata = attributes.metadata();
-        let callsite = self.callsites.find(self, local, metadata);
+        let callsite = self.callsite(local, metadata);
         let ticks = self.clock.ticks();
         let mut inside = SpanRef { id: local.next_span_id(), ..parent };
         let severity = Severity::from(*metadata.level());
@@ -311,7 +316,7 @@ impl Capture {
         values: &span::Record<'_>,
     ) -> OpenSpan {
         let OpenSpan { mut inside, mut has_context, shed } = span;
-        let callsite = self.callsites.find(self, local, metadata);
+        let callsite = self.callsite(local, metadata);
         let severity = Severity::from(*metadata.level());
         let head =
             Head { kind: Kind::Update, severity, flags: 0, callsite: callsite.number, span: inside.id, other: 0 };
@@ -328,7 +333,8 @@ impl Capture {
     }
 
     /// One column of a record without a callsite, as the rules have it.
-    fn put_column<'a>(&'a self, encoder: &mut Encoder<'a>, key: u16, name: &str, text: &str) {
+    fn put_column<'a>(&'a self, encoder: &mut Encoder<'a>, key: u16, text: &str) {
+        let name = key::column(key);
         match self.redactor.column(name) {
             FieldRule::Redacted(_) => encoder.redacted(key),
             rule => {

@@ -8,7 +8,8 @@ use rusqlite::Connection;
 use rustc_hash::FxHashMap;
 
 use super::{
-    columns::{CallsitePlan, Columns, merge_payload},
+    callsite_plan::CallsitePlan,
+    columns::{Columns, merge_payload},
     event_rows::{EventRow, Texts, is_about_the_value},
     intern::Interner,
     open_span::{OpenSpan, OpenSpans},

@@ -3,157 +3,13 @@
 //! A well-known field whose value does not fit its column stays in the payload: nothing is lost to a naming accident.
 //! Every text passes the redaction's value rules here, before SQLite sees it.
 
-use std::io::Write as _;
-
-use rustc_hash::FxHashMap;
-
+use super::callsite_plan::{CallsitePlan, FieldPlan, Role, write_json};
 use crate::{
     correlation,
     event::Severity,
-    record::{CallsiteKind, Definition, Malformed, Record, Value, key},
+    record::{Malformed, Record, Value, key},
     redaction::{FieldRule, Redactor},
 };
-
-/// What a stored callsite's fields mean.
-#[derive(Debug)]
-pub(super) struct CallsitePlan {
-    pub(super) id: i64,
-    fields: Vec<FieldPlan>,
-}
-
-#[derive(Debug)]
-struct FieldPlan {
-    role: Role,
-    /// `"name":`, escaped.
-    json_key: Vec<u8>,
-    /// `"name.sources":`, for errors.
-    json_sources_key: Vec<u8>,
-    rule: FieldRule,
-}
-
-impl FieldPlan {
-    /// As its key has it, between the quotes.
-    fn name(&self) -> &str {
-        std::str::from_utf8(&self.json_key).map_or("", |key| key.trim_matches(['"', ':']))
-    }
-}
-
-/// Where a field's value goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Payload,
-    Message,
-    EventType,
-    Source,
-    Category,
-    CorrelationId,
-    Traceparent,
-    Scope,
-    TraceId,
-    TenantId,
-    ActorId,
-    Status,
-    DurationMs,
-    DurationNs,
-    Severity,
-    SpanName,
-    OtelStatus,
-    WholePayload,
-    FieldsDropped,
-}
-
-impl Role {
-    fn of(name: &str, kind: CallsiteKind) -> Self {
-        match name {
-            "message" if kind != CallsiteKind::Span => Self::Message,
-            "event_type" => Self::EventType,
-            "category" => Self::Category,
-            "correlation_id" => Self::CorrelationId,
-            "traceparent" => Self::Traceparent,
-            "tenant_id" => Self::TenantId,
-            "actor_id" => Self::ActorId,
-            "status" => Self::Status,
-            "duration_ms" if kind != CallsiteKind::Span => Self::DurationMs,
-            "severity" if kind != CallsiteKind::Span => Self::Severity,
-            "otel.name" if kind == CallsiteKind::Span => Self::SpanName,
-            "otel.status_code" => Self::OtelStatus,
-            _ => Self::Payload,
-        }
-    }
-
-    fn of_key(key: u16) -> Self {
-        match key {
-            key::EVENT_TYPE => Self::EventType,
-            key::SOURCE => Self::Source,
-            key::CATEGORY => Self::Category,
-            key::CORRELATION_ID => Self::CorrelationId,
-            key::TENANT_ID => Self::TenantId,
-            key::ACTOR_ID => Self::ActorId,
-            key::MESSAGE => Self::Message,
-            key::STATUS => Self::Status,
-            key::DURATION_NS => Self::DurationNs,
-            key::PAYLOAD => Self::WholePayload,
-            key::SCOPE => Self::Scope,
-            key::TRACE_ID => Self::TraceId,
-            _ => Self::FieldsDropped,
-        }
-    }
-}
-
-/// The name by which rules know a column that has no callsite's field.
-fn column_of_key(key: u16) -> &'static str {
-    match key {
-        key::EVENT_TYPE => "event_type",
-        key::SOURCE => "source",
-        key::CATEGORY => "category",
-        key::CORRELATION_ID => "correlation_id",
-        key::TENANT_ID => "tenant_id",
-        key::ACTOR_ID => "actor_id",
-        key::MESSAGE => "message",
-        key::STATUS => "status",
-        _ => "",
-    }
-}
-
-impl CallsitePlan {
-    pub(super) fn new(id: i64, definition: &Definition, redactor: &Redactor) -> Self {
-        let mut left: FxHashMap<&str, usize> = FxHashMap::default();
-        for name in &definition.fields {
-            *left.entry(name).or_default() += 1;
-        }
-        let totals = left.clone();
-        let fields = definition
-            .fields
-            .iter()
-            .map(|name| {
-                // The last of several fields of one name has the name, as when JSON is parsed; the others get a number.
-                let after = left.entry(name).or_default();
-                *after -= 1;
-                let rule = redactor.field(name);
-                if *after == 0 {
-                    FieldPlan::new(Role::of(name, definition.kind), name, rule)
-                } else {
-                    FieldPlan::new(Role::Payload, &format!("{name}#{}", totals[name.as_str()] - *after), rule)
-                }
-            })
-            .collect();
-        Self { id, fields }
-    }
-}
-
-impl FieldPlan {
-    fn new(role: Role, name: &str, rule: FieldRule) -> Self {
-        let key = |name: &str| {
-            let mut key = Vec::new();
-            write_json(&mut key, &name);
-            key.push(b':');
-            key
-        };
-        // Raw identifiers are plain names to a reader.
-        let name = name.strip_prefix("r#").unwrap_or(name);
-        Self { role, json_key: key(name), json_sources_key: key(&format!("{name}.sources")), rule }
-    }
-}
 
 /// A text that may be there; its buffer is used again.
 #[derive(Debug, Default)]
@@ -287,7 +143,7 @@ impl Columns {
         self.clear();
         while let Some((number, value)) = record.next_field()? {
             if number >= key::FIRST {
-                let rule = redactor.column(column_of_key(number));
+                let rule = redactor.column(key::column(number));
                 self.put(Role::of_key(number), &value, &Checked { redactor, rule, field: None });
                 continue;
             }
@@ -489,15 +345,6 @@ fn write_text(out: &mut Vec<u8>, text: &str, checked: &Checked<'_>) {
     }
 }
 
-fn write_json(out: &mut Vec<u8>, value: &impl serde::Serialize) {
-    let start = out.len();
-    if serde_json::to_writer(&mut *out, value).is_err() {
-        // Plain numbers, booleans and strings into memory: not reached, and then still JSON.
-        out.truncate(start);
-        let _ = out.write_all(b"null");
-    }
-}
-
 /// Lays late fields over earlier ones: the last value of a name wins, the others stay to the letter.
 pub(super) fn merge_payload(earlier: &[u8], later: &[u8]) -> Vec<u8> {
     type Object<'a> = std::collections::BTreeMap<std::borrow::Cow<'a, str>, &'a serde_json::value::RawValue>;
@@ -515,7 +362,7 @@ pub(super) fn merge_payload(earlier: &[u8], later: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Caps, Encoder, Head, Kind};
+    use crate::record::{CallsiteKind, Caps, Definition, Encoder, Head, Kind};
 
     fn read(names: &[&str], kind: CallsiteKind, encode: impl FnOnce(&mut Encoder<'_>)) -> Columns {
         let definition = Definition {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, params};
 use rustc_hash::FxHashMap;
 
-use super::columns::CallsitePlan;
+use super::callsite_plan::CallsitePlan;
 use crate::{
     correlation,
     record::{CallsiteKind, Definition},

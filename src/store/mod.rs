@@ -10,6 +10,7 @@
 //! - Every pragma is read back.
 
 mod apply;
+mod callsite_plan;
 mod columns;
 mod event_rows;
 mod histogram;
