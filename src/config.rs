@@ -26,6 +26,13 @@ pub(crate) const BUFFER_BYTES_DEFAULT: u64 = 16 << 20;
 const BUFFER_BYTES_MIN: u64 = 256 << 10;
 const BUFFER_BYTES_MAX: u64 = 4 << 30;
 const COMMIT_EVERY_MAX: Duration = Duration::from_secs(3600);
+/// All of a store, but for `state.db`.
+pub(crate) const MAX_BYTES_DEFAULT: u64 = 256 << 20;
+pub(crate) const MAX_BYTES_MIN: u64 = 8 << 20;
+pub(crate) const MAX_BYTES_MAX: u64 = 1 << 44;
+/// What was audited, with its WAL.
+const MAX_AUDIT_BYTES_DEFAULT: u64 = 1 << 30;
+const MAX_AUDIT_BYTES_MIN: u64 = 1 << 20;
 
 /// Where human-readable lines go, beside the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +69,120 @@ pub enum Overload {
     Block(Duration),
 }
 
+/// How much a store keeps, and for how long.
+///
+/// At the cap the oldest rows make room for new ones. Warnings and errors have a quarter of the database to themselves, so
+/// that a flood of lesser events does not push them out; counts, rates and percentiles (`summary`) have a tenth and outlive
+/// the rows they were made of. What is removed is in the view `maintenance`.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use std::time::Duration;
+/// const DAY: Duration = Duration::from_secs(24 * 3600);
+/// let retention = l0::Retention::default().max_bytes(64 << 20).max_age(7 * DAY).max_age_of_warnings(90 * DAY);
+/// let l0 = l0::builder().dir(dir.path()).retention(retention).start()?;
+/// # Ok::<(), l0::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    pub(crate) max_bytes: u64,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) max_age_of_warnings: Option<Duration>,
+    pub(crate) min_free_disk: u64,
+    pub(crate) max_audit_bytes: u64,
+}
+
+impl Default for Retention {
+    /// 256 MiB, of any age, whatever is free on the disk; a GiB of audit.
+    fn default() -> Self {
+        Self {
+            max_bytes: MAX_BYTES_DEFAULT,
+            max_age: None,
+            max_age_of_warnings: None,
+            min_free_disk: 0,
+            max_audit_bytes: MAX_AUDIT_BYTES_DEFAULT,
+        }
+    }
+}
+
+impl Retention {
+    /// The cap in bytes: database, WAL, shared memory file and the flight files of all the directory's processes together
+    /// never take more. From 8 MiB to 16 TiB; 256 MiB unless set.
+    ///
+    /// It belongs to the store: of several processes on one directory, the last to start decides for all. A start with a
+    /// lower cap removes what is too much before it returns, for at most five seconds, and then goes on beside recording.
+    /// `state.db` is not counted.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// Events and spans older than this are removed; by default only the cap removes them.
+    ///
+    /// Looked for every minute while the program records, at shutdown, and by [`cleanup`](crate::Handle::cleanup). Paused
+    /// while the wall clock has moved by more than an hour against the monotonic one: then one of the two times is wrong,
+    /// and nobody knows which.
+    #[must_use]
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
+        self
+    }
+
+    /// As `max_age`, for events of severity warning and above; as long as `max_age` unless set, and not less.
+    #[must_use]
+    pub fn max_age_of_warnings(mut self, age: Duration) -> Self {
+        self.max_age_of_warnings = Some(age);
+        self
+    }
+
+    /// While less than this many bytes are free on the disk, the store does not grow: new rows take the place of the oldest,
+    /// and what is free within the database is given back. 0, never, unless set.
+    ///
+    /// It does not shrink further than that: otherwise whoever fills the disk would wipe out the record of it.
+    #[must_use]
+    pub fn min_free_disk(mut self, bytes: u64) -> Self {
+        self.min_free_disk = bytes;
+        self
+    }
+
+    /// The limit of `state.db` in bytes, at which [`audit`](crate::Handle::audit) refuses, for what was audited is never
+    /// evicted. 1 GiB unless set.
+    #[must_use]
+    pub fn max_audit_bytes(mut self, bytes: u64) -> Self {
+        self.max_audit_bytes = bytes;
+        self
+    }
+
+    fn validate(&self) -> Result<()> {
+        if !(MAX_BYTES_MIN..=MAX_BYTES_MAX).contains(&self.max_bytes) {
+            return Err(Error::config(format!(
+                "Retention::max_bytes({}) must be between {MAX_BYTES_MIN} (8 MiB) and {MAX_BYTES_MAX} (16 TiB)",
+                self.max_bytes
+            )));
+        }
+        for (name, age) in [("max_age", self.max_age), ("max_age_of_warnings", self.max_age_of_warnings)] {
+            if age.is_some_and(|age| age.is_zero()) {
+                return Err(Error::config(format!("Retention::{name}(0) would keep nothing: give it a longer time")));
+            }
+        }
+        if let (Some(age), Some(of_warnings)) = (self.max_age, self.max_age_of_warnings)
+            && of_warnings < age
+        {
+            return Err(Error::config(format!(
+                "Retention::max_age_of_warnings({of_warnings:?}) must not be less than max_age({age:?})"
+            )));
+        }
+        if self.max_audit_bytes < MAX_AUDIT_BYTES_MIN {
+            return Err(Error::config(format!(
+                "Retention::max_audit_bytes({}) must be at least {MAX_AUDIT_BYTES_MIN} (1 MiB)",
+                self.max_audit_bytes
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// Everything a builder was told.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -78,6 +199,7 @@ pub(crate) struct Config {
     pub(crate) clock: Clock,
     pub(crate) panic_hook: bool,
     pub(crate) redaction: Redaction,
+    pub(crate) retention: Retention,
 }
 
 /// Filter directives, and whether the environment may replace them.
@@ -103,6 +225,7 @@ impl Default for Config {
             clock: Clock::system(),
             panic_hook: false,
             redaction: Redaction::default(),
+            retention: Retention::default(),
         }
     }
 }
@@ -122,7 +245,7 @@ impl Config {
                 self.commit_every
             )));
         }
-        Ok(())
+        self.retention.validate()
     }
 
     /// The filter to begin with, and what is wrong with the environment's, if something is.

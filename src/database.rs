@@ -49,7 +49,7 @@ pub(crate) fn open_writer(database: &Database, dir: &Path) -> Result<Connection>
     })?;
     migrate(database, &connection)
         .map_err(|error| Error::sqlite(&format!("cannot migrate {}", path.display()), error))?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(128);
     Ok(connection)
 }
 
@@ -214,6 +214,7 @@ impl From<rusqlite::Error> for Pragma {
 fn prepare(database: &Database, connection: &Connection) -> Result<(), Pragma> {
     let is_new: bool = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
     if is_new {
+        set(connection, "page_size", "4096", "4096")?;
         set(connection, "auto_vacuum", "INCREMENTAL", "2")?;
     }
     set(connection, "journal_mode", "WAL", "wal")?;
@@ -229,6 +230,14 @@ fn prepare(database: &Database, connection: &Connection) -> Result<(), Pragma> {
         set(connection, pragma, value, reads)?;
     }
     Ok(())
+}
+
+/// Sets a pragma of a number that reads back as it is set.
+pub(crate) fn set_number(connection: &Connection, pragma: &str, value: i64) -> Result<()> {
+    set(connection, pragma, &value.to_string(), &value.to_string()).map_err(|error| match error {
+        Pragma::Failed(error) => Error::sqlite(&format!("cannot set PRAGMA {pragma}"), error),
+        Pragma::Refused(what) => Error::storage(what),
+    })
 }
 
 fn set(connection: &Connection, pragma: &str, value: &str, reads: &str) -> Result<(), Pragma> {
@@ -271,13 +280,29 @@ fn migrate(database: &Database, connection: &Connection) -> rusqlite::Result<()>
     outcome
 }
 
+thread_local! {
+    /// How long this thread waits for another connection.
+    static WITHIN: Cell<Duration> = const { Cell::new(BUSY_WITHIN) };
+    static SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Runs `work`, in which SQLite waits for other connections no longer than this.
+pub(crate) fn waiting_within<R>(within: Duration, work: impl FnOnce() -> R) -> R {
+    let before = WITHIN.replace(within);
+    let outcome = work();
+    WITHIN.set(before);
+    outcome
+}
+
 fn wait_for_writer(sleeps: i32) -> bool {
-    thread_local!(static SINCE: Cell<Option<Instant>> = const { Cell::new(None) });
     if sleeps == 0 {
         SINCE.set(Some(Instant::now()));
     }
+    if SINCE.get().is_none_or(|since| since.elapsed() >= WITHIN.get()) {
+        return false;
+    }
     std::thread::sleep(BUSY_SLEEP);
-    SINCE.get().is_some_and(|since| since.elapsed() < BUSY_WITHIN)
+    true
 }
 
 #[cfg(test)]

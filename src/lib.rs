@@ -82,12 +82,12 @@ mod l0;
 pub mod testing;
 
 pub use clock::{Clock, ManualClock, Timestamp};
-pub use config::{Console, Flight, Overload};
+pub use config::{Console, Flight, Overload, Retention};
 pub use error::{Error, Result};
 pub use event::{Severity, TelemetryEvent};
 pub use l0::{Builder, Handle, L0, Stats, builder, get, init};
 pub use redaction::Redaction;
-pub use store::{Recovery, recover};
+pub use store::{Cleanup, Recovery, StoreSize, recover};
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}

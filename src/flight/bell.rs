@@ -51,13 +51,21 @@ impl Bell {
         std::mem::take(&mut *rung)
     }
 
-    /// Sleeps until rung, unless `is_idle`, which looks at every lane under its lock, says there is work.
-    pub(crate) fn sleep_while(&self, is_idle: impl FnOnce() -> bool) {
+    /// Sleeps until rung, unless `is_idle`, which looks at every lane under its lock, says there is work; until then at
+    /// most, if it is given.
+    pub(crate) fn sleep_while(&self, until: Option<Instant>, is_idle: impl FnOnce() -> bool) {
         self.asleep.store(true, Ordering::Relaxed);
         if is_idle() {
             let mut rung = self.rung.lock();
             while !*rung {
-                rung = self.wake.wait(rung);
+                let mut timed_out = false;
+                (rung, timed_out) = match until {
+                    Some(until) => self.wake.wait_until(rung, until),
+                    None => (self.wake.wait(rung), timed_out),
+                };
+                if timed_out {
+                    break;
+                }
             }
             *rung = false;
         }

@@ -2,19 +2,18 @@
 
 use super::recorder::FlightRecorder;
 
-/// A step takes about this much, so that a transaction stays short; more than the largest record from each lane.
-const STEP_BYTES: u64 = 32 << 20;
-
 impl FlightRecorder {
     /// Copies out what was recorded up to `cut`, taken before the call. The causal cut: a record later than `cut` stays,
     /// and so does all that it may have caused; what caused a drained record was published before its stamp was taken,
     /// so it is drained, too.
-    pub(crate) fn drain(&self, cut: u64, drain: &mut Drain) {
+    ///
+    /// About `bytes` at most, so that a transaction stays short; but always more than the largest record of each lane.
+    pub(crate) fn drain(&self, cut: u64, bytes: u64, drain: &mut Drain) {
         drain.bytes.clear();
         drain.pieces.clear();
         drain.positions.resize(self.lanes().len(), 0);
         drain.ends.clear();
-        let share = STEP_BYTES / self.lanes().len() as u64;
+        let share = (bytes / self.lanes().len() as u64).max(2 * self.record_bytes_max() as u64);
         let mut cut = cut;
         for (index, lane) in self.lanes().iter().enumerate() {
             let from = drain.positions[index];
@@ -104,12 +103,29 @@ impl Drain {
         &self.positions
     }
 
+    /// The bytes of the records, without what surrounds them.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.length as u64).sum()
+    }
+
+    /// Leaves all but the first so many for the next drain.
+    pub(crate) fn keep(&mut self, count: usize) {
+        if count < self.pieces.len() {
+            self.pieces.truncate(count);
+            self.find_ends();
+        }
+    }
+
     /// Takes out again what is later than a cut that fell while lanes were read.
     fn trim(&mut self, cut: u64) {
         if self.pieces.iter().all(|piece| piece.stamp <= cut) {
             return;
         }
         self.pieces.retain(|piece| piece.stamp <= cut);
+        self.find_ends();
+    }
+
+    fn find_ends(&mut self) {
         self.ends.clone_from(&self.positions);
         for piece in &self.pieces {
             self.ends[piece.lane] = piece.next;

@@ -51,10 +51,13 @@ pub(crate) enum Reason {
     Rejected,
     /// It was in the file of a process that died before the machine restarted.
     OtherBoot,
+    /// A lane was full because a reader kept its snapshot for so long that the WAL had reached its bound.
+    ReaderPinsWal,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 4] = [Self::BufferFull, Self::TooLarge, Self::Rejected, Self::OtherBoot];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::BufferFull, Self::TooLarge, Self::Rejected, Self::OtherBoot, Self::ReaderPinsWal];
 
     /// The name stored in the database.
     pub(crate) fn as_str(self) -> &'static str {
@@ -63,6 +66,7 @@ impl Reason {
             Self::TooLarge => "too_large",
             Self::Rejected => "rejected",
             Self::OtherBoot => "other_boot",
+            Self::ReaderPinsWal => "reader_pins_wal",
         }
     }
 }

@@ -190,8 +190,8 @@ fn live(acts: &[Act], capacity: usize, kill_at: usize) -> History {
     history.laps = drained / capacity as u64;
 
     let from = history.database.position.max(memory.released.get());
-    let (records, _) = parse_ring(&memory.bytes.borrow(), from, KEY);
-    history.database.rows.extend(records.iter().map(|(_, body)| number(body)));
+    let records = parse_ring(&memory.bytes.borrow(), from, KEY);
+    history.database.rows.extend(records.iter().map(|(_, body, _)| number(body)));
     history
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -48,6 +48,8 @@ pub(crate) struct FlightRecorder {
     defined: Mutex<usize>,
     /// Records that came after the end, or in a forked child.
     ignored: AtomicU64,
+    /// Lanes are full because a reader pins the WAL.
+    is_pinned: AtomicBool,
     pid: u32,
 }
 
@@ -98,6 +100,7 @@ impl FlightRecorder {
             room_made: Condvar::new(),
             defined: Mutex::new(0),
             ignored: AtomicU64::new(0),
+            is_pinned: AtomicBool::new(false),
             pid: std::process::id(),
         })
     }
@@ -234,7 +237,8 @@ impl FlightRecorder {
             }
         }
         if self.is_open() {
-            self.shed(Reason::BufferFull, record);
+            let is_pinned = self.is_pinned.load(Ordering::Relaxed);
+            self.shed(if is_pinned { Reason::ReaderPinsWal } else { Reason::BufferFull }, record);
         } else {
             self.ignore();
         }
@@ -247,6 +251,15 @@ impl FlightRecorder {
         } else {
             self.mapping.word(header::UPDATES_SHED_AT).fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Says whether the writer waits for a reader to let the WAL go: what is shed meanwhile is shed for that.
+    pub(crate) fn set_pinned(&self, is_pinned: bool) {
+        self.is_pinned.store(is_pinned, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.is_pinned.load(Ordering::Relaxed)
     }
 
     /// Adds to the counters that live in the mapping.

@@ -244,39 +244,42 @@ impl Image {
         header::each_definition(self.bytes.get(start..end).unwrap_or_default(), each);
     }
 
-    /// The records behind the committed positions, by time, and the positions behind them.
+    /// The records behind the committed positions, by time, and where each lane's begin.
     ///
     /// A lane begins at the larger of its committed and its own released position: an empty lane skips ahead.
-    pub(crate) fn records(&self, committed: &[u64]) -> (Vec<(u64, Vec<u8>)>, Vec<u64>) {
+    pub(crate) fn records(&self, committed: &[u64]) -> (Vec<Left>, Vec<u64>) {
         let mut records = Vec::new();
-        let mut ends = Vec::new();
+        let mut starts = Vec::new();
         for lane in 0..self.header.lanes {
             let released = header::word(&self.bytes, header::released_at(lane)).unwrap_or(0);
             let from = released.max(committed.get(lane).copied().unwrap_or(0)) & !7;
             let ring = self.bytes.get(self.header.lane_at(lane)..).unwrap_or_default();
             let ring = ring.get(..self.header.lane_bytes as usize).unwrap_or_default();
-            let (entries, end) = parse_ring(ring, from, self.header.key);
-            records.extend(entries);
-            ends.push(end);
+            let left = parse_ring(ring, from, self.header.key).into_iter();
+            records.extend(left.map(|(stamp, body, next)| Left { stamp, body, lane, next }));
+            starts.push(from);
         }
-        records.sort_by_key(|(stamp, _)| *stamp);
-        (records, ends)
+        records.sort_by_key(|left| left.stamp);
+        (records, starts)
     }
 }
 
-/// The records of one ring from a position on, and the position behind the last that parses.
-pub(super) fn parse_ring(ring: &[u8], from: u64, key: u64) -> (Vec<(u64, Vec<u8>)>, u64) {
+/// A record that a dead process left in a lane.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) stamp: u64,
+    pub(crate) body: Vec<u8>,
+    pub(crate) lane: usize,
+    /// The position behind it.
+    pub(crate) next: u64,
+}
+
+/// The records of one ring from a position on, each with its stamp and the position behind it.
+pub(super) fn parse_ring(ring: &[u8], from: u64, key: u64) -> Vec<(u64, Vec<u8>, u64)> {
     if ring.is_empty() {
-        return (Vec::new(), from);
+        return Vec::new();
     }
     let at = (from % ring.len() as u64) as usize;
     let line = [&ring[at..], &ring[..at]].concat();
-    let mut end = from;
-    let entries = Parse::new(&line, from, key)
-        .map(|entry| {
-            end = entry.next;
-            (entry.stamp, line[entry.body].to_vec())
-        })
-        .collect();
-    (entries, end)
+    Parse::new(&line, from, key).map(|entry| (entry.stamp, line[entry.body].to_vec(), entry.next)).collect()
 }

@@ -11,12 +11,12 @@ use super::{
 use crate::{
     capture::{Capture, Gate, mark_own_thread},
     clock::Clock,
-    config::{self, Config, Console, Directives, Flight, Overload},
+    config::{self, Config, Console, Directives, Flight, Overload, Retention},
     error::{Error, Result},
     flight::{FlightRecorder, Medium, Shape},
     redaction::Redaction,
     state::{self, State},
-    store::{Recording, RunInfo, Shared, Source, Writer, run_thread},
+    store::{Opening, Recording, RunInfo, Shared, Source, Writer, run_thread},
 };
 
 /// Records everything this process tells `tracing`, from now on: the one call of most programs.
@@ -121,7 +121,8 @@ impl Builder {
         self
     }
 
-    /// Size of the flight recorder in bytes: 16 MiB unless set, 256 KiB at least.
+    /// Size of the flight recorder in bytes: 16 MiB unless set, 256 KiB at least. A file of it takes no more than a sixteenth
+    /// of [`Retention::max_bytes`], and those of all processes together a quarter; what it came to is in `stats`.
     pub fn buffer_bytes(mut self, bytes: u64) -> Self {
         self.config.buffer_bytes = bytes;
         self
@@ -143,6 +144,12 @@ impl Builder {
     /// What is redacted; see [`Redaction`] for what is without a word from you.
     pub fn redaction(mut self, redaction: Redaction) -> Self {
         self.config.redaction = redaction;
+        self
+    }
+
+    /// How much the store keeps, and for how long; 256 MiB of any age unless set.
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.config.retention = retention;
         self
     }
 
@@ -201,38 +208,44 @@ impl Builder {
             // Not on the thread that records.
             redactor.key();
         }
-        let flight = Arc::new(FlightRecorder::open(&Shape {
+        let mut opening = Opening::open(&dir, config.clock.clone(), Arc::clone(&redactor), Some(&config.retention))?;
+        let recovered = opening.recovered();
+        let shape = |medium, bytes: u64| Shape {
             dir: &dir,
-            medium: match config.flight {
-                Flight::Directory => Medium::Directory,
-                Flight::SharedMemory => Medium::SharedMemory,
-                Flight::Off => Medium::Memory,
-            },
-            bytes: usize::try_from(config.buffer_bytes).unwrap_or(usize::MAX),
+            medium,
+            bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
             run: Uuid::now_v7(),
             block: match config.overload {
                 Overload::Shed => None,
                 Overload::Block(bound) => Some(bound),
             },
-        })?);
+        };
+        let wanted = config.buffer_bytes;
+        let flight = match config.flight {
+            Flight::Directory => opening.admit(wanted, |bytes| match bytes {
+                Some(bytes) => FlightRecorder::open(&shape(Medium::Directory, bytes)),
+                None => FlightRecorder::open(&shape(Medium::SharedMemory, wanted)),
+            })??,
+            Flight::SharedMemory => FlightRecorder::open(&shape(Medium::SharedMemory, wanted))?,
+            Flight::Off => FlightRecorder::open(&shape(Medium::Memory, wanted))?,
+        };
+        let flight = Arc::new(flight);
         let shared = Arc::new(Shared::new(Arc::clone(&flight)));
         let info = RunInfo { service: config.service(), version: config.version.clone() };
         let commit_every = match flight.medium() {
             Medium::Memory => config.commit_every.min(config::COMMIT_EVERY_IN_MEMORY),
             Medium::Directory | Medium::SharedMemory => config.commit_every,
         };
-        let (clock, rules) = (config.clock.clone(), Arc::clone(&redactor));
-        let started = Writer::start(&dir, Arc::clone(&shared), clock, rules, &info).and_then(|writer| {
-            let recovered = writer.recovered();
+        let started = Writer::start(opening, Arc::clone(&shared), &info).and_then(|writer| {
             let run = move || {
                 mark_own_thread();
                 run_thread(writer, commit_every);
             };
             let thread = std::thread::Builder::new().name("l0-writer".to_owned()).spawn(run);
-            Ok((thread.map_err(|error| Error::io("cannot start the thread l0-writer for", &dir, error))?, recovered))
+            thread.map_err(|error| Error::io("cannot start the thread l0-writer for", &dir, error))
         });
-        let (thread, recovered) = match started {
-            Ok(started) => started,
+        let thread = match started {
+            Ok(thread) => thread,
             Err(error) => {
                 // Nothing was recorded yet.
                 let _ = flight.remove_file();
@@ -252,6 +265,9 @@ impl Builder {
         }
         if let Some(why) = flight.fallback() {
             capture.warn("l0.flight", format!("the flight recorder is not where it was asked for: {why}"));
+        } else if config.flight == Flight::Directory && flight.medium() != Medium::Directory {
+            let why = "max_bytes leaves no room for a flight file beside those of other processes";
+            capture.warn("l0.flight", format!("the flight recorder is in shared memory: {why}"));
         }
         let source = {
             let (writer, redactor) = (Arc::clone(&shared), Arc::clone(&redactor));
@@ -268,6 +284,7 @@ impl Builder {
             recovered,
             redactor,
             clock: config.clock,
+            retention: config.retention,
         };
         Ok(L0::new(Handle::new(inner), thread, kind))
     }

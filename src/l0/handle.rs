@@ -16,13 +16,14 @@ use tracing_subscriber::{Layer, registry::LookupSpan};
 use crate::{
     capture::{Capture, CaptureLayer, Gate, parse_filter},
     clock::Clock,
+    config::Retention,
     error::{Error, Result},
     event::{Severity, TelemetryEvent},
     flight::Medium,
     query::{self, Events, Logs, Summary, Table, Trace, Traces, Value},
     redaction::Redactor,
     state::{self, State},
-    store::{Recovery, Shared, Source},
+    store::{self, Cleanup, Recovery, Shared, Source, StoreSize},
 };
 
 /// How long `flush` waits.
@@ -46,6 +47,7 @@ pub(super) struct Inner {
     pub(super) recovered: Recovery,
     pub(super) redactor: Arc<Redactor>,
     pub(super) clock: Clock,
+    pub(super) retention: Retention,
     pub(super) state: State,
 }
 
@@ -62,7 +64,7 @@ pub struct Stats {
     pub stored: u64,
     /// Of these, shed, for the reasons in `shed_by`.
     pub shed: u64,
-    /// The shed by reason (`buffer_full`, `too_large`, `rejected`) and severity.
+    /// The shed by reason (`buffer_full`, `too_large`, `rejected`, `reader_pins_wal`) and severity.
     pub shed_by: Vec<(&'static str, Severity, u64)>,
     /// Ends and late values of spans that found no room; their spans stay as they were.
     pub updates_shed: u64,
@@ -74,6 +76,8 @@ pub struct Stats {
     pub buffer_used_bytes: u64,
     /// Bytes of the flight recorder's lanes.
     pub buffer_bytes: u64,
+    /// How large the store is, and what was done to keep it so.
+    pub store: StoreSize,
     /// What a death of the process and of the machine may lose.
     pub durability: String,
     /// Why the store does not take records at the moment, if so.
@@ -253,6 +257,37 @@ impl Handle {
         query::sql(&self.inner.source, sql, params)
     }
 
+    /// Removes now what [`Retention`] says is too old, and gives back what the store has too much; a dry run only says what
+    /// it would remove. Retention does both by itself; this is for those who want it done, or to see it first.
+    ///
+    /// Flushes first. Takes at most a minute; recording goes on meanwhile.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let l0 = l0::builder().dir(dir.path()).start()?;
+    /// println!("a cleanup would remove {} rows", l0.cleanup(true)?.rows);
+    /// println!("{}", l0.cleanup(false)?);
+    /// # Ok::<(), l0::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `is_storage` if the store cannot be written, `is_timeout` if a minute is too short: what was done is done then, and
+    /// another call goes on. `is_closed` after shutdown and in a forked child.
+    pub fn cleanup(&self, dry_run: bool) -> Result<Cleanup> {
+        self.flush()?;
+        store::cleanup(&self.inner.dir, self.inner.clock.clone(), &self.inner.retention, dry_run)
+    }
+
+    /// Gives every free page of the database back to the file system, in steps that need no more room than the WAL's share
+    /// of the cap; recording goes on meanwhile. A store at its cap needs none of it: it uses its free pages again.
+    ///
+    /// # Errors
+    /// As [`cleanup`](Self::cleanup).
+    pub fn compact(&self) -> Result<Cleanup> {
+        self.flush()?;
+        store::compact(&self.inner.dir, self.inner.clock.clone(), &self.inner.retention)
+    }
+
     /// Commits everything that was recorded on any thread before the call. Blocks for at most ten seconds; calls at
     /// the same time share one commit.
     ///
@@ -294,6 +329,7 @@ impl Handle {
             commits: self.inner.shared.commits(),
             buffer_used_bytes,
             buffer_bytes,
+            store: self.inner.shared.size(),
             durability: self.durability(),
             last_error: self.inner.shared.last_error(),
         }

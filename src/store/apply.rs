@@ -13,6 +13,7 @@ use super::{
     event_rows::{EventRow, Texts, is_about_the_value},
     intern::Interner,
     open_span::{OpenSpan, OpenSpans},
+    retention::{Marks, PAGE_BYTES, WARNING_BYTES},
     rollup::{Rollups, SeriesKey},
     statements::Statements,
 };
@@ -29,6 +30,7 @@ const AT_MAX: i64 = 4_600_000_000_000_000_000;
 const CLOSED: i64 = 0;
 const RUNNING: i64 = 1;
 const INTERRUPTED: i64 = 2;
+const INTERRUPTED_AT_ONCE: usize = 1_000;
 
 /// Applies the records of one run.
 #[derive(Debug)]
@@ -42,12 +44,35 @@ pub(super) struct Applier {
     interner: Interner,
     spans: OpenSpans,
     rollups: Rollups,
+    marks: Marks,
+    /// What the caches and open spans rely on, as of the last transaction's beginning.
+    removed: Option<Removals>,
+    /// What the transaction adds to the table of warnings.
+    warning_bytes: i64,
     columns: Columns,
     /// Some span was told its tenant or actor after it was opened: those inside it ask it.
     has_late_context: bool,
     next_span_row: i64,
     /// Of `event` and `warning`: the nanoseconds known to be taken, first and one behind the last.
     taken: [(i64, i64); 2],
+}
+
+/// Counters of the table `retention`: each rises when rows go that somebody may have in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Removals {
+    traces: i64,
+    names: i64,
+    running: i64,
+}
+
+/// What a transaction came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Finished {
+    /// Events that were refused after all, by severity.
+    pub(super) refused: [u64; Severity::ALL.len()],
+    /// What the tables of warnings and of rollups grew by.
+    pub(super) warning_bytes: i64,
+    pub(super) rollup_bytes: i64,
 }
 
 /// What became of a record.
@@ -71,6 +96,9 @@ impl Applier {
             interner: Interner::default(),
             spans: OpenSpans::default(),
             rollups: Rollups::default(),
+            marks: Marks::default(),
+            removed: None,
+            warning_bytes: 0,
             columns: Columns::default(),
             has_late_context: false,
             next_span_row: 1,
@@ -94,7 +122,36 @@ impl Applier {
         let last: Option<i64> =
             connection.prepare_cached("SELECT max(id) FROM span")?.query_row([], |row| row.get(0))?;
         self.next_span_row = last.unwrap_or(0) + 1;
+        let (now, generations) = connection
+            .prepare_cached(
+                "SELECT traces_removed, names_removed, running_removed, row_generation, warning_generation FROM retention",
+            )?
+            .query_row([], |row| {
+                let removed = Removals { traces: row.get(0)?, names: row.get(1)?, running: row.get(2)? };
+                Ok((removed, [row.get(3)?, row.get(4)?]))
+            })?;
+        self.marks.begin(generations);
+        let before = self.removed.replace(now).unwrap_or(now);
+        if before.names != now.names {
+            self.interner.forget();
+            self.plans.clear();
+            self.rollups.forget_series();
+        } else if before.traces != now.traces {
+            self.interner.forget_correlations();
+        }
+        if before.running != now.running {
+            let mut exists = connection.prepare_cached("SELECT 1 FROM span WHERE id = ?1")?;
+            self.spans.retain(|span| exists.exists([span.row]))?;
+        }
         Ok(())
+    }
+
+    /// About the bytes of pages that `finish` will change.
+    pub(super) fn pending_bytes(&self) -> u64 {
+        let (new, old) = self.spans.count_touched();
+        // A row of some hundred bytes at the table's end; a page of the table and of two indexes where the row is old;
+        // two rollups for each tally.
+        new * 512 + old * 3 * PAGE_BYTES + self.rollups.tallies() * 512
     }
 
     /// Applies one record. What SQLite refuses for what it holds is rejected alone; what it refuses for its own state
@@ -151,31 +208,39 @@ impl Applier {
         Ok(Applied::Stored)
     }
 
-    /// Writes what was gathered: spans, rollups, the last events. Says which events were refused after all, by severity.
+    /// Writes what was gathered: spans, rollups, the last events, marks.
     pub(super) fn finish(
         &mut self,
         connection: &Connection,
         statements: &mut Statements<'_>,
-    ) -> rusqlite::Result<[u64; Severity::ALL.len()]> {
+    ) -> rusqlite::Result<Finished> {
         for (own, span) in self.spans.touched() {
             let state = if span.duration_ns.is_some() { CLOSED } else { RUNNING };
+            span.mark(&mut self.marks);
             match statements.write_span(self.run, own, state, span) {
                 Err(error) if is_about_the_value(&error) => {}
                 outcome => outcome?,
             }
         }
-        self.rollups.store(connection, statements)?;
-        statements.events.finish()
+        let rollup_bytes = self.rollups.store(connection, statements)?;
+        self.marks.store(connection)?;
+        let refused = statements.events.finish()?;
+        Ok(Finished { refused, warning_bytes: std::mem::take(&mut self.warning_bytes), rollup_bytes })
     }
 
-    /// Marks every span that is still open as interrupted; says how many.
-    pub(super) fn interrupt(&mut self, statements: &mut Statements<'_>) -> rusqlite::Result<u64> {
-        let open = self.spans.ids();
+    /// Marks some of the spans that are still open as interrupted, in a transaction of its own; says how many.
+    pub(super) fn interrupt_some(&mut self, connection: &Connection) -> rusqlite::Result<u64> {
+        let mut statements = Statements::prepare(connection)?;
+        self.begin(connection)?;
+        let open = self.spans.some(INTERRUPTED_AT_ONCE);
         for own in &open {
-            if let Some(span) = self.spans.get(*own) {
+            if let Some(span) = self.spans.touch(*own) {
+                span.mark(&mut self.marks);
                 statements.write_span(self.run, *own, INTERRUPTED, span)?;
             }
         }
+        self.marks.store(connection)?;
+        open.iter().for_each(|own| self.spans.forget(*own));
         Ok(open.len() as u64)
     }
 
@@ -189,6 +254,8 @@ impl Applier {
         self.rollups.forget();
         self.interner.forget();
         self.plans.clear();
+        self.marks.forget();
+        self.warning_bytes = 0;
         self.taken = [(0, 0); 2];
     }
 
@@ -244,7 +311,19 @@ impl Applier {
             trace: own.trace.or(inherited.trace),
             promoted: promoted.iter().any(Option::is_some).then_some(promoted),
         };
+        let is_warning = severity >= Severity::Warning;
+        if let Some(callsite) = row.callsite {
+            self.marks.callsite(is_warning, callsite);
+        }
+        // The last of them is a duration.
+        for id in row.promoted.iter().flat_map(|columns| &columns[..6]).flatten() {
+            self.marks.name(is_warning, *id);
+        }
         let message = self.columns.message.get().map(str::as_bytes);
+        if is_warning {
+            let texts = message.map_or(0, <[u8]>::len) + self.columns.payload.len();
+            self.warning_bytes += WARNING_BYTES + texts as i64;
+        }
         statements.events.insert(row, Texts { message, payload: &self.columns.payload })?;
         self.rollups.count(key, at, is_error, self.columns.duration_ns);
         Ok(())

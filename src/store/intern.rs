@@ -26,9 +26,14 @@ pub(super) struct Interner {
 }
 
 impl Interner {
-    /// After a rollback: what was new was not stored.
+    /// After a rollback, in which what was new was not stored; and when rows of `name` or `callsite` are gone.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
+    }
+
+    /// Rows of `trace` are gone.
+    pub(super) fn forget_correlations(&mut self) {
+        self.correlations.clear();
     }
 
     pub(super) fn name(&mut self, connection: &Connection, text: &str) -> rusqlite::Result<i64> {

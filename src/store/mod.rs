@@ -17,7 +17,9 @@ mod histogram;
 mod intern;
 mod open_span;
 mod reader;
+mod opening;
 mod recovery;
+mod retention;
 mod rollup;
 mod shared;
 mod statements;
@@ -25,16 +27,19 @@ mod writer;
 
 use crate::database::Database;
 pub(crate) use histogram::Histogram;
+pub use opening::Cleanup;
+pub(crate) use opening::{Opening, cleanup, compact};
 pub(crate) use reader::{Asked, Asking, Recording, Source};
 pub use recovery::{Recovery, recover};
 pub(crate) use shared::Shared;
+pub use shared::StoreSize;
 pub(crate) use writer::{RunInfo, Writer, run_thread};
 
 /// Events and spans: disposable, and so not synced with every commit.
 pub(crate) const TELEMETRY: Database = Database {
     file: "telemetry.db",
     application_id: 0x6C30_7465, // "l0te"
-    migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")],
+    migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")],
     synchronous: ("NORMAL", "1"),
 };
 

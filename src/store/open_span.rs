@@ -2,6 +2,8 @@
 
 use rustc_hash::FxHashMap;
 
+use super::retention::Marks;
+
 /// A span that has a row, or gets one with the current transaction.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OpenSpan {
@@ -40,6 +42,13 @@ impl OpenSpan {
     pub(super) fn is_failed(&self) -> bool {
         self.errors > 0 || self.has_error_status
     }
+
+    /// Its row is written: what it refers to is in use.
+    pub(super) fn mark(&self, marks: &mut Marks) {
+        marks.callsite(false, self.callsite);
+        let names = [self.name, self.event_type, self.category, self.tenant, self.actor, self.status];
+        names.into_iter().flatten().for_each(|id| marks.name(false, id));
+    }
 }
 
 /// Open spans by their id within the run.
@@ -48,6 +57,8 @@ pub(super) struct OpenSpans {
     spans: FxHashMap<u64, OpenSpan>,
     /// What the current transaction touched, in order of first touch, as it was before.
     touched: Vec<(u64, Option<OpenSpan>)>,
+    /// How many of those were there before.
+    touched_old: u64,
 }
 
 impl OpenSpans {
@@ -70,6 +81,7 @@ impl OpenSpans {
         let span = self.spans.get_mut(&own)?;
         if !span.touched {
             self.touched.push((own, Some(span.clone())));
+            self.touched_old += 1;
             span.touched = true;
         }
         Some(span)
@@ -80,12 +92,41 @@ impl OpenSpans {
         self.touched.iter().filter_map(|(own, _)| self.spans.get(own).map(|span| (*own, span)))
     }
 
-    /// All that are open, for the end of a run.
-    pub(super) fn ids(&self) -> Vec<u64> {
-        self.spans.keys().copied().collect()
+    /// How many of them are new, and how many have a row already.
+    pub(super) fn count_touched(&self) -> (u64, u64) {
+        let old = self.touched_old;
+        (self.touched.len() as u64 - old, old)
+    }
+
+    /// Drops those that do not fulfil the condition: their rows are gone.
+    pub(super) fn retain(
+        &mut self,
+        mut condition: impl FnMut(&OpenSpan) -> rusqlite::Result<bool>,
+    ) -> rusqlite::Result<()> {
+        let mut gone = Vec::new();
+        for (own, span) in &self.spans {
+            if !condition(span)? {
+                gone.push(*own);
+            }
+        }
+        for own in gone {
+            self.spans.remove(&own);
+        }
+        Ok(())
+    }
+
+    /// Some that are open, for the end of a run.
+    pub(super) fn some(&self, count: usize) -> Vec<u64> {
+        self.spans.keys().copied().take(count).collect()
+    }
+
+    /// It is over; a rollback brings it back.
+    pub(super) fn forget(&mut self, own: u64) {
+        self.spans.remove(&own);
     }
 
     pub(super) fn commit(&mut self) {
+        self.touched_old = 0;
         for (own, _) in self.touched.drain(..) {
             match self.spans.get_mut(&own) {
                 Some(span) if span.duration_ns.is_some() => {
@@ -98,6 +139,7 @@ impl OpenSpans {
     }
 
     pub(super) fn rollback(&mut self) {
+        self.touched_old = 0;
         for (own, before) in self.touched.drain(..).rev() {
             match before {
                 Some(span) => self.spans.insert(own, span),
@@ -121,9 +163,9 @@ mod tests {
         spans.touch(1).unwrap().duration_ns = Some(1);
         assert_eq!(spans.touched().map(|(own, _)| own).collect::<Vec<_>>(), [2, 1]);
         spans.rollback();
-        assert_eq!((spans.ids().len(), spans.get(1).unwrap().errors), (1, 0));
+        assert_eq!((spans.some(9), spans.get(1).unwrap().errors), (vec![1], 0));
         spans.touch(1).unwrap().duration_ns = Some(1);
         spans.commit();
-        assert!(spans.ids().is_empty());
+        assert!(spans.some(9).is_empty());
     }
 }

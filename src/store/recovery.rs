@@ -1,29 +1,32 @@
 //! Bringing what dead processes left into the store.
 //!
-//! One transaction per flight file, through the same applier as the writer's; then the file is removed. A death in
-//! between is harmless: the committed positions say that nothing is left to replay.
+//! Through the same applier as the writer's and in transactions as small; then the file is removed. A death in between is
+//! harmless: the committed positions say what is left to replay.
 
 use std::{path::Path, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{
-    TELEMETRY,
+    Opening, TELEMETRY,
     apply::{Applied, Applier},
     event_rows::is_about_the_value,
     open_span::OpenSpan,
+    retention::{Blocked, Keeper, mark_running},
     statements::Statements,
 };
 use crate::{
     clock::{Clock, Timeline},
-    database::open_writer,
     error::{Error, Result},
     event::Severity,
-    flight::{Image, Orphan, Owner, Reason, has_file, orphans},
+    flight::{Image, Left, Owner, Reason, has_file, orphans},
     record::Record,
     redaction::Redactor,
     state::default_redactor,
 };
+
+/// How often a transaction that ran out of pages is tried with more of them.
+const ATTEMPTS: usize = 8;
 
 /// What recovery found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,10 +65,15 @@ pub fn recover(dir: impl AsRef<Path>) -> Result<Recovery> {
             TELEMETRY.file
         )));
     }
-    recover_with(dir, &open_writer(&TELEMETRY, dir)?, &default_redactor(dir)?)
+    Ok(Opening::open(dir, Clock::system(), default_redactor(dir)?, None)?.recovered())
 }
 
-pub(super) fn recover_with(dir: &Path, connection: &Connection, redactor: &Arc<Redactor>) -> Result<Recovery> {
+pub(super) fn recover_with(
+    dir: &Path,
+    connection: &Connection,
+    keeper: &mut Keeper,
+    redactor: &Arc<Redactor>,
+) -> Result<Recovery> {
     let mut total = Recovery::default();
     for mut orphan in orphans(dir)? {
         let Some(image) = orphan.read()? else {
@@ -73,7 +81,7 @@ pub(super) fn recover_with(dir: &Path, connection: &Connection, redactor: &Arc<R
             orphan.set_aside()?;
             continue;
         };
-        match replay(connection, &orphan, &image, redactor) {
+        match Replay::of(connection, keeper, &image, redactor) {
             Ok(found) => {
                 total.runs += found.runs;
                 total.records += found.records;
@@ -81,12 +89,13 @@ pub(super) fn recover_with(dir: &Path, connection: &Connection, redactor: &Arc<R
                 orphan.remove()?;
                 forget_positions(connection, image.run());
             }
-            // The store cannot be written at the moment: the file waits for a better one.
-            Err(Replay::Failed(error)) => return Err(error),
-            Err(Replay::Refused) => {
+            // There is something in it that the database does not take, now or later.
+            Err(Blocked::Failed(error)) if is_about_the_value(&error) => {
                 total.unreadable += 1;
                 orphan.set_aside()?;
             }
+            // The store cannot be written at the moment: the file waits for a better one.
+            Err(blocked) => return Err(blocked.into_error(&format!("cannot recover {}", orphan.path().display()))),
         }
     }
     end_vanished(dir, connection, &mut total)
@@ -100,100 +109,167 @@ fn forget_positions(connection: &Connection, run: uuid::Uuid) {
     let _ = connection.execute(sql, [run.as_bytes().as_slice()]);
 }
 
-/// Why a file was not replayed.
-enum Replay {
-    Failed(Error),
-    /// There is something in it that the database does not take, now or later.
-    Refused,
+/// One flight file on its way into the store, in transactions as small as the writer's. Each carries the positions it has
+/// come to, so that a death in between costs nothing.
+struct Replay<'a> {
+    connection: &'a Connection,
+    keeper: &'a mut Keeper,
+    image: &'a Image,
+    timeline: Timeline,
+    run: i64,
+    applier: Applier,
+    is_lost: bool,
+    tally: Tally,
 }
 
-fn replay(
-    connection: &Connection,
-    orphan: &Orphan,
-    image: &Image,
-    redactor: &Arc<Redactor>,
-) -> Result<Recovery, Replay> {
-    let failed = |error: rusqlite::Error| {
-        if is_about_the_value(&error) {
-            return Replay::Refused;
-        }
-        Replay::Failed(Error::sqlite(&format!("cannot recover {}", orphan.path().display()), error))
-    };
-    connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
-    replay_in_transaction(connection, image, redactor)
-        .and_then(|found| connection.execute_batch("COMMIT").map(|()| found))
-        .map_err(|error| {
-            let _ = connection.execute_batch("ROLLBACK");
-            failed(error)
-        })
+/// What was counted so far; a transaction that fails counts for nothing.
+#[derive(Clone)]
+struct Tally {
+    stored: u64,
+    shed: Vec<(Reason, Severity, u64)>,
+    positions: Vec<u64>,
+    end_unix_ns: i64,
 }
 
-fn replay_in_transaction(
-    connection: &Connection,
-    image: &Image,
-    redactor: &Arc<Redactor>,
-) -> rusqlite::Result<Recovery> {
-    let timeline = image.timeline().unwrap_or_else(|| Timeline::new(Default::default(), Default::default()));
-    let Some((run, outcome)) = find_or_insert_run(connection, image, &timeline)? else {
-        // It died between creating its file and adding its run.
-        return Ok(Recovery::default());
-    };
-    let mut applier = Applier::new(run, image.key(), Clock::system(), Arc::clone(redactor));
-    image.definitions(|number, definition| applier.define(number, definition));
-    restore_spans(connection, run, &timeline, &mut applier)?;
-    let mut statements = Statements::prepare(connection)?;
-    applier.begin(connection)?;
-
-    let (records, ends) = image.records(&positions(connection, run)?);
-    let is_lost = !image.is_of_this_boot();
-    let mut shed: Vec<_> = image.shed_counts().collect();
-    let mut lose = |reason: Reason, bytes: &[u8]| {
-        let severity = Record::severity_of(bytes);
-        if let Some((_, _, count)) = shed.iter_mut().find(|shed| shed.0 == reason && shed.1 == severity) {
-            *count += 1;
-        }
-    };
-    let mut stored = 0;
-    let mut end_unix_ns = timeline.end_unix_ns();
-    for (stamp, bytes) in &records {
-        let is_counted = Record::kind_of(bytes).is_some_and(crate::record::Kind::is_counted);
-        if is_lost {
-            if is_counted {
-                lose(Reason::OtherBoot, bytes);
+impl<'a> Replay<'a> {
+    fn of(
+        connection: &'a Connection,
+        keeper: &'a mut Keeper,
+        image: &'a Image,
+        redactor: &Arc<Redactor>,
+    ) -> Result<Recovery, Blocked> {
+        let timeline = image.timeline().unwrap_or_else(|| Timeline::new(Default::default(), Default::default()));
+        let pages = keeper.budget().pages_of(0);
+        let found =
+            keeper.transact_with_room(connection, pages, |_| find_or_insert_run(connection, image, &timeline))?;
+        let Some((run, outcome)) = found else {
+            // It died between creating its file and adding its run.
+            return Ok(Recovery::default());
+        };
+        let mut applier = Applier::new(run, image.key(), Clock::system(), Arc::clone(redactor));
+        image.definitions(|number, definition| applier.define(number, definition));
+        restore_spans(connection, run, &timeline, &mut applier)?;
+        let (records, positions) = image.records(&positions(connection, run)?);
+        let end_unix_ns = timeline.end_unix_ns();
+        let tally = Tally { stored: 0, shed: image.shed_counts().collect(), positions, end_unix_ns };
+        let is_lost = !image.is_of_this_boot();
+        let mut replay = Self { connection, keeper, image, timeline, run, applier, is_lost, tally };
+        let mut rest = &records[..];
+        let mut attempts = 0;
+        while !rest.is_empty() {
+            match replay.some(rest) {
+                Ok(done) => rest = &rest[done..],
+                Err(blocked) if blocked.is_for_want_of_room() && attempts < ATTEMPTS => {
+                    attempts += 1;
+                    replay.keeper.was_too_little();
+                }
+                Err(blocked) => return Err(blocked),
             }
-            continue;
         }
-        end_unix_ns = end_unix_ns.max(timeline.wall_ns(timeline.mono_ns(*stamp)));
-        match applier.apply(connection, &mut statements, &timeline, *stamp, bytes)? {
-            Applied::Stored => stored += u64::from(is_counted),
-            Applied::Rejected if is_counted => lose(Reason::Rejected, bytes),
-            Applied::Rejected => {}
+        replay.end(&outcome, records.is_empty())
+    }
+
+    /// Stores as many of the first records as fit into a transaction; says how many.
+    fn some(&mut self, records: &[Left]) -> Result<usize, Blocked> {
+        let budget = self.keeper.budget();
+        let mut bytes = 0;
+        let count = records.iter().take_while(|left| {
+            bytes += left.body.len() as u64;
+            bytes <= budget.batch_bytes()
+        });
+        let records = &records[..count.count().max(1)];
+        let (connection, pages) = (self.connection, budget.pages_of(bytes));
+        let outcome = self.keeper.transact_with_room(connection, pages, |keeper| {
+            let mut tally = self.tally.clone();
+            let mut statements = Statements::prepare(connection)?;
+            self.applier.begin(connection)?;
+            let mut done = 0;
+            for Left { stamp, body, lane, next } in records {
+                let is_counted = Record::kind_of(body).is_some_and(crate::record::Kind::is_counted);
+                if self.is_lost {
+                    tally.lose(Reason::OtherBoot, body);
+                } else {
+                    tally.end_unix_ns = tally.end_unix_ns.max(self.timeline.wall_ns(self.timeline.mono_ns(*stamp)));
+                    match self.applier.apply(connection, &mut statements, &self.timeline, *stamp, body)? {
+                        Applied::Stored => tally.stored += u64::from(is_counted),
+                        Applied::Rejected => tally.lose(Reason::Rejected, body),
+                    }
+                }
+                tally.positions[*lane] = *next;
+                done += 1;
+                if keeper.should_end(done, || self.applier.pending_bytes()) {
+                    break;
+                }
+            }
+            let finished = self.applier.finish(connection, &mut statements)?;
+            for (severity, count) in Severity::ALL.into_iter().zip(finished.refused) {
+                tally.stored -= count;
+                tally.add(Reason::Rejected, severity, count);
+            }
+            // Should this process die before it removes the file, another replay begins behind these.
+            for (lane, position) in tally.positions.iter().enumerate() {
+                statements.write_position(self.run, lane, *position)?;
+            }
+            let stored = tally.stored - self.tally.stored;
+            statements.add_to_run(self.run, stored, &finished)?;
+            Ok((tally, done))
+        });
+        match outcome {
+            Ok((tally, done)) => {
+                self.tally = tally;
+                self.applier.commit();
+                Ok(done)
+            }
+            Err(blocked) => {
+                self.applier.rollback();
+                Err(blocked)
+            }
         }
     }
-    for (severity, count) in Severity::ALL.into_iter().zip(applier.finish(connection, &mut statements)?) {
-        stored -= count;
-        if let Some((_, _, shed)) = shed.iter_mut().find(|shed| shed.0 == Reason::Rejected && shed.1 == severity) {
-            *shed += count;
+
+    /// What was open is interrupted, and the run has ended.
+    fn end(mut self, outcome: &str, had_nothing: bool) -> Result<Recovery, Blocked> {
+        let (connection, pages) = (self.connection, self.keeper.budget().pages_of(0));
+        let mut interrupted_spans = 0;
+        loop {
+            let some =
+                self.keeper.transact_with_room(connection, pages, |_| self.applier.interrupt_some(connection))?;
+            self.applier.commit();
+            interrupted_spans += some;
+            if some == 0 {
+                break;
+            }
+        }
+        let outcome = match outcome {
+            "clean" if had_nothing => "clean",
+            _ if self.image.panicked() => "panicked",
+            _ => "killed",
+        };
+        let Tally { stored, shed, end_unix_ns, .. } = self.tally;
+        self.keeper.transact_with_room(connection, pages, |_| {
+            store_sheds(connection, &mut Statements::prepare(connection)?, self.run, end_unix_ns, shed.clone())?;
+            connection
+                .prepare_cached("UPDATE run SET ended_at = coalesce(ended_at, ?2), outcome = ?3 WHERE id = ?1")?
+                .execute(params![self.run, end_unix_ns, outcome])
+                .map(drop)
+        })?;
+        Ok(Recovery { runs: 1, records: stored, interrupted_spans, unreadable: 0 })
+    }
+}
+
+impl Tally {
+    /// Counts a record that has no row, if it is one of those that count.
+    fn lose(&mut self, reason: Reason, bytes: &[u8]) {
+        if Record::kind_of(bytes).is_some_and(crate::record::Kind::is_counted) {
+            self.add(reason, Record::severity_of(bytes), 1);
         }
     }
-    applier.commit();
-    let interrupted_spans = applier.interrupt(&mut statements)?;
-    // Should this process die before it removes the file, a second replay finds nothing behind these.
-    for (lane, end) in ends.into_iter().enumerate() {
-        statements.write_position(run, lane, end)?;
+
+    fn add(&mut self, reason: Reason, severity: Severity, count: u64) {
+        if let Some((_, _, sum)) = self.shed.iter_mut().find(|shed| shed.0 == reason && shed.1 == severity) {
+            *sum += count;
+        }
     }
-    store_sheds(connection, &mut statements, run, end_unix_ns, shed)?;
-    let outcome = match outcome.as_str() {
-        "clean" if records.is_empty() => "clean",
-        _ if image.panicked() => "panicked",
-        _ => "killed",
-    };
-    connection
-        .prepare_cached(
-            "UPDATE run SET ended_at = coalesce(ended_at, ?2), outcome = ?3, stored = stored + ?4 WHERE id = ?1",
-        )?
-        .execute(params![run, end_unix_ns, outcome, stored.cast_signed()])?;
-    Ok(Recovery { runs: 1, records: stored, interrupted_spans, unreadable: 0 })
 }
 
 /// The run's row; a database that was deleted meanwhile gets a new one from the file's header.
@@ -324,6 +400,7 @@ fn end_vanished(dir: &Path, connection: &Connection, total: &mut Recovery) -> ru
         if owner.may_be_alive() || uuid::Uuid::from_slice(&uuid).is_ok_and(|uuid| has_file(dir, uuid)) {
             continue;
         }
+        mark_running(connection, run)?;
         // The run may have ended properly since it was read.
         let ended = connection
             .prepare_cached(

@@ -5,7 +5,7 @@
 use rusqlite::Connection;
 use rustc_hash::FxHashMap;
 
-use super::{histogram::Histogram, statements::Statements};
+use super::{histogram::Histogram, retention::ROLLUP_BYTES, statements::Statements};
 
 /// Seconds of the two periods.
 const PERIODS: [i64; 2] = [60, 3_600];
@@ -105,9 +105,15 @@ impl Rollups {
         Ok(())
     }
 
-    /// Adds the tallies to the stored rows; they stay until `clear`.
-    pub(super) fn store(&mut self, connection: &Connection, statements: &mut Statements<'_>) -> rusqlite::Result<()> {
+    /// How many there are to store.
+    pub(super) fn tallies(&self) -> u64 {
+        (self.tallies.len() + self.roots.len().min(SLOW_KEPT as usize)) as u64
+    }
+
+    /// Adds the tallies to the stored rows; they stay until `clear`. Says by how much the table grew.
+    pub(super) fn store(&mut self, connection: &Connection, statements: &mut Statements<'_>) -> rusqlite::Result<i64> {
         self.store_slow(connection)?;
+        let mut grown = 0;
         let mut rows: FxHashMap<(i64, i64, i64), Tally> = FxHashMap::default();
         for ((key, minute), tally) in &self.tallies {
             let series = series(&mut self.series, connection, *key)?;
@@ -120,23 +126,30 @@ impl Rollups {
         for ((period, start, series), tally) in rows {
             statements.add_rollup(period, start, series, |stored| {
                 let mut sum = tally;
+                grown += ROLLUP_BYTES;
                 if let Some(stored) = stored {
+                    let durations = stored.get::<_, Option<Vec<u8>>>(5)?;
+                    grown -= ROLLUP_BYTES + durations.as_ref().map_or(0, |bytes| bytes.len() as i64);
                     sum.add(&Tally {
                         count: stored.get(0)?,
                         errors: stored.get(1)?,
                         timed: stored.get(2)?,
                         total_ns: stored.get(3)?,
                         max_ns: stored.get(4)?,
-                        durations: stored
-                            .get::<_, Option<Vec<u8>>>(5)?
-                            .map_or_else(Histogram::default, |b| Histogram::decode(&b)),
+                        durations: durations.map_or_else(Histogram::default, |bytes| Histogram::decode(&bytes)),
                     });
                 }
                 let durations = (!sum.durations.is_empty()).then(|| sum.durations.encode());
+                grown += durations.as_ref().map_or(0, |bytes| bytes.len() as i64);
                 Ok((sum.count, sum.errors, sum.timed, sum.total_ns, sum.max_ns, durations))
             })?;
         }
-        Ok(())
+        Ok(grown)
+    }
+
+    /// Rows of `series` are gone.
+    pub(super) fn forget_series(&mut self) {
+        self.series.clear();
     }
 
     /// After the commit.

@@ -12,11 +12,41 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
+use super::Cleanup;
 use crate::{
-    clock::deadline,
+    clock::{Timestamp, deadline},
     error::{Error, Result},
     flight::FlightRecorder,
 };
+
+/// How large a store is, and what was done to keep it so; as of the last commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreSize {
+    /// The cap: [`Retention::max_bytes`](crate::Retention::max_bytes), as the last start on this directory said.
+    pub max_bytes: u64,
+    /// Bytes of `telemetry.db`.
+    pub database_bytes: u64,
+    /// Of these, bytes of free pages: new rows go there first.
+    pub free_bytes: u64,
+    /// Bytes of its write-ahead log.
+    pub wal_bytes: u64,
+    /// Bytes of the file by which processes share the WAL.
+    pub shm_bytes: u64,
+    /// Bytes of all flight files in the directory.
+    pub flight_bytes: u64,
+    /// What this process's maintenance has removed.
+    pub removed: Cleanup,
+    /// When this process last removed something, and why: `cap`, `age`, `shrink` or `compact`.
+    pub last_maintenance: Option<(Timestamp, &'static str)>,
+}
+
+impl StoreSize {
+    /// What counts against `max_bytes`.
+    pub fn bytes(&self) -> u64 {
+        self.database_bytes + self.wal_bytes + self.shm_bytes + self.flight_bytes
+    }
+}
 
 /// What the writer and everyone else both see.
 #[derive(Debug)]
@@ -36,6 +66,7 @@ pub(crate) struct Shared {
     stop_until: Mutex<Option<Instant>>,
     /// The owner was dropped by a panic.
     pub(super) panicking: AtomicBool,
+    size: Mutex<StoreSize>,
     requests: Mutex<Requests>,
     served: Condvar,
     pub(super) last_error: Mutex<Option<Error>>,
@@ -66,6 +97,7 @@ impl Shared {
             pause: AtomicBool::new(false),
             stop_until: Mutex::new(None),
             panicking: AtomicBool::new(false),
+            size: Mutex::new(StoreSize::default()),
             requests: Mutex::new(Requests::default()),
             served: Condvar::new(),
             last_error: Mutex::new(None),
@@ -74,6 +106,15 @@ impl Shared {
 
     pub(crate) fn stored(&self) -> u64 {
         self.stored.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn size(&self) -> StoreSize {
+        // In a forked child the lock may be held by a thread that is not there.
+        if self.flight.is_forked() { StoreSize::default() } else { *self.size.lock() }
+    }
+
+    pub(super) fn set_size(&self, size: StoreSize) {
+        *self.size.lock() = size;
     }
 
     pub(crate) fn commits(&self) -> u64 {

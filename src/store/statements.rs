@@ -3,6 +3,7 @@
 use rusqlite::{CachedStatement, Connection, Row, params};
 
 use super::{
+    apply::Finished,
     event_rows::{EventRows, text},
     open_span::OpenSpan,
 };
@@ -16,6 +17,7 @@ pub(super) struct Statements<'c> {
     rollup_read: CachedStatement<'c>,
     rollup_write: CachedStatement<'c>,
     position: CachedStatement<'c>,
+    run: CachedStatement<'c>,
     shed: CachedStatement<'c>,
 }
 
@@ -45,6 +47,10 @@ impl<'c> Statements<'c> {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?,
             position: connection.prepare_cached("INSERT OR REPLACE INTO lane (run, lane, position) VALUES (?1, ?2, ?3)")?,
+            run: connection.prepare_cached(
+                "UPDATE run SET stored = stored + ?2, warning_bytes = warning_bytes + ?3, rollup_bytes = rollup_bytes + ?4
+                  WHERE id = ?1",
+            )?,
             shed: connection.prepare_cached(
                 "INSERT INTO shed (run, minute, reason, severity, count) VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT DO UPDATE SET count = count + excluded.count",
@@ -104,6 +110,11 @@ impl<'c> Statements<'c> {
 
     pub(super) fn write_position(&mut self, run: i64, lane: usize, position: u64) -> rusqlite::Result<()> {
         self.position.execute(params![run, lane as i64, position.cast_signed()]).map(drop)
+    }
+
+    /// Counts what a transaction came to.
+    pub(super) fn add_to_run(&mut self, run: i64, stored: u64, finished: &Finished) -> rusqlite::Result<()> {
+        self.run.execute(params![run, stored.cast_signed(), finished.warning_bytes, finished.rollup_bytes]).map(drop)
     }
 
     pub(super) fn add_shed(

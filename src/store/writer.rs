@@ -5,7 +5,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -13,16 +13,16 @@ use std::{
 use rusqlite::{Connection, params};
 
 use super::{
-    TELEMETRY,
+    Opening, TELEMETRY,
     apply::{Applied, Applier},
-    recovery::{Recovery, recover_with},
+    retention::{Blocked, Keeper},
     shared::Shared,
     statements::Statements,
 };
 use crate::{
     clock::{Anchor, Clock, Timeline},
     config::create_directory,
-    database::{identity, open_writer},
+    database::{identity, open_writer, waiting_within},
     error::{Error, Result},
     event::Severity,
     flight::{Drain, FlightRecorder, Reason},
@@ -32,6 +32,12 @@ use crate::{
 
 /// After a failure the next attempt waits this long, doubling up to the second.
 const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+
+/// How often ages and the like are looked at while records come.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// How long that may keep records waiting.
+const TIDY_WITHIN: Duration = Duration::from_millis(20);
+const TIDY_AT_END: Duration = Duration::from_millis(200);
 
 /// A flush that makes no progress for this long has met bytes that do not parse.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
@@ -65,30 +71,28 @@ pub(crate) struct Writer {
     shed_stored: Vec<u64>,
     /// Of the current transaction, by severity.
     rejected: [u64; Severity::ALL.len()],
-    recovered: Recovery,
+    /// The run's row says that it has ended.
+    has_ended: bool,
+    /// Keeps the store within its cap.
+    keeper: Keeper,
+    tidied: Instant,
 }
 
 impl Writer {
-    /// Opens the database, recovers what dead processes left, and adds this run's row.
-    pub(crate) fn start(
-        dir: &Path,
-        shared: Arc<Shared>,
-        clock: Clock,
-        redactor: Arc<Redactor>,
-        info: &RunInfo,
-    ) -> Result<Self> {
+    /// Adds this run's row to a store that was opened for it.
+    pub(crate) fn start(opening: Opening, shared: Arc<Shared>, info: &RunInfo) -> Result<Self> {
+        let Opening { dir, connection, mut keeper, clock, redactor, .. } = opening;
         let anchor = clock.anchor();
-        let connection = open_writer(&TELEMETRY, dir)?;
-        let recovered = recover_with(dir, &connection, &redactor)?;
         let run = insert_run(&connection, &shared.flight, &clock, info)
             .map_err(|error| Error::sqlite("cannot add this run to the store", error))?;
+        keeper.set_run(run);
         let applier = Applier::new(run, shared.flight.key(), clock.clone(), Arc::clone(&redactor));
         shared.flight.set_anchors([anchor, clock.anchor()]);
         shared.committed_at.store(anchor.wall_ns.cast_unsigned(), Ordering::Relaxed);
-        Ok(Self {
-            dir: dir.to_owned(),
+        let writer = Self {
+            identity: identity(&TELEMETRY, &dir),
+            dir,
             connection,
-            identity: identity(&TELEMETRY, dir),
             info: info.clone(),
             shared,
             clock,
@@ -101,20 +105,19 @@ impl Writer {
             anchor,
             shed_stored: Vec::new(),
             rejected: [0; Severity::ALL.len()],
-            recovered,
-        })
-    }
-
-    /// What dead processes had left.
-    pub(crate) fn recovered(&self) -> Recovery {
-        self.recovered
+            has_ended: false,
+            keeper,
+            tidied: Instant::now(),
+        };
+        writer.publish();
+        Ok(writer)
     }
 
     /// Takes what is in the lanes, up to now, to the database. Returns how many records it took.
     pub(crate) fn step(&mut self) -> Result<usize> {
         let now = self.clock.anchor();
         let flight = Arc::clone(&self.shared.flight);
-        flight.drain(now.ticks, &mut self.drain);
+        flight.drain(now.ticks, self.keeper.budget().batch_bytes(), &mut self.drain);
         let shed: Vec<_> = flight.shed_counts().collect();
         self.shed_stored.resize(shed.len(), 0);
         let shed_changed = shed.iter().zip(&self.shed_stored).any(|((_, _, count), stored)| count != stored);
@@ -137,6 +140,8 @@ impl Writer {
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
                 self.shared.committed_at.store(now.wall_ns.cast_unsigned(), Ordering::Relaxed);
                 flight.release(&mut self.drain);
+                flight.set_pinned(false);
+                self.publish();
                 // Their rows are in the transaction; the counters follow.
                 for ((reason, severity, _), stored) in shed.iter().copied().zip(&mut self.shed_stored) {
                     if reason == Reason::Rejected {
@@ -148,11 +153,15 @@ impl Writer {
                 self.anchor = now;
                 Ok(self.drain.len())
             }
-            Err(error) => {
+            Err(blocked) => {
                 let _ = self.connection.execute_batch("ROLLBACK");
                 self.applier.rollback();
                 self.rejected = [0; Severity::ALL.len()];
-                Err(Error::sqlite(&format!("cannot store telemetry in {}", self.dir.display()), error))
+                flight.set_pinned(matches!(blocked, Blocked::Pinned));
+                if blocked.is_for_want_of_room() {
+                    self.keeper.was_too_little();
+                }
+                Err(blocked.into_error(&format!("cannot store telemetry in {}", self.dir.display())))
             }
         }
     }
@@ -162,19 +171,26 @@ impl Writer {
         timeline: &Timeline,
         now_unix_ns: i64,
         shed: &[(Reason, Severity, u64)],
-    ) -> rusqlite::Result<u64> {
-        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+    ) -> Result<u64, Blocked> {
+        let pages = self.keeper.budget().pages_of(self.drain.bytes());
+        self.keeper.begin(&self.connection, pages)?;
         let mut statements = Statements::prepare(&self.connection)?;
         self.applier.begin(&self.connection)?;
-        let mut stored = 0;
+        let (mut stored, mut taken) = (0, 0);
         for (stamp, bytes) in self.drain.pieces() {
             match self.applier.apply(&self.connection, &mut statements, timeline, stamp, bytes)? {
                 Applied::Stored => stored += u64::from(is_counted(bytes)),
                 Applied::Rejected if is_counted(bytes) => self.rejected[Record::severity_of(bytes) as usize] += 1,
                 Applied::Rejected => {}
             }
+            taken += 1;
+            if self.keeper.should_end(taken, || self.applier.pending_bytes()) {
+                break;
+            }
         }
-        for (refused, count) in self.rejected.iter_mut().zip(self.applier.finish(&self.connection, &mut statements)?) {
+        self.drain.keep(taken);
+        let finished = self.applier.finish(&self.connection, &mut statements)?;
+        for (refused, count) in self.rejected.iter_mut().zip(finished.refused) {
             *refused += count;
             stored -= count;
         }
@@ -192,13 +208,44 @@ impl Writer {
         for (severity, count) in Severity::ALL.into_iter().zip(self.rejected).filter(|(_, count)| *count > 0) {
             statements.add_shed(self.run, minute, Reason::Rejected.as_str(), severity as i64, count)?;
         }
-        // A run whose owner was dropped, and which was taken for ended, goes on.
-        self.connection
-            .prepare_cached("UPDATE run SET stored = stored + ?2, outcome = 'running', ended_at = NULL WHERE id = ?1")?
-            .execute(params![self.run, stored.cast_signed()])?;
+        statements.add_to_run(self.run, stored, &finished)?;
         drop(statements);
+        if self.has_ended {
+            // A run whose owner was dropped, and which was taken for ended, goes on.
+            self.connection.execute("UPDATE run SET outcome = 'running', ended_at = NULL WHERE id = ?1", [self.run])?;
+        }
         self.connection.execute_batch("COMMIT")?;
+        self.has_ended = false;
+        self.keeper.was_enough();
         Ok(stored)
+    }
+
+    /// Tells everyone else how large the store is, and what was done to keep it so.
+    fn publish(&self) {
+        self.shared.set_size(self.keeper.size(&self.connection));
+    }
+
+    /// What is to be done from time to time, a piece of it. Says whether that was all.
+    fn tidy(&mut self, within: Duration) -> Result<bool> {
+        let outcome = self.keeper.tidy(&self.connection, Instant::now() + within);
+        self.publish();
+        match outcome {
+            Ok(is_done) => {
+                if is_done {
+                    self.tidied = Instant::now();
+                }
+                Ok(is_done)
+            }
+            // Another minute.
+            Err(Blocked::Pinned | Blocked::Full) => {
+                self.tidied = Instant::now();
+                Ok(true)
+            }
+            Err(blocked) => {
+                self.tidied = Instant::now();
+                Err(blocked.into_error("cannot tidy up the store"))
+            }
+        }
     }
 
     /// Somebody removed the database, or put another in its place: goes on in a fresh one. It receives the run, the
@@ -210,6 +257,7 @@ impl Writer {
         let run = insert_run(&connection, &self.shared.flight, &self.clock, &self.info)
             .map_err(|error| Error::sqlite("cannot add this run to the store", error))?;
         (self.connection, self.run) = (connection, run);
+        self.keeper.renew(&self.connection, run)?;
         let key = self.shared.flight.key();
         self.applier = Applier::new(self.run, key, self.clock.clone(), Arc::clone(&self.redactor));
         self.definitions_known = 0;
@@ -236,18 +284,13 @@ impl Writer {
             }
         }
         match self.shared.pause.swap(false, Ordering::AcqRel) {
-            true => self.mark_ended("clean").map_err(|error| Error::sqlite("cannot mark the run in the store", error)),
+            true => {
+                self.has_ended = true;
+                mark_ended(&self.connection, self.run, &self.clock, "clean")
+                    .map_err(|error| Error::sqlite("cannot mark the run in the store", error))
+            }
             false => Ok(()),
         }
-    }
-
-    fn mark_ended(&self, outcome: &str) -> rusqlite::Result<()> {
-        self.connection
-            .execute(
-                "UPDATE run SET ended_at = ?2, outcome = ?3 WHERE id = ?1",
-                params![self.run, self.clock.now().as_unix_ns(), outcome],
-            )
-            .map(drop)
     }
 
     /// After a rest: what comes now may have to be recovered, and its time be extrapolated from here.
@@ -262,24 +305,35 @@ impl Writer {
     /// Ends the run: open spans stay as they are, interrupted; the flight file is removed.
     fn end(&mut self) -> Result<()> {
         self.flush()?;
-        let failed = |error| Error::sqlite("cannot end the run in the store", error);
-        self.connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
-        let outcome = (|| {
-            let mut statements = Statements::prepare(&self.connection)?;
-            self.applier.interrupt(&mut statements)?;
-            drop(statements);
-            self.mark_ended(if self.shared.panicking.load(Ordering::Acquire) { "panicked" } else { "clean" })?;
-            self.connection.execute("DELETE FROM lane WHERE run = ?1", [self.run])?;
-            self.connection.execute_batch("COMMIT")
-        })();
-        if let Err(error) = outcome {
-            let _ = self.connection.execute_batch("ROLLBACK");
-            return Err(failed(error));
+        // What is due anyway: a program that never runs for a minute has its ages looked at, too.
+        let _ = self.tidy(TIDY_AT_END);
+        let what = "cannot end the run in the store";
+        let pages = self.keeper.budget().pages_of(0);
+        loop {
+            let applier = &mut self.applier;
+            let some = self
+                .keeper
+                .transact_with_room(&self.connection, pages, |_| applier.interrupt_some(&self.connection))
+                .inspect_err(|_| applier.rollback())
+                .map_err(|blocked| blocked.into_error(what))?;
+            self.applier.commit();
+            if some == 0 {
+                break;
+            }
         }
+        let outcome = if self.shared.panicking.load(Ordering::Acquire) { "panicked" } else { "clean" };
+        self.keeper
+            .transact_with_room(&self.connection, pages, |_| {
+                mark_ended(&self.connection, self.run, &self.clock, outcome)?;
+                self.connection.execute("DELETE FROM lane WHERE run = ?1", [self.run]).map(drop)
+            })
+            .map_err(|blocked| blocked.into_error(what))?;
         self.shared.flight.remove_file()?;
         // Leaves one file that can be copied; a reader elsewhere may prevent it, and then the WAL stays beside it.
-        let _ = self.connection.busy_timeout(Duration::ZERO);
-        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        let _ = waiting_within(Duration::ZERO, || {
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        });
+        self.publish();
         Ok(())
     }
 }
@@ -287,6 +341,15 @@ impl Writer {
 /// A record that counts in `Stats`, by its first byte.
 fn is_counted(bytes: &[u8]) -> bool {
     Record::kind_of(bytes).is_some_and(crate::record::Kind::is_counted)
+}
+
+fn mark_ended(connection: &Connection, run: i64, clock: &Clock, outcome: &str) -> rusqlite::Result<()> {
+    connection
+        .execute(
+            "UPDATE run SET ended_at = ?2, outcome = ?3 WHERE id = ?1",
+            params![run, clock.now().as_unix_ns(), outcome],
+        )
+        .map(drop)
 }
 
 fn insert_run(
@@ -345,7 +408,10 @@ fn run(mut writer: Writer, commit_every: Duration) {
     loop {
         match due {
             Some(due) => _ = bell.wait_until(due),
-            None => bell.sleep_while(|| writer.is_idle()),
+            None => {
+                let until = writer.keeper.ages_every().map(|every| writer.tidied + every);
+                bell.sleep_while(until, || writer.is_idle());
+            }
         }
         let stopping = shared.stop.load(Ordering::Acquire);
         let (asked, is_asked) = shared.asked();
@@ -380,11 +446,15 @@ fn run(mut writer: Writer, commit_every: Duration) {
         is_failing = outcome.is_err();
         if is_failing {
             due = Some(Instant::now() + pause);
-            pause = (pause * 2).min(RETRY_PAUSES[1]);
+            // A reader ends sooner than a disk heals.
+            if !shared.flight.is_pinned() {
+                pause = (pause * 2).min(RETRY_PAUSES[1]);
+            }
         } else {
             pause = RETRY_PAUSES[0];
-            let rests = writer.drain.is_empty() && writer.is_idle();
-            due = (!rests).then(|| Instant::now() + commit_every);
+            let is_tidy = writer.tidied.elapsed() < TIDY_EVERY || writer.tidy(TIDY_WITHIN).unwrap_or(true);
+            let rests = writer.drain.is_empty() && writer.is_idle() && is_tidy;
+            due = (!rests).then(|| Instant::now() + if is_tidy { commit_every } else { Duration::ZERO });
         }
         if is_asked {
             shared.serve(asked, outcome.err(), false);

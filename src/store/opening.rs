@@ -1,0 +1,135 @@
+//! A store that is opened for writing, before there is a run: recovered, within its cap, with room for a flight file.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+
+use super::{
+    TELEMETRY,
+    recovery::{Recovery, recover_with},
+    retention::{Blocked, Keeper},
+};
+use crate::{
+    clock::Clock,
+    config::Retention,
+    database::open_writer,
+    error::{Error, Result},
+    redaction::Redactor,
+};
+
+/// How long a start may take to bring a store down to a lower cap; the rest is done beside recording.
+const SHRINK_WITHIN: Duration = Duration::from_secs(5);
+/// How long it may take to make room for a flight file.
+const ADMIT_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long maintenance by hand may take.
+const BY_HAND_WITHIN: Duration = Duration::from_secs(60);
+
+/// A database and who keeps it in bounds.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(super) dir: PathBuf,
+    pub(super) connection: Connection,
+    pub(super) keeper: Keeper,
+    pub(super) clock: Clock,
+    pub(super) redactor: Arc<Redactor>,
+    recovered: Recovery,
+}
+
+impl Opening {
+    /// Opens the database, recovers what dead processes left, and brings it down to its cap.
+    ///
+    /// Without a `retention` the store keeps to what the last program said.
+    pub(crate) fn open(
+        dir: &Path,
+        clock: Clock,
+        redactor: Arc<Redactor>,
+        retention: Option<&Retention>,
+    ) -> Result<Self> {
+        let connection = open_writer(&TELEMETRY, dir)?;
+        let mut keeper = Keeper::open(dir, &connection, clock.clone(), retention)?;
+        let recovered = recover_with(dir, &connection, &mut keeper, &redactor)?;
+        match keeper.shrink(&connection, Instant::now() + SHRINK_WITHIN) {
+            // A reader elsewhere, or no room: recording goes on, and so does the shrinking.
+            Ok(_) | Err(Blocked::Pinned | Blocked::Full) => {}
+            Err(blocked) => return Err(blocked.into_error("cannot bring the store down to its cap")),
+        }
+        Ok(Self { dir: dir.to_owned(), connection, keeper, clock, redactor, recovered })
+    }
+
+    /// What dead processes had left.
+    pub(crate) fn recovered(&self) -> Recovery {
+        self.recovered
+    }
+
+    /// Creates a flight file of up to `wanted` bytes, in whose size the cap has a say; `None` if there is no room for one.
+    pub(crate) fn admit<R>(&mut self, wanted: u64, create: impl FnOnce(Option<u64>) -> R) -> Result<R> {
+        self.keeper
+            .admit(&self.connection, wanted, Instant::now() + ADMIT_WITHIN, create)
+            .map_err(|blocked| blocked.into_error("cannot make room for the flight file"))
+    }
+}
+
+/// What retention removed, or would.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cleanup {
+    /// Events and spans.
+    pub rows: u64,
+    /// Bytes that became free within the database, for new rows; of a dry run, about what the rows take.
+    pub bytes: u64,
+    /// Bytes that the database gave back to the file system.
+    pub returned_bytes: u64,
+}
+
+impl fmt::Display for Cleanup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, bytes, returned_bytes } = self;
+        write!(f, "{rows} rows removed, {bytes} bytes free for new ones, {returned_bytes} bytes given back")
+    }
+}
+
+/// Removes what is too old, and gives pages back that are too many, as the writer does from time to time; or says what
+/// would be removed.
+pub(crate) fn cleanup(dir: &Path, clock: Clock, retention: &Retention, dry_run: bool) -> Result<Cleanup> {
+    by_hand(dir, clock, retention, "cannot clean up the store", |connection, keeper, until| {
+        if dry_run {
+            let (rows, bytes) = keeper.count_too_old(connection)?;
+            return Ok((true, Cleanup { rows, bytes, returned_bytes: 0 }));
+        }
+        let is_done = keeper.tidy(connection, until)?;
+        Ok((is_done, keeper.done()))
+    })
+}
+
+/// Gives all free pages back to the file system.
+pub(crate) fn compact(dir: &Path, clock: Clock, retention: &Retention) -> Result<Cleanup> {
+    by_hand(dir, clock, retention, "cannot compact the store", |connection, keeper, until| {
+        let is_done = keeper.compact(connection, until)?;
+        Ok((is_done, keeper.done()))
+    })
+}
+
+/// On a connection of its own, beside the writer's.
+fn by_hand(
+    dir: &Path,
+    clock: Clock,
+    retention: &Retention,
+    what: &str,
+    work: impl FnOnce(&Connection, &mut Keeper, Instant) -> Result<(bool, Cleanup), Blocked>,
+) -> Result<Cleanup> {
+    let connection = open_writer(&TELEMETRY, dir)?;
+    let mut keeper = Keeper::open(dir, &connection, clock, Some(retention))?;
+    match work(&connection, &mut keeper, Instant::now() + BY_HAND_WITHIN) {
+        Ok((true, cleanup)) => Ok(cleanup),
+        Ok((false, cleanup)) => Err(Error::timeout(format!(
+            "{what}: after {BY_HAND_WITHIN:?} it is not at its end; {cleanup}; call it again for the rest"
+        ))),
+        Err(blocked) => Err(blocked.into_error(what)),
+    }
+}

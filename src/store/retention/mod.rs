@@ -1,0 +1,347 @@
+//! Retention: the store never takes more than its cap, at any moment, whoever writes.
+//!
+//! What grows, grows under the database's write lock: [`Keeper::begin`] takes it, sees what there is, and lets a
+//! transaction begin only if the room for it is there; otherwise it makes room first, in transactions of its own. There is
+//! no other lock: of two processes that both need room, the second finds what the first has made.
+//!
+//! Invariants:
+//! - Database and WAL together stay within what [`Budget`] leaves them; the limit is SQLite's `max_page_count`, too.
+//! - Every deletion is at the left edge of a table, in small transactions; pages that become free are used again, and given
+//!   back only where the database is larger than its share.
+//! - No transaction begins, or goes on, with a WAL past its mark: a reader that keeps the WAL from being emptied makes
+//!   records wait in the lanes.
+
+mod budget;
+mod names;
+mod rows;
+mod space;
+mod sums;
+mod upkeep;
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+pub(in crate::store) use budget::PAGE_BYTES;
+use budget::{Budget, Files};
+pub(in crate::store) use names::{Marks, mark_running};
+pub(in crate::store) use rows::WARNING_BYTES;
+use rusqlite::{Connection, ErrorCode};
+use space::Room;
+pub(in crate::store) use sums::ROLLUP_BYTES;
+use sums::Why;
+
+use super::{Cleanup, StoreSize};
+use crate::{
+    clock::{Anchor, Clock, Timestamp},
+    config::Retention,
+    database::set_number,
+    error::{Error, Result},
+};
+
+/// How long one attempt to make room may take, and how often it is tried before records wait.
+const ROOM_WITHIN: Duration = Duration::from_millis(100);
+const ATTEMPTS: usize = 20;
+/// Records between two looks at the WAL.
+const RECORDS_BETWEEN_LOOKS: usize = 64;
+/// On a full disk the database may still have this many pages.
+const PAGES_MIN: i64 = 1_024;
+
+/// Why a transaction cannot begin.
+#[derive(Debug)]
+pub(super) enum Blocked {
+    /// A reader keeps the WAL from being emptied.
+    Pinned,
+    /// There is no room, and nothing that could be removed.
+    Full,
+    Failed(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Blocked {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Blocked {
+    /// Whether more pages may help: SQLite says the same of the page limit and of a full disk.
+    pub(super) fn is_for_want_of_room(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
+    }
+
+    pub(super) fn into_error(self, what: &str) -> Error {
+        match self {
+            Self::Pinned => Error::storage(format!(
+                "{what}: a reader has kept its snapshot for so long that the WAL has reached its share of max_bytes; end that reader's transaction"
+            )),
+            Self::Full => Error::storage(format!(
+                "{what}: max_bytes leaves no room, and there is nothing left to remove; raise Retention::max_bytes"
+            )),
+            Self::Failed(error) => Error::sqlite(what, error),
+        }
+    }
+}
+
+/// Makes what a program says of the cap the store's; returns what it is.
+fn say(connection: &Connection, said: Option<&Retention>) -> Result<u64> {
+    let stored: i64 = connection
+        .query_row("SELECT max_bytes FROM retention", [], |row| row.get(0))
+        .map_err(|error| Error::sqlite("cannot read the store's cap", error))?;
+    match said {
+        Some(said) if said.max_bytes != stored.cast_unsigned() => connection
+            .execute("UPDATE retention SET max_bytes = ?1", [said.max_bytes.cast_signed()])
+            .map(|_| said.max_bytes)
+            .map_err(|error| Error::sqlite("cannot set the store's cap", error)),
+        _ => Ok(stored.cast_unsigned()),
+    }
+}
+
+/// Keeps a store within its cap, by one write connection.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    dir: PathBuf,
+    wal: PathBuf,
+    retention: Retention,
+    clock: Clock,
+    run: i64,
+    budget: Budget,
+    limit: Option<i64>,
+    /// A flight file of so many bytes is about to be created.
+    coming: u64,
+    /// A transaction needed more room than was thought: so many pages more.
+    more_pages: i64,
+    first: Anchor,
+    sweep: Option<names::Sweep>,
+    done: Cleanup,
+    last: Option<(i64, Why)>,
+}
+
+impl Keeper {
+    /// Of the store that `connection` is to. What a program says of its cap becomes the store's; others keep to that.
+    pub(super) fn open(dir: &Path, connection: &Connection, clock: Clock, said: Option<&Retention>) -> Result<Self> {
+        let first = clock.anchor();
+        let max_bytes = say(connection, said)?;
+        let mut keeper = Self {
+            dir: dir.to_owned(),
+            wal: dir.join(format!("{}-wal", super::TELEMETRY.file)),
+            retention: said.cloned().unwrap_or_default(),
+            clock,
+            run: connection
+                .query_row("SELECT ifnull(max(id), 0) FROM run", [], |row| row.get(0))
+                .map_err(|error| Error::sqlite("cannot read the store's runs", error))?,
+            budget: Budget::new(0),
+            limit: None,
+            coming: 0,
+            more_pages: 0,
+            first,
+            sweep: None,
+            done: Cleanup::default(),
+            last: None,
+        };
+        keeper.adopt(connection, Budget::new(max_bytes))?;
+        Ok(keeper)
+    }
+
+    /// The store began anew, by another connection.
+    pub(super) fn renew(&mut self, connection: &Connection, run: i64) -> Result<()> {
+        let max_bytes = say(connection, Some(&self.retention))?;
+        (self.run, self.limit, self.sweep) = (run, None, None);
+        self.adopt(connection, Budget::new(max_bytes))
+    }
+
+    /// How often ages must be looked at though nothing is recorded; `None` if there are none.
+    pub(super) fn ages_every(&self) -> Option<Duration> {
+        let age = [self.retention.max_age, self.retention.max_age_of_warnings].into_iter().flatten().min()?;
+        Some((age / 8).clamp(Duration::from_secs(60), Duration::from_secs(3_600)))
+    }
+
+    /// What was done since the beginning.
+    pub(super) fn done(&self) -> Cleanup {
+        self.done
+    }
+
+    /// How many rows are too old, and about how many bytes they take.
+    pub(super) fn count_too_old(&self, connection: &Connection) -> Result<(u64, u64), Blocked> {
+        Ok(self.too_old().map_or(Ok((0, 0)), |cut| rows::count(connection, &cut))?)
+    }
+
+    /// Whose maintenance it is.
+    pub(super) fn set_run(&mut self, run: i64) {
+        self.run = run;
+    }
+
+    pub(super) fn budget(&self) -> Budget {
+        self.budget
+    }
+
+    fn files(&self) -> Files {
+        Files::of(&self.dir)
+    }
+
+    /// How large the store is, and what was done to keep it so.
+    pub(super) fn size(&self, connection: &Connection) -> StoreSize {
+        let files = self.files();
+        StoreSize {
+            max_bytes: self.budget.max_bytes,
+            database_bytes: files.database,
+            free_bytes: space::pragma(connection, "freelist_count")
+                .map_or(0, |pages| pages.cast_unsigned() * PAGE_BYTES),
+            wal_bytes: files.wal,
+            shm_bytes: files.shm,
+            flight_bytes: files.flight,
+            removed: self.done,
+            last_maintenance: self.last.map(|(at, why)| (Timestamp::from_unix_ns(at), why.as_str())),
+        }
+    }
+
+    fn adopt(&mut self, connection: &Connection, budget: Budget) -> Result<()> {
+        self.budget = budget;
+        for (pragma, value) in [
+            ("cache_size", -((budget.cache_bytes() / 1_024) as i64)),
+            ("wal_autocheckpoint", budget.checkpoint_pages() as i64),
+            ("journal_size_limit", budget.journal_size_limit() as i64),
+        ] {
+            set_number(connection, pragma, value)?;
+        }
+        Ok(())
+    }
+
+    /// Begins a transaction for which there are at least `pages` pages, after making that room if it must.
+    pub(super) fn begin(&mut self, connection: &Connection, pages: i64) -> Result<(), Blocked> {
+        let pages = pages + self.more_pages;
+        for _ in 0..ATTEMPTS {
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            let outcome = self.room(connection);
+            let has_room = outcome.as_ref().is_ok_and(|room| room.left() >= pages);
+            if has_room && !self.is_wal_full() {
+                return Ok(());
+            }
+            connection.execute_batch("ROLLBACK")?;
+            outcome?;
+            self.make_room(connection, pages)?;
+        }
+        Err(Blocked::Full)
+    }
+
+    /// Whether a transaction of so many records should end here, for the sake of the WAL; `pending_bytes` are still to come.
+    pub(super) fn should_end(&self, records: usize, pending_bytes: impl FnOnce() -> u64) -> bool {
+        records.is_multiple_of(RECORDS_BETWEEN_LOOKS)
+            && self.wal_bytes() + pending_bytes() >= self.budget.wal_stop_bytes()
+    }
+
+    /// Runs `work` in a transaction for which there are at least `pages` pages.
+    pub(super) fn transact_with_room<R>(
+        &mut self,
+        connection: &Connection,
+        pages: i64,
+        work: impl FnOnce(&Self) -> rusqlite::Result<R>,
+    ) -> Result<R, Blocked> {
+        self.begin(connection, pages)?;
+        let outcome = work(self).and_then(|done| connection.execute_batch("COMMIT").map(|()| done));
+        if outcome.is_err() {
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        Ok(outcome?)
+    }
+
+    fn is_wal_full(&self) -> bool {
+        self.wal_bytes() >= self.budget.wal_stop_bytes()
+    }
+
+    /// A transaction failed for want of pages: the next begins with more.
+    pub(super) fn was_too_little(&mut self) {
+        self.more_pages = (self.more_pages * 2).clamp(256, (self.budget.wal_bytes() / PAGE_BYTES) as i64);
+    }
+
+    /// A transaction had room enough.
+    pub(super) fn was_enough(&mut self) {
+        self.more_pages /= 2;
+    }
+
+    /// How many pages there are, and may be: asked under the write lock, so that no other process changes it.
+    fn room(&mut self, connection: &Connection) -> Result<Room, Blocked> {
+        let max_bytes: i64 =
+            connection.prepare_cached("SELECT max_bytes FROM retention")?.query_row([], |row| row.get(0))?;
+        let budget = Budget::new(max_bytes.cast_unsigned());
+        if budget != self.budget {
+            // Another process has set another cap. What SQLite does not take stays as it was; the page limit is read back.
+            let _ = self.adopt(connection, budget);
+        }
+        let pages = space::pragma(connection, "page_count")?;
+        let free = space::pragma(connection, "freelist_count")?;
+        let files = self.files();
+        let mut limit = budget.database_pages(files.flight + self.coming, files.state);
+        if self.retention.min_free_disk > 0
+            && space::free_disk(&self.dir).is_some_and(|free| free < self.retention.min_free_disk)
+        {
+            // What is free within goes back, but for what the next transactions need.
+            let working = budget.pages_of(budget.batch_bytes()) * 2;
+            limit = limit.min((pages - (free - working).max(0)).max(PAGES_MIN));
+        }
+        if self.limit != Some(limit) || pages > limit {
+            // SQLite takes no less than there is.
+            let took: i64 = connection
+                .prepare(&format!("PRAGMA max_page_count = {}", limit.max(pages)))?
+                .query_row([], |row| row.get(0))?;
+            self.limit = (took == limit).then_some(limit);
+        }
+        Ok(Room { pages, free, limit })
+    }
+
+    /// Makes room for so many pages, within a tenth of a second; what is still missing then, the next attempt adds.
+    fn make_room(&mut self, connection: &Connection, pages: i64) -> Result<(), Blocked> {
+        let until = Instant::now() + ROOM_WITHIN;
+        loop {
+            self.unpin(connection)?;
+            let room = self.room(connection)?;
+            if room.left() >= pages || Instant::now() >= until {
+                return Ok(());
+            }
+            // A little more than is needed now, so that the next batches find it.
+            let goal = pages - room.left() + room.limit / 64;
+            if !self.remove(connection, Why::Cap, &self.oldest(room.limit), goal)? {
+                return Err(Blocked::Full);
+            }
+        }
+    }
+
+    /// Empties a WAL that has reached its mark.
+    fn unpin(&self, connection: &Connection) -> Result<(), Blocked> {
+        if !self.is_wal_full() {
+            return Ok(());
+        }
+        space::empty_wal(connection)?;
+        if self.is_wal_full() { Err(Blocked::Pinned) } else { Ok(()) }
+    }
+
+    /// Has a flight file created, under the write lock and with room for it.
+    pub(super) fn admit<R>(
+        &mut self,
+        connection: &Connection,
+        wanted: u64,
+        until: Instant,
+        create: impl FnOnce(Option<u64>) -> R,
+    ) -> Result<R, Blocked> {
+        loop {
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            self.coming = self.budget.flight_bytes(wanted, self.files().flight).unwrap_or(0);
+            let has_room = self
+                .room(connection)
+                .map(|room| room.excess() == 0 && self.files().database <= room.limit.cast_unsigned() * PAGE_BYTES);
+            if matches!(has_room, Ok(true)) || self.coming == 0 || Instant::now() >= until {
+                let bytes = (matches!(has_room, Ok(true)) && self.coming > 0).then_some(self.coming);
+                let made = create(bytes);
+                self.coming = 0;
+                connection.execute_batch("ROLLBACK")?;
+                return Ok(made);
+            }
+            connection.execute_batch("ROLLBACK")?;
+            let outcome = has_room.and_then(|_| self.shrink(connection, until));
+            if !matches!(outcome, Ok(_) | Err(Blocked::Pinned | Blocked::Full)) {
+                self.coming = 0;
+                outcome?;
+            }
+        }
+    }
+}

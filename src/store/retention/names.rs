@@ -1,0 +1,175 @@
+//! Which names and callsites are still referred to, without looking at the rows.
+//!
+//! Time is divided into generations, for events and spans and for warnings. Whoever writes a row that refers to a name
+//! marks the name with the current generation, once. A generation ends when all rows that were there at its beginning are
+//! gone: then whatever bears the mark of one before that is referred to by none, and goes. So a name goes at the latest
+//! with the second generation after its last use, no row is ever searched for it, and a million tenants do not fill a store.
+
+use rusqlite::{Connection, params};
+use rustc_hash::FxHashSet;
+
+use super::rows::numbers;
+
+/// What is marked as used by this process, in the current generation.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Marks {
+    generations: [i64; 2],
+    /// Of names and of callsites; by [rows, warnings].
+    names: [FxHashSet<i64>; 2],
+    callsites: [FxHashSet<i64>; 2],
+    /// To be written with the transaction.
+    new: Vec<(bool, usize, i64)>,
+}
+
+/// Past this a set begins anew; the next use costs an update.
+const MARKED_MAX: usize = 65_536;
+const COLUMNS: [&str; 2] = ["row_generation", "warning_generation"];
+
+impl Marks {
+    /// Begins a transaction in these generations.
+    pub(in crate::store) fn begin(&mut self, generations: [i64; 2]) {
+        if self.generations != generations {
+            *self = Self { generations, ..Self::default() };
+        }
+    }
+
+    /// A row that is written refers to this name.
+    #[inline]
+    pub(in crate::store) fn name(&mut self, is_warning: bool, id: i64) {
+        let kind = usize::from(is_warning);
+        if self.names[kind].insert(id) {
+            self.new.push((false, kind, id));
+        }
+    }
+
+    /// A row that is written is of this callsite.
+    #[inline]
+    pub(in crate::store) fn callsite(&mut self, is_warning: bool, id: i64) {
+        let kind = usize::from(is_warning);
+        if self.callsites[kind].insert(id) {
+            self.new.push((true, kind, id));
+        }
+    }
+
+    /// Writes the new marks.
+    pub(in crate::store) fn store(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        for (is_callsite, kind, id) in self.new.drain(..) {
+            let (table, column) = (if is_callsite { "callsite" } else { "name" }, COLUMNS[kind]);
+            connection
+                .prepare_cached(&format!("UPDATE {table} SET {column} = ?2 WHERE id = ?1 AND {column} < ?2"))?
+                .execute([id, self.generations[kind]])?;
+        }
+        for set in self.names.iter_mut().chain(&mut self.callsites) {
+            if set.len() > MARKED_MAX {
+                set.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// After a rollback: nothing was written.
+    pub(in crate::store) fn forget(&mut self) {
+        *self = Self { generations: self.generations, ..Self::default() };
+    }
+}
+
+/// Ends the generations whose first rows are gone. Says whether one ended.
+pub(super) fn turn(connection: &Connection) -> rusqlite::Result<bool> {
+    // A last row of the far future is no end that will come: once rows like that are gone, the newest are the end.
+    let rows = connection
+        .prepare_cached(
+            "UPDATE retention SET row_generation = row_generation + 1, names_removed = names_removed + 1,
+                last_event = ifnull((SELECT max(at) FROM event), last_event), last_span = ifnull((SELECT max(id) FROM span), 0)
+              WHERE ifnull((SELECT min(at) FROM event), 9223372036854775807) > last_event
+                AND ifnull((SELECT min(id) FROM span WHERE state <> 1 AND id < (SELECT max(id) FROM span)), 9223372036854775807) > last_span",
+        )?
+        .execute([])?;
+    let warnings = connection
+        .prepare_cached(
+            "UPDATE retention SET warning_generation = warning_generation + 1, names_removed = names_removed + 1,
+                last_warning = ifnull((SELECT max(at) FROM warning), last_warning)
+              WHERE ifnull((SELECT min(at) FROM warning), 9223372036854775807) > last_warning",
+        )?
+        .execute([])?;
+    connection
+        .prepare_cached(
+            "UPDATE retention SET last_event = min(last_event, ifnull((SELECT max(at) FROM event), last_event)),
+                last_warning = min(last_warning, ifnull((SELECT max(at) FROM warning), last_warning))
+              WHERE last_event > (SELECT max(at) FROM event) OR last_warning > (SELECT max(at) FROM warning)",
+        )?
+        .execute([])?;
+    Ok(rows + warnings > 0)
+}
+
+/// Marks what the open spans of a run refer to, which are about to be ended without being written.
+pub(in crate::store) fn mark_running(connection: &Connection, run: i64) -> rusqlite::Result<()> {
+    for (table, columns) in [
+        ("name", &["name", "event_type", "category", "tenant", "actor", "status"][..]),
+        ("callsite", &["callsite"][..]),
+    ] {
+        let ids: Vec<_> =
+            columns.iter().map(|column| format!("SELECT {column} FROM span WHERE run = ?1 AND state = 1")).collect();
+        let sql = format!(
+            "UPDATE {table} SET row_generation = (SELECT row_generation FROM retention) WHERE id IN ({})",
+            ids.join(" UNION ")
+        );
+        connection.prepare_cached(&sql)?.execute([run])?;
+    }
+    Ok(())
+}
+
+/// Where a sweep for what nothing refers to stands: the last number looked at in `name`, then in `callsite`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sweep {
+    name: i64,
+    callsite: i64,
+    series: bool,
+}
+
+/// Removes some of what nothing refers to; says when it is through.
+pub(super) fn sweep(connection: &Connection, at: &mut Sweep, count: i64) -> rusqlite::Result<bool> {
+    let mut removed = 0;
+    if !at.series {
+        // Callsites below 0 stand for all that came when there were too many.
+        removed += connection
+            .prepare_cached("DELETE FROM series WHERE callsite >= 0 AND id NOT IN (SELECT series FROM rollup)")?
+            .execute([])?;
+        at.series = true;
+    }
+    let mut step = |table: &str, from: &mut i64, kept: &str| -> rusqlite::Result<bool> {
+        let kept: FxHashSet<i64> = numbers(connection, kept, [])?.into_iter().collect();
+        let sql = format!("SELECT max(id) FROM (SELECT id FROM {table} WHERE id > ?1 ORDER BY id LIMIT ?2)");
+        let last: Option<i64> = connection.prepare_cached(&sql)?.query_row([*from, count], |row| row.get(0))?;
+        let Some(last) = last else { return Ok(true) };
+        let sql = format!(
+            "SELECT id FROM {table} WHERE id > ?1 AND id <= ?2
+                AND row_generation < (SELECT row_generation - 1 FROM retention)
+                AND warning_generation < (SELECT warning_generation - 1 FROM retention)"
+        );
+        let mut remove = connection.prepare_cached(&format!("DELETE FROM {table} WHERE id = ?1"))?;
+        for id in numbers(connection, &sql, [*from, last])?.into_iter().filter(|id| !kept.contains(id)) {
+            removed += remove.execute([id])?;
+        }
+        *from = last;
+        Ok(false)
+    };
+    // Spans that are open may be of any generation: their rows are not written again before they close.
+    let is_done = step(
+        "name",
+        &mut at.name,
+        "SELECT event_type FROM series UNION SELECT source FROM series UNION SELECT name FROM span WHERE state = 1
+         UNION SELECT event_type FROM span WHERE state = 1 UNION SELECT category FROM span WHERE state = 1
+         UNION SELECT tenant FROM span WHERE state = 1 UNION SELECT actor FROM span WHERE state = 1
+         UNION SELECT status FROM span WHERE state = 1",
+    )? && step(
+        "callsite",
+        &mut at.callsite,
+        "SELECT callsite FROM series UNION SELECT callsite FROM span WHERE state = 1",
+    )?;
+    if removed > 0 {
+        connection
+            .prepare_cached("UPDATE retention SET names_removed = names_removed + ?1")?
+            .execute(params![removed as i64])?;
+    }
+    Ok(is_done)
+}

@@ -1,0 +1,230 @@
+//! Maintenance: what goes, in which order, and in how small pieces.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::{
+    super::Cleanup,
+    Blocked, Keeper, PAGE_BYTES, names, rows, space,
+    sums::{self, Why},
+};
+use crate::clock::duration_ns;
+
+/// Maintenance holds the write lock for about this long at a time.
+const PIECE: Duration = Duration::from_millis(10);
+/// Rows of each kind between two looks at the clock and the WAL.
+const ROWS_BETWEEN_LOOKS: i64 = 512;
+/// Names looked at in one transaction of a sweep.
+const NAMES_AT_ONCE: i64 = 2_000;
+/// Time that differs by more is wrong.
+const WRONG_NS: i64 = 3_600_000_000_000;
+
+impl Keeper {
+    /// What goes for the cap.
+    pub(super) fn oldest(&self, limit: i64) -> rows::Cut {
+        rows::Cut {
+            rows_until: i64::MAX,
+            warnings_until: i64::MAX,
+            future: self.clock.now().as_unix_ns().saturating_add(WRONG_NS),
+            warning_bytes_kept: limit / 4 * PAGE_BYTES as i64,
+            may_take_running: true,
+        }
+    }
+
+    /// What is too old; `None` if nothing can be, or time is not to be trusted.
+    pub(super) fn too_old(&self) -> Option<rows::Cut> {
+        let now = self.clock.anchor();
+        let moved = (now.wall_ns.saturating_sub(self.first.wall_ns))
+            .saturating_sub_unsigned(now.mono_ns.saturating_sub(self.first.mono_ns));
+        if moved.saturating_abs() > WRONG_NS {
+            return None;
+        }
+        let before = |age: Duration| now.wall_ns.saturating_sub(duration_ns(age));
+        let rows_until = self.retention.max_age.map(before);
+        let warnings_until = self.retention.max_age_of_warnings.map(before).or(rows_until);
+        if rows_until.is_none() && warnings_until.is_none() {
+            return None;
+        }
+        Some(rows::Cut {
+            rows_until: rows_until.unwrap_or(i64::MIN),
+            warnings_until: warnings_until.unwrap_or(i64::MIN),
+            future: i64::MAX,
+            warning_bytes_kept: 0,
+            may_take_running: false,
+        })
+    }
+
+    /// Removes rows until `goal` pages are free, but for about ten milliseconds at most. Says whether it removed any.
+    pub(super) fn remove(
+        &mut self,
+        connection: &Connection,
+        why: Why,
+        cut: &rows::Cut,
+        goal: i64,
+    ) -> Result<bool, Blocked> {
+        let started = Instant::now();
+        self.unpin(connection)?;
+        let (rows, freed) = self.transact(connection, |keeper| {
+            let before = space::pragma(connection, "freelist_count")?;
+            let mut removed = rows::Removed::default();
+            let freed = loop {
+                let some = rows::remove_some(connection, cut, ROWS_BETWEEN_LOOKS)?;
+                removed.add(some);
+                let freed = space::pragma(connection, "freelist_count")? - before;
+                if some.rows == 0 || freed >= goal || started.elapsed() >= PIECE || keeper.is_wal_full() {
+                    break freed;
+                }
+            };
+            connection
+                .prepare_cached("UPDATE run SET warning_bytes = warning_bytes - ?2 WHERE id = ?1 AND ?2 <> 0")?
+                .execute([keeper.run, removed.warning_bytes])?;
+            connection
+                .prepare_cached(
+                    "UPDATE retention SET traces_removed = traces_removed + ?1, running_removed = running_removed + ?2
+                      WHERE ?1 + ?2 > 0",
+                )?
+                .execute([removed.traces.cast_signed(), removed.running.cast_signed()])?;
+            let freed = freed.max(0).cast_unsigned() * PAGE_BYTES;
+            if removed.rows > 0 {
+                let done = Cleanup { rows: removed.rows, bytes: freed, returned_bytes: 0 };
+                keeper.note(connection, why, done, removed.window, started)?;
+            }
+            Ok((removed.rows, freed))
+        })?;
+        self.done.rows += rows;
+        self.done.bytes += freed;
+        Ok(rows > 0)
+    }
+
+    fn note(
+        &mut self,
+        connection: &Connection,
+        why: Why,
+        done: Cleanup,
+        window: Option<(i64, i64)>,
+        started: Instant,
+    ) -> rusqlite::Result<()> {
+        let at_unix_ns = self.clock.now().as_unix_ns();
+        self.last = Some((at_unix_ns, why));
+        let took_ns = duration_ns(started.elapsed());
+        sums::note(connection, &sums::Piece { why, run: self.run, at_unix_ns, done, window, took_ns })
+    }
+
+    fn transact<R>(
+        &mut self,
+        connection: &Connection,
+        work: impl FnOnce(&mut Self) -> rusqlite::Result<R>,
+    ) -> Result<R, Blocked> {
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        let outcome = work(self).and_then(|done| connection.execute_batch("COMMIT").map(|()| done));
+        if outcome.is_err() {
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        Ok(outcome?)
+    }
+
+    /// Brings a database that is larger than its share down to it. Says whether it is.
+    pub(in crate::store) fn shrink(&mut self, connection: &Connection, until: Instant) -> Result<bool, Blocked> {
+        loop {
+            self.unpin(connection)?;
+            let room = self.room(connection)?;
+            let working = self.budget.pages_of(self.budget.batch_bytes());
+            if room.excess() == 0 {
+                let is_long = self.files().database > room.limit.cast_unsigned() * PAGE_BYTES;
+                if is_long {
+                    space::empty_wal(connection)?;
+                }
+                return Ok(true);
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            if room.left() < working {
+                let goal = working - room.left() + room.limit / 64;
+                if !self.remove(connection, Why::Cap, &self.oldest(room.limit), goal)? {
+                    return Err(Blocked::Full);
+                }
+            } else if !self.give_back(connection, Why::Shrink, room.excess())? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Gives some free pages back, `pages` at most. Says whether there were any.
+    fn give_back(&mut self, connection: &Connection, why: Why, pages: i64) -> Result<bool, Blocked> {
+        let started = Instant::now();
+        self.unpin(connection)?;
+        let pages = pages.min((self.budget.wal_bytes() / 16 / PAGE_BYTES) as i64);
+        let returned = self.transact(connection, |keeper| {
+            let returned = space::give_back(connection, pages)?.max(0).cast_unsigned() * PAGE_BYTES;
+            if returned > 0 {
+                let done = Cleanup { returned_bytes: returned, ..Cleanup::default() };
+                keeper.note(connection, why, done, None, started)?;
+            }
+            Ok(returned)
+        })?;
+        self.done.returned_bytes += returned;
+        Ok(returned > 0)
+    }
+
+    /// What is to be done from time to time: ages, what outlives the rows, names. Says whether it came to its end.
+    pub(in crate::store) fn tidy(&mut self, connection: &Connection, until: Instant) -> Result<bool, Blocked> {
+        if let Some(cut) = self.too_old() {
+            while self.remove(connection, Why::Age, &cut, i64::MAX)? {
+                if Instant::now() >= until {
+                    return Ok(false);
+                }
+            }
+        }
+        let now_s = self.clock.now().as_unix_ns().div_euclid(1_000_000_000);
+        let limit = self.room(connection)?.limit;
+        let bytes_kept = limit / 10 * PAGE_BYTES as i64;
+        loop {
+            self.unpin(connection)?;
+            let is_more = self.transact(connection, |keeper| {
+                let started = Instant::now();
+                while sums::trim_rollups(connection, keeper.run, now_s, bytes_kept)? {
+                    if started.elapsed() >= PIECE || keeper.is_wal_full() {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            })?;
+            if !is_more {
+                break;
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+        }
+        let turned = self.transact(connection, |keeper| {
+            sums::trim_small(connection, now_s)?;
+            sums::trim_runs(connection, keeper.run, limit)?;
+            names::turn(connection)
+        })?;
+        if turned {
+            self.sweep = Some(names::Sweep::default());
+        }
+        while let Some(mut sweep) = self.sweep {
+            self.unpin(connection)?;
+            let is_done = self.transact(connection, |_| names::sweep(connection, &mut sweep, NAMES_AT_ONCE))?;
+            self.sweep = (!is_done).then_some(sweep);
+            if !is_done && Instant::now() >= until {
+                return Ok(false);
+            }
+        }
+        self.shrink(connection, until)
+    }
+
+    /// Gives every free page back, beyond the share, too.
+    pub(in crate::store) fn compact(&mut self, connection: &Connection, until: Instant) -> Result<bool, Blocked> {
+        while self.give_back(connection, Why::Compact, i64::MAX)? {
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+        }
+        space::empty_wal(connection)?;
+        Ok(true)
+    }
+}

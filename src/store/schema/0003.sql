@@ -1,0 +1,57 @@
+-- telemetry.db, version 3: retention.
+
+-- What the run's commits added to `warning` and `rollup`, less what it deleted there. The sums over all runs are the
+-- sizes: the row is written with every commit anyway, and a counter of its own would cost a page each time.
+ALTER TABLE run ADD COLUMN warning_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE run ADD COLUMN rollup_bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE run SET
+    warning_bytes = (SELECT coalesce(sum(64 + ifnull(octet_length(message), 0) + ifnull(octet_length(payload), 0)), 0) FROM warning),
+    rollup_bytes = (SELECT coalesce(sum(48 + ifnull(octet_length(durations), 0)), 0) FROM rollup)
+ WHERE id = (SELECT max(id) FROM run);
+
+-- The generation in which an event or span, and in which a warning, last referred to it.
+ALTER TABLE name ADD COLUMN row_generation INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE name ADD COLUMN warning_generation INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE callsite ADD COLUMN row_generation INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE callsite ADD COLUMN warning_generation INTEGER NOT NULL DEFAULT 1;
+
+-- What all processes of the directory must know before they write; one row. A generation of events and spans began when
+-- the newest were these; once they are gone, names of earlier generations are referred to by none.
+CREATE TABLE retention (
+    id                 INTEGER PRIMARY KEY CHECK (id = 1),
+    max_bytes          INTEGER NOT NULL, -- as the last start said; 0 if none has yet
+    traces_removed     INTEGER NOT NULL, -- rises when rows of `trace` go
+    names_removed      INTEGER NOT NULL, -- rises when rows of `name`, `callsite` or `series` go, and with each generation
+    running_removed    INTEGER NOT NULL, -- rises when spans that were still open had to go
+    row_generation     INTEGER NOT NULL,
+    last_event         INTEGER NOT NULL,
+    last_span          INTEGER NOT NULL,
+    warning_generation INTEGER NOT NULL,
+    last_warning       INTEGER NOT NULL
+) STRICT;
+INSERT INTO retention VALUES (1, 0, 0, 0, 0, 1,
+    (SELECT ifnull(max(at), 0) FROM event), (SELECT ifnull(max(id), 0) FROM span), 1, (SELECT ifnull(max(at), 0) FROM warning));
+
+-- What was removed, by minute and reason.
+CREATE TABLE maintenance_run (
+    minute      INTEGER NOT NULL, -- unix seconds
+    reason      TEXT    NOT NULL,
+    run         INTEGER NOT NULL,
+    rows        INTEGER NOT NULL,
+    freed       INTEGER NOT NULL, -- bytes, for new rows
+    returned    INTEGER NOT NULL, -- bytes, to the file system
+    from_at     INTEGER,
+    until_at    INTEGER,
+    duration_ns INTEGER NOT NULL,
+    PRIMARY KEY (minute, reason, run)
+) STRICT, WITHOUT ROWID;
+
+CREATE VIEW maintenance AS
+SELECT strftime('%Y-%m-%dT%H:%M:%SZ', minute, 'unixepoch') AS minute, reason, rows,
+       freed AS freed_bytes, returned AS returned_bytes,
+       strftime('%Y-%m-%dT%H:%M:%S', (from_at - (from_at % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')
+           || printf('.%09dZ', (from_at % 1000000000 + 1000000000) % 1000000000) AS removed_from,
+       strftime('%Y-%m-%dT%H:%M:%S', (until_at - (until_at % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')
+           || printf('.%09dZ', (until_at % 1000000000 + 1000000000) % 1000000000) AS removed_until,
+       duration_ns / 1e6 AS duration_ms, nullif(run, 0) AS run_id
+  FROM maintenance_run;
