@@ -13,7 +13,7 @@ use super::{
     event_rows::{EventRow, Texts, is_about_the_value},
     intern::Interner,
     open_span::{OpenSpan, OpenSpans},
-    retention::{Marks, PAGE_BYTES, WARNING_BYTES},
+    retention::{Marks, PAGE_BYTES, WARNING_BYTES, WARNING_TRACE_BYTES},
     rollup::{Rollups, SeriesKey},
     statements::Statements,
 };
@@ -322,7 +322,8 @@ impl Applier {
         let message = self.columns.message.get().map(str::as_bytes);
         if is_warning {
             let texts = message.map_or(0, <[u8]>::len) + self.columns.payload.len();
-            self.warning_bytes += WARNING_BYTES + texts as i64;
+            let trace = if row.trace.is_some() { WARNING_TRACE_BYTES } else { 0 };
+            self.warning_bytes += WARNING_BYTES + trace + texts as i64;
         }
         statements.events.insert(row, Texts { message, payload: &self.columns.payload })?;
         self.rollups.count(key, at, is_error, self.columns.duration_ns);

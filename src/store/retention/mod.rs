@@ -26,7 +26,7 @@ use std::{
 pub(in crate::store) use budget::PAGE_BYTES;
 use budget::{Budget, Files};
 pub(in crate::store) use names::{Marks, mark_running};
-pub(in crate::store) use rows::WARNING_BYTES;
+pub(in crate::store) use rows::{WARNING_BYTES, WARNING_TRACE_BYTES};
 use rusqlite::{Connection, ErrorCode};
 use space::Room;
 pub(in crate::store) use sums::ROLLUP_BYTES;
@@ -297,6 +297,11 @@ impl Keeper {
             let room = self.room(connection)?;
             if room.left() >= pages || Instant::now() >= until {
                 return Ok(());
+            }
+            // Names that nothing refers to are worth less than any row.
+            if self.sweep.is_some() {
+                self.sweep(connection)?;
+                continue;
             }
             // A little more than is needed now, so that the next batches find it.
             let goal = pages - room.left() + room.limit / 64;

@@ -5,8 +5,10 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-/// Bytes of a warning's row but for its texts, and of its entries in indexes; as the migration counts them.
-pub(in crate::store) const WARNING_BYTES: i64 = 64;
+/// About the bytes of a warning's row but for its texts, with its entries in indexes; and of the trace that is kept for it.
+/// As the migration counts them.
+pub(in crate::store) const WARNING_BYTES: i64 = 96;
+pub(in crate::store) const WARNING_TRACE_BYTES: i64 = 160;
 
 /// What may be removed.
 #[derive(Clone, Copy, Debug)]
@@ -148,10 +150,10 @@ fn remove_events(connection: &Connection, table: &str, (first, last): (i64, i64)
     let warning_bytes = if table == "warning" {
         connection
             .prepare_cached(
-                "SELECT sum(?3 + ifnull(octet_length(message), 0) + ifnull(octet_length(payload), 0)) FROM warning
-                  WHERE at BETWEEN ?1 AND ?2",
+                "SELECT sum(?3 + ?4 * (trace IS NOT NULL) + ifnull(octet_length(message), 0) + ifnull(octet_length(payload), 0))
+                   FROM warning WHERE at BETWEEN ?1 AND ?2",
             )?
-            .query_row(params![first, last, WARNING_BYTES], |row| row.get::<_, Option<i64>>(0))?
+            .query_row(params![first, last, WARNING_BYTES, WARNING_TRACE_BYTES], |row| row.get::<_, Option<i64>>(0))?
             .unwrap_or(0)
     } else {
         0

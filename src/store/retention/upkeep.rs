@@ -85,6 +85,9 @@ impl Keeper {
                       WHERE ?1 + ?2 > 0",
                 )?
                 .execute([removed.traces.cast_signed(), removed.running.cast_signed()])?;
+            if names::turn(connection)? {
+                keeper.sweep = Some(names::Sweep::default());
+            }
             let freed = freed.max(0).cast_unsigned() * PAGE_BYTES;
             if removed.rows > 0 {
                 let done = Cleanup { rows: removed.rows, bytes: freed, returned_bytes: 0 };
@@ -198,23 +201,30 @@ impl Keeper {
                 return Ok(false);
             }
         }
-        let turned = self.transact(connection, |keeper| {
+        self.transact(connection, |keeper| {
             sums::trim_small(connection, now_s)?;
             sums::trim_runs(connection, keeper.run, limit)?;
-            names::turn(connection)
+            if names::turn(connection)? {
+                keeper.sweep = Some(names::Sweep::default());
+            }
+            Ok(())
         })?;
-        if turned {
-            self.sweep = Some(names::Sweep::default());
-        }
-        while let Some(mut sweep) = self.sweep {
+        while self.sweep.is_some() {
             self.unpin(connection)?;
-            let is_done = self.transact(connection, |_| names::sweep(connection, &mut sweep, NAMES_AT_ONCE))?;
-            self.sweep = (!is_done).then_some(sweep);
-            if !is_done && Instant::now() >= until {
+            self.sweep(connection)?;
+            if Instant::now() >= until {
                 return Ok(false);
             }
         }
         self.shrink(connection, until)
+    }
+
+    /// Removes some of the names that nothing refers to.
+    pub(super) fn sweep(&mut self, connection: &Connection) -> Result<(), Blocked> {
+        let Some(mut sweep) = self.sweep else { return Ok(()) };
+        let is_done = self.transact(connection, |_| names::sweep(connection, &mut sweep, NAMES_AT_ONCE))?;
+        self.sweep = (!is_done).then_some(sweep);
+        Ok(())
     }
 
     /// Gives every free page back, beyond the share, too.

@@ -5,15 +5,17 @@
 ALTER TABLE run ADD COLUMN warning_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE run ADD COLUMN rollup_bytes INTEGER NOT NULL DEFAULT 0;
 UPDATE run SET
-    warning_bytes = (SELECT coalesce(sum(64 + ifnull(octet_length(message), 0) + ifnull(octet_length(payload), 0)), 0) FROM warning),
+    warning_bytes = (SELECT coalesce(sum(96 + 160 * (trace IS NOT NULL) + ifnull(octet_length(message), 0) + ifnull(octet_length(payload), 0)), 0) FROM warning),
     rollup_bytes = (SELECT coalesce(sum(48 + ifnull(octet_length(durations), 0)), 0) FROM rollup)
  WHERE id = (SELECT max(id) FROM run);
 
--- The generation in which an event or span, and in which a warning, last referred to it.
-ALTER TABLE name ADD COLUMN row_generation INTEGER NOT NULL DEFAULT 1;
-ALTER TABLE name ADD COLUMN warning_generation INTEGER NOT NULL DEFAULT 1;
-ALTER TABLE callsite ADD COLUMN row_generation INTEGER NOT NULL DEFAULT 1;
-ALTER TABLE callsite ADD COLUMN warning_generation INTEGER NOT NULL DEFAULT 1;
+-- The generation in which an event or span, and in which a warning, last referred to it; 0 if none did.
+ALTER TABLE name ADD COLUMN row_generation INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE name ADD COLUMN warning_generation INTEGER NOT NULL DEFAULT 0;
+UPDATE name SET row_generation = 1, warning_generation = 1;
+ALTER TABLE callsite ADD COLUMN row_generation INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE callsite ADD COLUMN warning_generation INTEGER NOT NULL DEFAULT 0;
+UPDATE callsite SET row_generation = 1, warning_generation = 1;
 
 -- What all processes of the directory must know before they write; one row. A generation of events and spans began when
 -- the newest were these; once they are gone, names of earlier generations are referred to by none.
