@@ -221,7 +221,7 @@ fn prepare(database: &Database, connection: &Connection) -> Result<(), Pragma> {
     let (synchronous, reads) = database.synchronous;
     set(connection, "synchronous", synchronous, reads)?;
     for (pragma, value, reads) in [
-        ("journal_size_limit", "16777216", "16777216"),
+        ("journal_size_limit", "4194304", "4194304"),
         ("wal_autocheckpoint", "1000", "1000"),
         ("cache_size", "-8192", "-8192"),
         ("temp_store", "MEMORY", "2"),

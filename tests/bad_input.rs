@@ -94,6 +94,8 @@ fn flight_files_that_are_none_are_set_aside() {
 
 #[test]
 fn filters_and_settings_that_make_no_sense() {
+    const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+    let keep = l0::Retention::default;
     let dir = tempfile::tempdir().unwrap();
     for (error, hint) in [
         (builder(dir.path()).filter("shop=verbose").start().unwrap_err(), "shop=verbose"),
@@ -101,6 +103,18 @@ fn filters_and_settings_that_make_no_sense() {
         (builder(dir.path()).default_filter("a=b=c").start().unwrap_err(), "a=b=c"),
         (builder(dir.path()).buffer_bytes(1).start().unwrap_err(), "buffer_bytes(1)"),
         (builder(dir.path()).commit_every(std::time::Duration::ZERO).start().unwrap_err(), "commit_every"),
+        (builder(dir.path()).retention(keep().max_bytes(1 << 20)).start().unwrap_err(), "max_bytes(1048576)"),
+        (builder(dir.path()).retention(keep().max_bytes(u64::MAX)).start().unwrap_err(), "16 TiB"),
+        (builder(dir.path()).retention(keep().max_age(HOUR * 0)).start().unwrap_err(), "max_age(0)"),
+        (
+            builder(dir.path()).retention(keep().max_age_of_warnings(HOUR * 0)).start().unwrap_err(),
+            "max_age_of_warnings(0)",
+        ),
+        (
+            builder(dir.path()).retention(keep().max_age(2 * HOUR).max_age_of_warnings(HOUR)).start().unwrap_err(),
+            "must not be less than max_age",
+        ),
+        (builder(dir.path()).retention(keep().max_audit_bytes(9)).start().unwrap_err(), "max_audit_bytes(9)"),
     ] {
         assert!(error.is_config() && error.to_string().contains(hint), "{error}");
     }

@@ -1,6 +1,10 @@
 //! Settings, then `start` (nothing global) or `install` (the process's subscriber).
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use uuid::Uuid;
 
@@ -263,6 +267,10 @@ impl Builder {
                 format!("{count} flight files could not be read and are set aside as flight/*.unreadable"),
             );
         }
+        if recovered.postponed > 0 {
+            let count = recovered.postponed;
+            capture.warn("l0.recovery", format!("{count} flight files wait for the next start: the store has no room"));
+        }
         if let Some(why) = flight.fallback() {
             capture.warn("l0.flight", format!("the flight recorder is not where it was asked for: {why}"));
         } else if config.flight == Flight::Directory && flight.medium() != Medium::Directory {
@@ -285,6 +293,7 @@ impl Builder {
             redactor,
             clock: config.clock,
             retention: config.retention,
+            audit_warned: AtomicBool::new(false),
         };
         Ok(L0::new(Handle::new(inner), thread, kind))
     }

@@ -5,7 +5,10 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -49,6 +52,7 @@ pub(super) struct Inner {
     pub(super) clock: Clock,
     pub(super) retention: Retention,
     pub(super) state: State,
+    pub(super) audit_warned: AtomicBool,
 }
 
 /// How recording goes, in numbers.
@@ -160,6 +164,9 @@ impl Handle {
     /// Blocks for a sync of the disk, about a millisecond; callers at the same time share one. Waits at most ten seconds
     /// for others, and two for another process.
     ///
+    /// What was audited is never evicted, so it has a limit of its own, [`Retention::max_audit_bytes`], at which this
+    /// refuses. At four fifths of it a warning is recorded, once a run, of type `l0.audit`.
+    ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # let l0 = l0::builder().dir(dir.path()).start()?;
@@ -169,13 +176,26 @@ impl Handle {
     /// ```
     ///
     /// # Errors
-    /// `is_storage` if it could not be written, `is_timeout` if it had to wait too long: in both cases it is not there.
+    /// `is_storage` if it could not be written, or the limit is reached; `is_timeout` if it had to wait too long: in both cases it is not there.
     /// `is_closed` after shutdown and in a forked child.
     pub fn audit(&self, mut event: TelemetryEvent) -> Result<()> {
         if self.inner.shared.flight.is_forked() {
             return Err(Error::closed());
         }
         let span = self.inner.capture.complete(&mut event).map(|own| (self.inner.shared.flight.run(), own));
+        let limit = self.inner.retention.max_audit_bytes;
+        let bytes = self.inner.state.bytes();
+        if bytes >= limit {
+            return Err(Error::storage(format!(
+                "the audit is full: state.db has {bytes} bytes, Retention::max_audit_bytes is {limit}; give it more; or end the program and move state.db away, after which hashed ids have another key"
+            )));
+        }
+        if bytes > limit / 5 * 4 && !self.inner.audit_warned.swap(true, Ordering::Relaxed) {
+            let warning = format!(
+                "state.db has {bytes} bytes of Retention::max_audit_bytes({limit}), at which audits are refused"
+            );
+            self.inner.capture.warn("l0.audit", warning);
+        }
         state::audit(&self.inner.state, &self.inner.redactor, self.inner.clock.now(), span, event)
     }
 

@@ -85,6 +85,13 @@ impl State {
         pending.outcome.lock().take().unwrap_or_else(|| Err(Error::storage(format!("{what}: it was not in the queue"))))
     }
 
+    /// Bytes of the database and its WAL.
+    pub(crate) fn bytes(&self) -> u64 {
+        let of =
+            |suffix| std::fs::metadata(self.dir.join(format!("{}{suffix}", STATE.file))).map_or(0, |file| file.len());
+        of("") + of("-wal")
+    }
+
     /// Closes the database; what comes later is refused.
     pub(crate) fn close(&self, within: Duration) {
         if let Some(mut open) = self.open.try_lock_for(within) {

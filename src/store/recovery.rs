@@ -40,6 +40,9 @@ pub struct Recovery {
     pub interrupted_spans: u64,
     /// Flight files that could not be read; they are set aside as `flight/*.unreadable`.
     pub unreadable: u32,
+    /// Flight files that wait for the next start, because the cap leaves no room for them, or a reader that keeps its
+    /// snapshot for long.
+    pub postponed: u32,
 }
 
 /// Brings the flight files of dead processes in `dir` into its store.
@@ -94,7 +97,9 @@ pub(super) fn recover_with(
                 total.unreadable += 1;
                 orphan.set_aside()?;
             }
-            // The store cannot be written at the moment: the file waits for a better one.
+            // There is no room for it at the moment: the file waits for the next start.
+            Err(Blocked::Pinned | Blocked::Full) => total.postponed += 1,
+            // The store cannot be written.
             Err(blocked) => return Err(blocked.into_error(&format!("cannot recover {}", orphan.path().display()))),
         }
     }
@@ -253,7 +258,7 @@ impl<'a> Replay<'a> {
                 .execute(params![self.run, end_unix_ns, outcome])
                 .map(drop)
         })?;
-        Ok(Recovery { runs: 1, records: stored, interrupted_spans, unreadable: 0 })
+        Ok(Recovery { runs: 1, records: stored, interrupted_spans, ..Recovery::default() })
     }
 }
 

@@ -35,6 +35,9 @@ pub struct StoreSize {
     pub shm_bytes: u64,
     /// Bytes of all flight files in the directory.
     pub flight_bytes: u64,
+    /// Bytes of `state.db` and its WAL, which do not count against the cap; audits are refused at
+    /// [`Retention::max_audit_bytes`](crate::Retention::max_audit_bytes).
+    pub state_bytes: u64,
     /// What this process's maintenance has removed.
     pub removed: Cleanup,
     /// When this process last removed something, and why: `cap`, `age`, `shrink` or `compact`.

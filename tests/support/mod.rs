@@ -51,3 +51,33 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
         std::thread::yield_now();
     }
 }
+
+/// That SQLite finds nothing wrong with the store, and that whatever a row refers to is there.
+pub fn is_consistent(dir: &Path) {
+    let store = rusqlite::Connection::open(dir.join("telemetry.db")).unwrap();
+    let one = |sql: &str| store.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
+    assert_eq!(one("PRAGMA integrity_check"), "ok");
+    let mut checks = Vec::new();
+    for table in ["event", "warning", "span"] {
+        for (column, to) in [("run", "run"), ("callsite", "callsite"), ("trace", "trace")] {
+            checks.push((table, column, to));
+        }
+        for column in ["event_type", "category", "tenant", "actor", "status"] {
+            checks.push((table, column, "name"));
+        }
+    }
+    checks.extend([("event", "source", "name"), ("warning", "source", "name"), ("span", "name", "name")]);
+    checks.extend([("link", "span", "span"), ("rollup", "series", "series")]);
+    for (table, column, to) in checks {
+        let dangling = one(&format!(
+            "SELECT count(*) || '' FROM {table} WHERE {column} IS NOT NULL AND {column} NOT IN (SELECT id FROM {to})"
+        ));
+        assert_eq!(dangling, "0", "rows of {table} whose {column} is not in {to}");
+    }
+    let series = "SELECT count(*) || '' FROM series WHERE callsite > 0 AND callsite NOT IN (SELECT id FROM callsite)
+        OR event_type <> 0 AND event_type NOT IN (SELECT id FROM name) OR source <> 0 AND source NOT IN (SELECT id FROM name)";
+    assert_eq!(one(series), "0", "series whose callsite or name is gone");
+    let unused = "SELECT count(*) || '' FROM trace WHERE id NOT IN (SELECT trace FROM span) AND id NOT IN
+        (SELECT trace FROM event WHERE trace IS NOT NULL) AND id NOT IN (SELECT trace FROM warning WHERE trace IS NOT NULL)";
+    assert_eq!(one(unused), "0", "traces that nothing refers to");
+}

@@ -190,6 +190,7 @@ impl Keeper {
             wal_bytes: files.wal,
             shm_bytes: files.shm,
             flight_bytes: files.flight,
+            state_bytes: files.state,
             removed: self.done,
             last_maintenance: self.last.map(|(at, why)| (Timestamp::from_unix_ns(at), why.as_str())),
         }

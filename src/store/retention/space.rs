@@ -7,8 +7,8 @@ use rusqlite::Connection;
 use super::{Keeper, budget::length};
 use crate::database::waiting_within;
 
-/// How long emptying the WAL waits for readers: the next try comes soon.
-const READERS_WITHIN: Duration = Duration::from_millis(10);
+/// How long emptying the WAL waits for another process's transaction, and for readers: the next try comes soon.
+const OTHERS_WITHIN: Duration = Duration::from_millis(100);
 
 /// The database's pages, and how many it may have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(super) fn give_back(connection: &Connection, pages: i64) -> rusqlite::Result
 
 /// Empties the WAL as far as readers let it: what is in it goes to the database, then its file is cut to nothing.
 pub(super) fn empty_wal(connection: &Connection) -> rusqlite::Result<()> {
-    waiting_within(READERS_WITHIN, || connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
+    waiting_within(OTHERS_WITHIN, || connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
 }
 
 impl Keeper {
