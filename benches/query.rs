@@ -72,6 +72,7 @@ fn store(requests: u64) -> TempDir {
         .dir(dir.path())
         .filter("info")
         .clock(clock)
+        .retention(l0::Retention::default().max_bytes(64 << 30))
         .overload(Overload::Block(Duration::from_secs(60)))
         .start()
         .unwrap();
