@@ -43,12 +43,21 @@
 //! Where the file system copies on write, the flight recorder lives in shared memory; [`Handle::stats`] names what is in
 //! force. Spans that were open when the process died are in the view `spans` as `interrupted`.
 //!
+//! # How much is kept
+//!
+//! Database, WAL and flight files of all processes together never take more than [`Retention::max_bytes`], 256 MiB unless
+//! set. At the cap the oldest events and spans go; warnings and errors have a quarter of the database to themselves, and
+//! counts, rates and percentiles a tenth. Ages can be set beside it. What was removed is in the view `maintenance`, how large
+//! the store is in [`Stats::store`]. [`Handle::cleanup`], [`compact`](Handle::compact) and [`check`](Handle::check) are for
+//! the hand.
+//!
 //! # When things go wrong
 //!
 //! A full disk, a locked or broken database: recording goes on into the flight recorder, the store is tried again with
 //! growing pauses, and heals by itself. When the flight recorder is full, the newest records are shed (or, with
 //! [`Overload::Block`], threads wait); the last eighth of it is kept for warnings, errors and the ends of spans. What is
-//! shed is counted by reason and severity, in [`Stats`] and in the view `runs`. l0 does not panic, does not print (but for
+//! shed is counted by reason and severity, in [`Stats`] and in the view `runs`. A reader that keeps one snapshot for so long
+//! that the WAL reaches its share makes records wait, then be shed as `reader_pins_wal`. l0 does not panic, does not print (but for
 //! the console lines you ask for), and never waits without a bound.
 //!
 //! # Troubleshooting
@@ -61,7 +70,7 @@
 //! - *A file in `flight/` ends in `.unreadable`*: it was not a flight file, or the database refused what is in it; look at
 //!   it or delete it.
 //!
-//! The [`architecture`] page tells how it works.
+//! The page [`architecture`] tells how it works, the page [`schema`] what there is to ask in SQL.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
@@ -91,6 +100,9 @@ pub use store::{Cleanup, Recovery, StoreSize, recover};
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}
+
+#[doc = include_str!("schema.md")]
+pub mod schema {}
 
 /// Its examples are tested.
 #[cfg(doctest)]

@@ -31,4 +31,4 @@ pub(crate) use header::Reason;
 pub(crate) use place::Shape;
 pub(crate) use process::Owner;
 pub(crate) use recorder::{FlightRecorder, Pushable, next_lane};
-pub(crate) use recover::{Image, Left, has_file, orphans};
+pub(crate) use recover::{Image, Left, has_file, limit_set_aside, orphans};

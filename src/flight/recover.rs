@@ -104,6 +104,23 @@ pub(crate) fn orphans(store: &Path) -> Result<Vec<Orphan>> {
     Ok(found)
 }
 
+/// Removes the oldest of the files that were set aside, so that those that stay take no more than this.
+pub(crate) fn limit_set_aside(store: &Path, bytes: u64) {
+    let entries = fs::read_dir(directory(store)).into_iter().flatten().flatten();
+    let mut aside: Vec<_> = entries
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "unreadable"))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.metadata().ok()?.len(), entry.path())))
+        .collect();
+    aside.sort();
+    let mut sum = 0;
+    for (_, length, path) in aside.into_iter().rev() {
+        sum += length;
+        if sum > bytes {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// Whether a run's flight file exists.
 pub(crate) fn has_file(store: &Path, run: Uuid) -> bool {
     [Some(directory(store)), shared_directory(store)].into_iter().flatten().any(|dir| dir.join(file_name(run)).exists())

@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result},
     event::{Severity, TelemetryEvent},
     flight::Medium,
-    query::{self, Events, Logs, Summary, Table, Trace, Traces, Value},
+    query::{self, Check, Events, Logs, Summary, Table, Trace, Traces, Value},
     redaction::Redactor,
     state::{self, State},
     store::{self, Cleanup, Recovery, Shared, Source, StoreSize},
@@ -259,8 +259,9 @@ impl Handle {
         self.inner.source.interrupt();
     }
 
-    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans`, `runs`, and the table `audit`. Flushes first, and takes
-    /// at most 30 seconds.
+    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans`, `runs`, `maintenance`, and the table `audit`: the page
+    /// [`schema`](crate::schema) has every column, and ten questions to begin with. Flushes first, and takes at most 30
+    /// seconds.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -275,6 +276,26 @@ impl Handle {
     /// cannot be read; `is_closed` in a forked child.
     pub fn sql(&self, sql: &str, params: &[Value]) -> Result<Table> {
         query::sql(&self.inner.source, sql, params)
+    }
+
+    /// Whether the store is sound by SQLite's own check, what its tables take, and what in them is free, unused or out of
+    /// order.
+    ///
+    /// Reads the whole store, in one snapshot, for at most ten minutes: of a store of many gigabytes rather ask a copy, for
+    /// meanwhile the WAL is not emptied.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let l0 = l0::builder().dir(dir.path()).start()?;
+    /// let check = l0.check()?;
+    /// assert!(check.is_sound(), "{check}");
+    /// # Ok::<(), l0::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `is_storage` if it cannot be read at all, `is_timeout` after ten minutes.
+    pub fn check(&self) -> Result<Check> {
+        query::check(&self.inner.source)
     }
 
     /// Removes now what [`Retention`] says is too old, and gives back what the store has too much; a dry run only says what

@@ -5,6 +5,7 @@
 //! read transaction, and is bounded in time: [`within`](Events::within) sets how long it may take,
 //! [`Handle::interrupt`](crate::Handle::interrupt) ends it at once.
 
+mod check;
 mod events;
 mod filter;
 mod logs;
@@ -21,6 +22,7 @@ mod tree;
 mod value;
 mod window;
 
+pub use check::{Check, TableSize};
 pub use events::Events;
 pub use logs::Logs;
 pub use page::{Cursor, Page, Total};
@@ -33,6 +35,7 @@ pub use trace::{Follows, SpanNode, SpanState, Trace};
 pub use traces::{TraceRow, Traces};
 pub use value::Value;
 
+pub(crate) use check::check;
 pub(crate) use summary::summary;
 pub(crate) use table::sql;
 pub(crate) use trace::trace;

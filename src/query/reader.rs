@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{Events, Logs, Summary, Table, Trace, Traces, Value, summary, table, trace};
+use super::{Check, Events, Logs, Summary, Table, Trace, Traces, Value, check, summary, table, trace};
 use crate::{
     error::Result,
     store::{Asking, Source},
@@ -67,12 +67,21 @@ impl Reader {
         summary::summary(&self.source, last)
     }
 
+    /// Whether the store is sound, and what its tables take; see [`Handle::check`](crate::Handle::check).
+    ///
+    /// # Errors
+    /// `is_storage` if it cannot be read at all, `is_timeout` after ten minutes.
+    pub fn check(&self) -> Result<Check> {
+        check::check(&self.source)
+    }
+
     /// Ends, with an error for which `is_timeout` holds, the questions that other threads are asking this reader.
     pub fn interrupt(&self) {
         self.source.interrupt();
     }
 
-    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans`, `runs`, and the table `audit`.
+    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans`, `runs`, `maintenance`, and the table `audit`: see
+    /// [`schema`](crate::schema).
     ///
     /// # Errors
     /// `is_invalid_input` for SQL that does not parse, would write, or has other parameters.

@@ -19,7 +19,7 @@ use crate::{
     clock::{Clock, Timeline},
     error::{Error, Result},
     event::Severity,
-    flight::{Image, Left, Owner, Reason, has_file, orphans},
+    flight::{Image, Left, Owner, Reason, has_file, limit_set_aside, orphans},
     record::Record,
     redaction::Redactor,
     state::default_redactor,
@@ -38,7 +38,8 @@ pub struct Recovery {
     pub records: u64,
     /// Spans that were open when their process vanished.
     pub interrupted_spans: u64,
-    /// Flight files that could not be read; they are set aside as `flight/*.unreadable`.
+    /// Flight files that could not be read; they are set aside as `flight/*.unreadable`, the latest of them, up to an
+    /// eighth of the cap.
     pub unreadable: u32,
     /// Flight files that wait for the next start, because the cap leaves no room for them, or a reader that keeps its
     /// snapshot for long.
@@ -103,6 +104,7 @@ pub(super) fn recover_with(
             Err(blocked) => return Err(blocked.into_error(&format!("cannot recover {}", orphan.path().display()))),
         }
     }
+    limit_set_aside(dir, keeper.budget().max_bytes / 8);
     end_vanished(dir, connection, &mut total)
         .map_err(|error| Error::sqlite("cannot end vanished runs in the store", error))?;
     Ok(total)

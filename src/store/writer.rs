@@ -452,7 +452,8 @@ fn run(mut writer: Writer, commit_every: Duration) {
             }
         } else {
             pause = RETRY_PAUSES[0];
-            let is_tidy = writer.tidied.elapsed() < TIDY_EVERY || writer.tidy(TIDY_WITHIN).unwrap_or(true);
+            let is_due = writer.tidied.elapsed() >= TIDY_EVERY || writer.keeper.is_too_large();
+            let is_tidy = !is_due || writer.tidy(TIDY_WITHIN).unwrap_or(true);
             let rests = writer.drain.is_empty() && writer.is_idle() && is_tidy;
             due = (!rests).then(|| Instant::now() + if is_tidy { commit_every } else { Duration::ZERO });
         }

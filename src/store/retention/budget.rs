@@ -67,6 +67,15 @@ impl Budget {
         self.wal_bytes() / 8
     }
 
+    /// Records, and rows to be removed, between two looks at the WAL: in the worst case each changes some pages of its own.
+    pub(in crate::store) fn records_between_looks(self) -> usize {
+        (self.wal_bytes() / (64 << 10)).clamp(16, 64) as usize
+    }
+
+    pub(in crate::store) fn rows_between_looks(self) -> i64 {
+        (self.wal_bytes() / (16 << 10)).clamp(64, 512) as i64
+    }
+
     /// The pages that a batch may come to: rows, their indexes, rollups. A transaction that needs more fails, and is tried
     /// again with more room and fewer records.
     pub(in crate::store) fn pages_of(self, batch_bytes: u64) -> i64 {

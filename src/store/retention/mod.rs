@@ -43,8 +43,6 @@ use crate::{
 /// How long one attempt to make room may take, and how often it is tried before records wait.
 const ROOM_WITHIN: Duration = Duration::from_millis(100);
 const ATTEMPTS: usize = 20;
-/// Records between two looks at the WAL.
-const RECORDS_BETWEEN_LOOKS: usize = 64;
 /// On a full disk the database may still have this many pages.
 const PAGES_MIN: i64 = 1_024;
 
@@ -112,6 +110,7 @@ pub(super) struct Keeper {
     /// A transaction needed more room than was thought: so many pages more.
     more_pages: i64,
     first: Anchor,
+    is_too_large: bool,
     sweep: Option<names::Sweep>,
     done: Cleanup,
     last: Option<(i64, Why)>,
@@ -135,6 +134,7 @@ impl Keeper {
             coming: 0,
             more_pages: 0,
             first,
+            is_too_large: false,
             sweep: None,
             done: Cleanup::default(),
             last: None,
@@ -227,7 +227,7 @@ impl Keeper {
 
     /// Whether a transaction of so many records should end here, for the sake of the WAL; `pending_bytes` are still to come.
     pub(super) fn should_end(&self, records: usize, pending_bytes: impl FnOnce() -> u64) -> bool {
-        records.is_multiple_of(RECORDS_BETWEEN_LOOKS)
+        records.is_multiple_of(self.budget.records_between_looks())
             && self.wal_bytes() + pending_bytes() >= self.budget.wal_stop_bytes()
     }
 
@@ -287,7 +287,14 @@ impl Keeper {
                 .query_row([], |row| row.get(0))?;
             self.limit = (took == limit).then_some(limit);
         }
-        Ok(Room { pages, free, limit })
+        let room = Room { pages, free, limit };
+        self.is_too_large = room.excess() > 0;
+        Ok(room)
+    }
+
+    /// Whether the database has more than its share, as far as is known.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.is_too_large
     }
 
     /// Makes room for so many pages, within a tenth of a second; what is still missing then, the next attempt adds.

@@ -103,19 +103,24 @@ pub(super) fn turn(connection: &Connection) -> rusqlite::Result<bool> {
 
 /// Marks what the open spans of a run refer to, which are about to be ended without being written.
 pub(in crate::store) fn mark_running(connection: &Connection, run: i64) -> rusqlite::Result<()> {
-    for (table, columns) in [
-        ("name", &["name", "event_type", "category", "tenant", "actor", "status"][..]),
-        ("callsite", &["callsite"][..]),
-    ] {
-        let ids: Vec<_> =
-            columns.iter().map(|column| format!("SELECT {column} FROM span WHERE run = ?1 AND state = 1")).collect();
+    for (table, columns) in REFERRED {
         let sql = format!(
             "UPDATE {table} SET row_generation = (SELECT row_generation FROM retention) WHERE id IN ({})",
-            ids.join(" UNION ")
+            referred(columns, "run = ?1 AND state = 1")
         );
         connection.prepare_cached(&sql)?.execute([run])?;
     }
     Ok(())
+}
+
+/// What a span refers to.
+const REFERRED: [(&str, &[&str]); 2] =
+    [("name", &["name", "event_type", "category", "tenant", "actor", "status"]), ("callsite", &["callsite"])];
+
+/// A question for all that these columns of some spans refer to.
+fn referred(columns: &[&str], which: &str) -> String {
+    let each: Vec<_> = columns.iter().map(|column| format!("SELECT {column} FROM span WHERE {which}")).collect();
+    each.join(" UNION ")
 }
 
 /// Where a sweep for what nothing refers to stands: the last number looked at in `name`, then in `callsite`.
@@ -136,8 +141,13 @@ pub(super) fn sweep(connection: &Connection, at: &mut Sweep, count: i64) -> rusq
             .execute([])?;
         at.series = true;
     }
-    let mut step = |table: &str, from: &mut i64, kept: &str| -> rusqlite::Result<bool> {
-        let kept: FxHashSet<i64> = numbers(connection, kept, [])?.into_iter().collect();
+    // Spans that are open may be of any generation, for their rows are not written again before they close; and so may the
+    // last of all, which stays for its number.
+    let mut step = |kind: usize, from: &mut i64, counted: &str| -> rusqlite::Result<bool> {
+        let (table, columns) = REFERRED[kind];
+        let (open, last) = (referred(columns, "state = 1"), referred(columns, "id = (SELECT max(id) FROM span)"));
+        let kept = numbers(connection, &format!("{counted} UNION {open} UNION {last}"), [])?;
+        let kept: FxHashSet<i64> = kept.into_iter().collect();
         let sql = format!("SELECT max(id) FROM (SELECT id FROM {table} WHERE id > ?1 ORDER BY id LIMIT ?2)");
         let last: Option<i64> = connection.prepare_cached(&sql)?.query_row([*from, count], |row| row.get(0))?;
         let Some(last) = last else { return Ok(true) };
@@ -153,19 +163,8 @@ pub(super) fn sweep(connection: &Connection, at: &mut Sweep, count: i64) -> rusq
         *from = last;
         Ok(false)
     };
-    // Spans that are open may be of any generation: their rows are not written again before they close.
-    let is_done = step(
-        "name",
-        &mut at.name,
-        "SELECT event_type FROM series UNION SELECT source FROM series UNION SELECT name FROM span WHERE state = 1
-         UNION SELECT event_type FROM span WHERE state = 1 UNION SELECT category FROM span WHERE state = 1
-         UNION SELECT tenant FROM span WHERE state = 1 UNION SELECT actor FROM span WHERE state = 1
-         UNION SELECT status FROM span WHERE state = 1",
-    )? && step(
-        "callsite",
-        &mut at.callsite,
-        "SELECT callsite FROM series UNION SELECT callsite FROM span WHERE state = 1",
-    )?;
+    let is_done = step(0, &mut at.name, "SELECT event_type FROM series UNION SELECT source FROM series")?
+        && step(1, &mut at.callsite, "SELECT callsite FROM series")?;
     if removed > 0 {
         connection
             .prepare_cached("UPDATE retention SET names_removed = names_removed + ?1")?

@@ -13,10 +13,8 @@ use crate::clock::duration_ns;
 
 /// Maintenance holds the write lock for about this long at a time.
 const PIECE: Duration = Duration::from_millis(10);
-/// Rows of each kind between two looks at the clock and the WAL.
-const ROWS_BETWEEN_LOOKS: i64 = 512;
-/// Names looked at in one transaction of a sweep.
-const NAMES_AT_ONCE: i64 = 2_000;
+/// Names looked at in one transaction of a sweep, for each row between two looks.
+const NAMES_FOR_A_ROW: i64 = 4;
 /// Time that differs by more is wrong.
 const WRONG_NS: i64 = 3_600_000_000_000;
 
@@ -69,7 +67,7 @@ impl Keeper {
             let before = space::pragma(connection, "freelist_count")?;
             let mut removed = rows::Removed::default();
             let freed = loop {
-                let some = rows::remove_some(connection, cut, ROWS_BETWEEN_LOOKS)?;
+                let some = rows::remove_some(connection, cut, keeper.budget.rows_between_looks())?;
                 removed.add(some);
                 let freed = space::pragma(connection, "freelist_count")? - before;
                 if some.rows == 0 || freed >= goal || started.elapsed() >= PIECE || keeper.is_wal_full() {
@@ -222,7 +220,8 @@ impl Keeper {
     /// Removes some of the names that nothing refers to.
     pub(super) fn sweep(&mut self, connection: &Connection) -> Result<(), Blocked> {
         let Some(mut sweep) = self.sweep else { return Ok(()) };
-        let is_done = self.transact(connection, |_| names::sweep(connection, &mut sweep, NAMES_AT_ONCE))?;
+        let names = self.budget.rows_between_looks() * NAMES_FOR_A_ROW;
+        let is_done = self.transact(connection, |_| names::sweep(connection, &mut sweep, names))?;
         self.sweep = (!is_done).then_some(sweep);
         Ok(())
     }

@@ -23,7 +23,7 @@ ALTER TABLE span ADD COLUMN is_root INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE span ADD COLUMN is_failed INTEGER NOT NULL DEFAULT 0;
 UPDATE span SET
     is_root = parent IS NULL OR trace IS NOT (SELECT p.trace FROM span AS p WHERE p.id = span.parent),
-    is_failed = errors > 0 OR status IS (SELECT id FROM name WHERE text = 'error');
+    is_failed = errors > 0 OR ifnull(status = (SELECT id FROM name WHERE text = 'error'), 0);
 CREATE INDEX span_of_roots ON span (started_at, duration_ns) WHERE is_root;
 CREATE INDEX span_of_failed ON span (started_at) WHERE is_failed;
 

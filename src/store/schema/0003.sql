@@ -17,6 +17,9 @@ ALTER TABLE callsite ADD COLUMN row_generation INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE callsite ADD COLUMN warning_generation INTEGER NOT NULL DEFAULT 0;
 UPDATE callsite SET row_generation = 1, warning_generation = 1;
 
+-- The second version's migration took spans without a status for failed where nothing was named `error`.
+UPDATE span SET is_failed = errors > 0 OR ifnull(status = (SELECT id FROM name WHERE text = 'error'), 0) WHERE is_failed;
+
 -- What all processes of the directory must know before they write; one row. A generation of events and spans began when
 -- the newest were these; once they are gone, names of earlier generations are referred to by none.
 CREATE TABLE retention (

@@ -1,0 +1,427 @@
+-- A store as an l0 of schema 2 left it.
+PRAGMA application_id = 1815114853;
+PRAGMA user_version = 2;
+PRAGMA foreign_keys=OFF;
+BEGIN TRANSACTION;
+CREATE TABLE run (
+    id         INTEGER PRIMARY KEY,
+    uuid       BLOB    NOT NULL UNIQUE,
+    boot       BLOB    NOT NULL, -- which start of the machine
+    pid        INTEGER NOT NULL,
+    process_started INTEGER NOT NULL, -- tells a process from a later one of the same pid
+    service    TEXT,
+    version    TEXT,
+    host       TEXT,
+    started_at INTEGER NOT NULL,
+    ended_at   INTEGER,
+    outcome    TEXT    NOT NULL CHECK (outcome IN ('running', 'clean', 'panicked', 'killed')),
+    stored     INTEGER NOT NULL DEFAULT 0
+, span_key INTEGER NOT NULL DEFAULT 0) STRICT;
+INSERT INTO run VALUES(1,X'01a2070b374c72b18f57a0cd08f98848',X'a16b007865e34600abbc8c68631f65d8',30991,2722231,'fixture','0.0.1','vm',1795414505367491617,1795414505381441811,'clean',104,-6741800820963062765);
+CREATE TABLE lane (
+    run      INTEGER NOT NULL,
+    lane     INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (run, lane)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE shed (
+    run      INTEGER NOT NULL,
+    minute   INTEGER NOT NULL, -- unix seconds
+    reason   TEXT    NOT NULL,
+    severity INTEGER NOT NULL,
+    count    INTEGER NOT NULL,
+    PRIMARY KEY (run, minute, reason, severity)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE name (
+    id   INTEGER PRIMARY KEY,
+    text TEXT NOT NULL UNIQUE
+) STRICT;
+INSERT INTO name VALUES(1,'acme');
+INSERT INTO name VALUES(2,'billing');
+INSERT INTO name VALUES(3,'ok');
+INSERT INTO name VALUES(4,'shop.closed');
+INSERT INTO name VALUES(5,'fixture');
+CREATE TABLE callsite (
+    id          INTEGER PRIMARY KEY,
+    kind        INTEGER NOT NULL, -- 1 event, 2 span, 3 log
+    severity    INTEGER NOT NULL,
+    target      TEXT    NOT NULL,
+    name        TEXT    NOT NULL,
+    module_path TEXT    NOT NULL,
+    file        TEXT    NOT NULL,
+    line        INTEGER NOT NULL,
+    UNIQUE (target, line, file, name, module_path, kind, severity)
+) STRICT;
+INSERT INTO callsite VALUES(1,2,2,'fix','worker','fix','src/main.rs',7);
+INSERT INTO callsite VALUES(2,2,2,'fix','take','fix','src/main.rs',11);
+INSERT INTO callsite VALUES(3,1,2,'fix','event src/main.rs:12','fix','src/main.rs',12);
+INSERT INTO callsite VALUES(4,2,2,'fix','charge','fix','src/main.rs',14);
+INSERT INTO callsite VALUES(5,1,4,'fix','event src/main.rs:15','fix','src/main.rs',15);
+INSERT INTO callsite VALUES(6,1,2,'fix','event src/main.rs:17','fix','src/main.rs',17);
+INSERT INTO callsite VALUES(7,1,2,'fix','event src/main.rs:15','fix','src/main.rs',15);
+CREATE TABLE event (
+    at          INTEGER PRIMARY KEY, -- or the next free nanosecond
+    run         INTEGER NOT NULL,
+    severity    INTEGER NOT NULL,
+    callsite    INTEGER,
+    span        INTEGER,
+    trace       INTEGER,
+    message     TEXT,
+    payload     TEXT,
+    event_type  INTEGER,
+    source      INTEGER,
+    category    INTEGER,
+    tenant      INTEGER,
+    actor       INTEGER,
+    status      INTEGER,
+    duration_ns INTEGER
+) STRICT;
+INSERT INTO event VALUES(1795414505368744790,1,2,3,4,4,'order placed','{"items":1}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505368940519,1,2,6,4,4,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505369003354,1,2,3,6,5,'order placed','{"items":2}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505369169147,1,2,7,7,5,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505369195125,1,2,6,6,5,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505369251177,1,2,3,8,6,'order placed','{"items":3}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505369265183,1,2,7,9,6,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505369277906,1,2,6,8,6,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505369315695,1,2,3,10,7,'order placed','{"items":4}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505369329040,1,2,7,11,7,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505369342164,1,2,6,10,7,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505369388869,1,2,3,12,8,'order placed','{"items":5}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505369402064,1,2,7,13,8,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505369415859,1,2,6,12,8,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505369465870,1,2,3,14,9,'order placed','{"items":1}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505369481639,1,2,7,15,9,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505369497068,1,2,6,14,9,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505369538423,1,2,3,16,10,'order placed','{"items":2}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505369551357,1,2,7,17,10,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505369564461,1,2,6,16,10,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505369605977,1,2,3,18,11,'order placed','{"items":3}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505369630211,1,2,6,18,11,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505369671717,1,2,3,20,12,'order placed','{"items":4}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505369684831,1,2,7,21,12,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505369700751,1,2,6,20,12,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505369743589,1,2,3,22,13,'order placed','{"items":5}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505369755912,1,2,7,23,13,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505369768504,1,2,6,22,13,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505369816032,1,2,3,24,14,'order placed','{"items":1}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505369970244,1,2,7,25,14,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505369990161,1,2,6,24,14,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505370039731,1,2,3,26,15,'order placed','{"items":2}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505370053416,1,2,7,27,15,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505370066350,1,2,6,26,15,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505370105662,1,2,3,28,16,'order placed','{"items":3}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505370118656,1,2,7,29,16,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505370133873,1,2,6,28,16,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505370190267,1,2,3,30,17,'order placed','{"items":4}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505370205765,1,2,7,31,17,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505370221584,1,2,6,30,17,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505370266026,1,2,3,32,18,'order placed','{"items":5}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505370293325,1,2,6,32,18,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505370335443,1,2,3,34,19,'order placed','{"items":1}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505370348577,1,2,7,35,19,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505370361601,1,2,6,34,19,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505370409168,1,2,3,36,20,'order placed','{"items":2}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505370426509,1,2,7,37,20,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505370443250,1,2,6,36,20,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505370492710,1,2,3,38,21,'order placed','{"items":3}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505370507357,1,2,7,39,21,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505370523497,1,2,6,38,21,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505370571826,1,2,3,40,22,'order placed','{"items":4}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505370588305,1,2,7,41,22,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505370605527,1,2,6,40,22,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505370655869,1,2,3,42,23,'order placed','{"items":5}',NULL,NULL,NULL,1,NULL,NULL,NULL);
+INSERT INTO event VALUES(1795414505370669645,1,2,7,43,23,'charged',NULL,NULL,NULL,NULL,1,NULL,NULL,1500000);
+INSERT INTO event VALUES(1795414505370685634,1,2,6,42,23,'order packed',NULL,NULL,NULL,NULL,1,NULL,3,NULL);
+INSERT INTO event VALUES(1795414505372111054,1,2,NULL,NULL,NULL,NULL,'{"orders":20}',4,5,NULL,NULL,NULL,NULL,NULL);
+CREATE TABLE warning (
+    at          INTEGER PRIMARY KEY,
+    run         INTEGER NOT NULL,
+    severity    INTEGER NOT NULL,
+    callsite    INTEGER,
+    span        INTEGER,
+    trace       INTEGER,
+    message     TEXT,
+    payload     TEXT,
+    event_type  INTEGER,
+    source      INTEGER,
+    category    INTEGER,
+    tenant      INTEGER,
+    actor       INTEGER,
+    status      INTEGER,
+    duration_ns INTEGER
+) STRICT;
+INSERT INTO warning VALUES(1795414505368852698,1,4,5,5,4,'card refused','{"code":402}',NULL,NULL,2,1,NULL,NULL,NULL);
+INSERT INTO warning VALUES(1795414505369618300,1,4,5,19,11,'card refused','{"code":402}',NULL,NULL,2,1,NULL,NULL,NULL);
+INSERT INTO warning VALUES(1795414505370280041,1,4,5,33,18,'card refused','{"code":402}',NULL,NULL,2,1,NULL,NULL,NULL);
+CREATE TABLE span (
+    id          INTEGER PRIMARY KEY,
+    run         INTEGER NOT NULL,
+    own         INTEGER NOT NULL, -- its id within the run
+    state       INTEGER NOT NULL, -- 0 closed, 1 running, 2 interrupted
+    callsite    INTEGER NOT NULL,
+    parent      INTEGER,
+    trace       INTEGER NOT NULL,
+    started_at  INTEGER NOT NULL,
+    duration_ns INTEGER,
+    errors      INTEGER NOT NULL,
+    payload     TEXT,
+    name        INTEGER,
+    event_type  INTEGER,
+    category    INTEGER,
+    tenant      INTEGER,
+    actor       INTEGER,
+    status      INTEGER
+, is_root INTEGER NOT NULL DEFAULT 0, is_failed INTEGER NOT NULL DEFAULT 0) STRICT;
+INSERT INTO span VALUES(1,1,1,0,1,NULL,1,1795414505368350518,2350514,0,'{"worker":0}',NULL,NULL,NULL,NULL,NULL,NULL,1,0);
+INSERT INTO span VALUES(2,1,2,0,1,NULL,2,1795414505368426688,2277861,0,'{"worker":1}',NULL,NULL,NULL,NULL,NULL,NULL,1,0);
+INSERT INTO span VALUES(3,1,3,0,1,NULL,3,1795414505368435294,2273151,0,'{"worker":2}',NULL,NULL,NULL,NULL,NULL,NULL,1,0);
+INSERT INTO span VALUES(4,1,4,0,2,1,4,1795414505368610294,344751,0,'{"order":0,"customer":0}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(5,1,5,0,4,4,4,1795414505368769045,98851,1,NULL,NULL,NULL,NULL,1,NULL,NULL,0,1);
+INSERT INTO span VALUES(6,1,6,0,2,2,5,1795414505368971605,231174,0,'{"order":1,"customer":1}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(7,1,7,0,4,6,5,1795414505369008713,175602,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(8,1,8,0,2,3,6,1795414505369218558,65399,0,'{"order":2,"customer":2}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(9,1,9,0,4,8,6,1795414505369257058,14447,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(10,1,10,0,2,1,7,1795414505369294176,55241,0,'{"order":3,"customer":3}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(11,1,11,0,4,10,7,1795414505369320494,14958,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(12,1,12,0,2,2,8,1795414505369361920,61763,0,'{"order":4,"customer":0}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(13,1,13,0,4,12,8,1795414505369395161,13104,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(14,1,14,0,2,3,9,1795414505369436957,66663,0,'{"order":5,"customer":1}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(15,1,15,0,4,14,9,1795414505369472943,16300,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(16,1,16,0,2,1,10,1795414505369513728,57896,0,'{"order":6,"customer":2}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(17,1,17,0,4,16,10,1795414505369544064,13454,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(18,1,18,0,2,2,11,1795414505369582715,53648,0,'{"order":7,"customer":3}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(19,1,19,0,4,18,11,1795414505369610906,13305,1,NULL,NULL,NULL,NULL,1,NULL,NULL,0,1);
+INSERT INTO span VALUES(20,1,20,0,2,3,12,1795414505369647613,59419,0,'{"order":8,"customer":0}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(21,1,21,0,4,20,12,1795414505369677859,14426,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(22,1,22,0,2,1,13,1795414505369719525,54840,0,'{"order":9,"customer":1}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(23,1,23,0,4,22,13,1795414505369749039,12974,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(24,1,24,0,2,2,14,1795414505369785075,211698,0,'{"order":10,"customer":2}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(25,1,25,0,4,24,14,1795414505369951630,29133,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(26,1,26,0,2,3,15,1795414505370009917,62294,0,'{"order":11,"customer":3}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(27,1,27,0,4,26,15,1795414505370045502,14456,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(28,1,28,0,2,1,16,1795414505370082429,59610,0,'{"order":12,"customer":0}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(29,1,29,0,4,28,16,1795414505370111112,14897,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(30,1,30,0,2,2,17,1795414505370157226,71832,0,'{"order":13,"customer":1}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(31,1,31,0,4,30,17,1795414505370197280,15939,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(32,1,32,0,2,3,18,1795414505370240909,59750,0,'{"order":14,"customer":2}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(33,1,33,0,4,32,18,1795414505370271385,15168,1,NULL,NULL,NULL,NULL,1,NULL,NULL,0,1);
+INSERT INTO span VALUES(34,1,34,0,2,1,19,1795414505370312881,55722,0,'{"order":15,"customer":3}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(35,1,35,0,4,34,19,1795414505370340502,14126,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(36,1,36,0,2,2,20,1795414505370380745,70139,0,'{"order":16,"customer":0}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(37,1,37,0,4,36,20,1795414505370416802,18273,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(38,1,38,0,2,3,21,1795414505370464770,66351,0,'{"order":17,"customer":1}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(39,1,39,0,4,38,21,1795414505370499463,15408,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(40,1,40,0,2,1,22,1795414505370544105,69617,0,'{"order":18,"customer":2}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(41,1,41,0,4,40,22,1795414505370579139,17191,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+INSERT INTO span VALUES(42,1,42,0,2,2,23,1795414505370629150,64208,0,'{"order":19,"customer":3}',NULL,NULL,NULL,1,NULL,NULL,1,0);
+INSERT INTO span VALUES(43,1,43,0,4,42,23,1795414505370661940,15429,0,NULL,NULL,NULL,NULL,1,NULL,NULL,0,0);
+CREATE TABLE link (
+    span    INTEGER NOT NULL,
+    follows INTEGER NOT NULL,
+    PRIMARY KEY (span, follows)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE series (
+    id         INTEGER PRIMARY KEY,
+    callsite   INTEGER NOT NULL,
+    severity   INTEGER NOT NULL,
+    event_type INTEGER NOT NULL,
+    source     INTEGER NOT NULL,
+    UNIQUE (callsite, severity, event_type, source)
+) STRICT;
+INSERT INTO series VALUES(1,-1,0,0,0);
+INSERT INTO series VALUES(2,1,-1,0,0);
+INSERT INTO series VALUES(3,6,2,0,0);
+INSERT INTO series VALUES(4,4,-1,0,0);
+INSERT INTO series VALUES(5,2,-1,0,0);
+INSERT INTO series VALUES(6,5,4,0,0);
+INSERT INTO series VALUES(7,3,2,0,0);
+INSERT INTO series VALUES(8,7,2,0,0);
+INSERT INTO series VALUES(9,0,2,4,5);
+CREATE TABLE rollup (
+    period    INTEGER NOT NULL, -- 60 or 3600 seconds
+    start     INTEGER NOT NULL, -- unix seconds
+    series    INTEGER NOT NULL,
+    count     INTEGER NOT NULL,
+    errors    INTEGER NOT NULL,
+    timed     INTEGER NOT NULL, -- how many had a duration
+    total_ns  INTEGER NOT NULL,
+    max_ns    INTEGER NOT NULL,
+    durations BLOB,             -- bucket and count, alternately, as LEB128
+    PRIMARY KEY (period, start, series)
+) STRICT, WITHOUT ROWID;
+INSERT INTO rollup VALUES(60,1795414500,2,3,0,3,6901526,2350514,X'a10203');
+INSERT INTO rollup VALUES(60,1795414500,3,20,0,0,0,0,NULL);
+INSERT INTO rollup VALUES(60,1795414500,4,20,3,20,557441,175602,X'a90103010101010103010301020102010101010b011c010d01');
+INSERT INTO rollup VALUES(60,1795414500,5,20,0,20,1842015,344751,X'ca01030101010101030102010201030102180103010901');
+INSERT INTO rollup VALUES(60,1795414500,6,3,3,0,0,0,NULL);
+INSERT INTO rollup VALUES(60,1795414500,7,20,0,0,0,0,NULL);
+INSERT INTO rollup VALUES(60,1795414500,8,17,0,17,25500000,1500000,X'960211');
+INSERT INTO rollup VALUES(60,1795414500,9,1,0,0,0,0,NULL);
+INSERT INTO rollup VALUES(3600,1795413600,2,3,0,3,6901526,2350514,X'a10203');
+INSERT INTO rollup VALUES(3600,1795413600,3,20,0,0,0,0,NULL);
+INSERT INTO rollup VALUES(3600,1795413600,4,20,3,20,557441,175602,X'a90103010101010103010301020102010101010b011c010d01');
+INSERT INTO rollup VALUES(3600,1795413600,5,20,0,20,1842015,344751,X'ca01030101010101030102010201030102180103010901');
+INSERT INTO rollup VALUES(3600,1795413600,6,3,3,0,0,0,NULL);
+INSERT INTO rollup VALUES(3600,1795413600,7,20,0,0,0,0,NULL);
+INSERT INTO rollup VALUES(3600,1795413600,8,17,0,17,25500000,1500000,X'960211');
+INSERT INTO rollup VALUES(3600,1795413600,9,1,0,0,0,0,NULL);
+CREATE TABLE IF NOT EXISTS "trace" (
+    id             INTEGER PRIMARY KEY,
+    trace_id       BLOB NOT NULL UNIQUE,
+    correlation_id TEXT
+) STRICT;
+INSERT INTO trace VALUES(1,X'01a2070b379773c6ba6128782b57457c',NULL);
+INSERT INTO trace VALUES(2,X'01a2070b379874f492cdeb524e4c7d1d',NULL);
+INSERT INTO trace VALUES(3,X'01a2070b379878ea82546e0664a84726',NULL);
+INSERT INTO trace VALUES(4,X'cdd131c1417f5972a2f5d738d7bed66d','order-0');
+INSERT INTO trace VALUES(5,X'581030f1997c57a5ad62ef69c7868712','order-1');
+INSERT INTO trace VALUES(6,X'c77076237d875d7b9b6595268daf9c82','order-2');
+INSERT INTO trace VALUES(7,X'32ba1de7c460500bba34954bc847ca8c','order-3');
+INSERT INTO trace VALUES(8,X'523ddf6a80045eec8a76c8469d0b3557','order-4');
+INSERT INTO trace VALUES(9,X'b0b366b1f6de5135879f889b835da524','order-5');
+INSERT INTO trace VALUES(10,X'b9ab3f93c76056a99fe434ba16d46371','order-6');
+INSERT INTO trace VALUES(11,X'0f5df5cac6d95033892b8abf25da0a3b','order-7');
+INSERT INTO trace VALUES(12,X'a28382d6be3c50d28492018178c112a4','order-8');
+INSERT INTO trace VALUES(13,X'a4f1a107f5e154ab813cd09663de5ccf','order-9');
+INSERT INTO trace VALUES(14,X'378689d05c68543d945e483718e6302e','order-10');
+INSERT INTO trace VALUES(15,X'c7151fe27270593d8727242f0d647c04','order-11');
+INSERT INTO trace VALUES(16,X'2c158d1fc4695d1ca09154439d4b1476','order-12');
+INSERT INTO trace VALUES(17,X'f3f776c7d3de512eb8661f32d898abf7','order-13');
+INSERT INTO trace VALUES(18,X'93a9d33a64db58c4ab78512a9a974165','order-14');
+INSERT INTO trace VALUES(19,X'55fe9debc140584f9ce16cc36339d6ef','order-15');
+INSERT INTO trace VALUES(20,X'def69ef981d15d309a62a38b047d6c7e','order-16');
+INSERT INTO trace VALUES(21,X'd6831ca031cc5407b2df1af84ab4f2f8','order-17');
+INSERT INTO trace VALUES(22,X'ce8078951c275911b626969e0397efb1','order-18');
+INSERT INTO trace VALUES(23,X'a383379480365055ab1498bdc2b60612','order-19');
+CREATE TABLE slow (
+    period      INTEGER NOT NULL,
+    start       INTEGER NOT NULL,
+    duration_ns INTEGER NOT NULL,
+    span        INTEGER NOT NULL,
+    PRIMARY KEY (period, start, duration_ns, span)
+) STRICT, WITHOUT ROWID;
+INSERT INTO slow VALUES(60,1795414500,55722,34);
+INSERT INTO slow VALUES(60,1795414500,57896,16);
+INSERT INTO slow VALUES(60,1795414500,59419,20);
+INSERT INTO slow VALUES(60,1795414500,59610,28);
+INSERT INTO slow VALUES(60,1795414500,59750,32);
+INSERT INTO slow VALUES(60,1795414500,61763,12);
+INSERT INTO slow VALUES(60,1795414500,62294,26);
+INSERT INTO slow VALUES(60,1795414500,64208,42);
+INSERT INTO slow VALUES(60,1795414500,65399,8);
+INSERT INTO slow VALUES(60,1795414500,66351,38);
+INSERT INTO slow VALUES(60,1795414500,66663,14);
+INSERT INTO slow VALUES(60,1795414500,69617,40);
+INSERT INTO slow VALUES(60,1795414500,70139,36);
+INSERT INTO slow VALUES(60,1795414500,71832,30);
+INSERT INTO slow VALUES(60,1795414500,211698,24);
+INSERT INTO slow VALUES(60,1795414500,231174,6);
+INSERT INTO slow VALUES(60,1795414500,344751,4);
+INSERT INTO slow VALUES(60,1795414500,2273151,3);
+INSERT INTO slow VALUES(60,1795414500,2277861,2);
+INSERT INTO slow VALUES(60,1795414500,2350514,1);
+INSERT INTO slow VALUES(3600,1795413600,55722,34);
+INSERT INTO slow VALUES(3600,1795413600,57896,16);
+INSERT INTO slow VALUES(3600,1795413600,59419,20);
+INSERT INTO slow VALUES(3600,1795413600,59610,28);
+INSERT INTO slow VALUES(3600,1795413600,59750,32);
+INSERT INTO slow VALUES(3600,1795413600,61763,12);
+INSERT INTO slow VALUES(3600,1795413600,62294,26);
+INSERT INTO slow VALUES(3600,1795413600,64208,42);
+INSERT INTO slow VALUES(3600,1795413600,65399,8);
+INSERT INTO slow VALUES(3600,1795413600,66351,38);
+INSERT INTO slow VALUES(3600,1795413600,66663,14);
+INSERT INTO slow VALUES(3600,1795413600,69617,40);
+INSERT INTO slow VALUES(3600,1795413600,70139,36);
+INSERT INTO slow VALUES(3600,1795413600,71832,30);
+INSERT INTO slow VALUES(3600,1795413600,211698,24);
+INSERT INTO slow VALUES(3600,1795413600,231174,6);
+INSERT INTO slow VALUES(3600,1795413600,344751,4);
+INSERT INTO slow VALUES(3600,1795413600,2273151,3);
+INSERT INTO slow VALUES(3600,1795413600,2277861,2);
+INSERT INTO slow VALUES(3600,1795413600,2350514,1);
+CREATE INDEX event_by_trace ON event (trace) WHERE trace IS NOT NULL;
+CREATE INDEX warning_by_trace ON warning (trace) WHERE trace IS NOT NULL;
+CREATE INDEX span_by_trace ON span (trace);
+CREATE INDEX span_running ON span (run) WHERE state = 1;
+CREATE VIEW telemetry_events AS
+SELECT e.at * 2 + e.is_warning AS id,
+       strftime('%Y-%m-%dT%H:%M:%S', (e.at - (e.at % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')
+           || printf('.%09dZ', (e.at % 1000000000 + 1000000000) % 1000000000) AS timestamp,
+       coalesce((SELECT text FROM name WHERE id = e.event_type), 'log') AS event_type,
+       coalesce((SELECT text FROM name WHERE id = e.source), c.target, '') AS source,
+       CASE e.severity WHEN 0 THEN 'trace' WHEN 1 THEN 'debug' WHEN 2 THEN 'info'
+                       WHEN 3 THEN 'warning' WHEN 4 THEN 'error' ELSE 'critical' END AS severity,
+       (SELECT text FROM name WHERE id = e.category) AS category,
+       (SELECT coalesce(correlation_id,
+               lower(substr(hex(trace_id), 1, 8) || '-' || substr(hex(trace_id), 9, 4) || '-'
+                  || substr(hex(trace_id), 13, 4) || '-' || substr(hex(trace_id), 17, 4) || '-'
+                  || substr(hex(trace_id), 21)))
+          FROM trace WHERE id = e.trace) AS correlation_id,
+       (SELECT text FROM name WHERE id = e.tenant) AS tenant_id,
+       (SELECT text FROM name WHERE id = e.actor) AS actor_id,
+       coalesce(e.message, '') AS message,
+       coalesce(e.payload, '{}') AS payload,
+       (SELECT text FROM name WHERE id = e.status) AS status,
+       e.duration_ns / 1e6 AS duration_ms,
+       e.at AS at_unix_ns,
+       e.span AS span_id,
+       e.run AS run_id,
+       nullif(c.file, '') AS file,
+       nullif(c.line, 0) AS line,
+       e.callsite IS NOT NULL AS is_log
+  FROM (SELECT 0 AS is_warning, * FROM event UNION ALL SELECT 1, * FROM warning) AS e
+  LEFT JOIN callsite AS c ON c.id = e.callsite;
+CREATE VIEW logs AS
+SELECT e.id, e.timestamp, e.severity AS level, e.source AS target, e.message, e.payload AS fields,
+       (SELECT coalesce((SELECT text FROM name WHERE id = s.name), c.name)
+          FROM span AS s JOIN callsite AS c ON c.id = s.callsite WHERE s.id = e.span_id) AS span,
+       e.category, e.correlation_id, e.tenant_id, e.actor_id, e.file, e.line, e.span_id, e.run_id
+  FROM telemetry_events AS e
+ WHERE e.is_log;
+CREATE VIEW runs AS
+SELECT r.id,
+       lower(substr(hex(r.uuid), 1, 8) || '-' || substr(hex(r.uuid), 9, 4) || '-' || substr(hex(r.uuid), 13, 4)
+          || '-' || substr(hex(r.uuid), 17, 4) || '-' || substr(hex(r.uuid), 21)) AS run_id,
+       r.pid, r.service, r.version, r.host,
+       strftime('%Y-%m-%dT%H:%M:%S', r.started_at / 1000000000, 'unixepoch') || printf('.%09dZ', r.started_at % 1000000000) AS started_at,
+       strftime('%Y-%m-%dT%H:%M:%S', r.ended_at / 1000000000, 'unixepoch') || printf('.%09dZ', r.ended_at % 1000000000) AS ended_at,
+       r.outcome, r.stored,
+       (SELECT coalesce(sum(count), 0) FROM shed WHERE run = r.id) AS shed
+  FROM run AS r;
+CREATE INDEX trace_by_correlation_id ON trace (correlation_id) WHERE correlation_id IS NOT NULL;
+CREATE INDEX warning_of_errors ON warning (at) WHERE severity >= 4;
+CREATE INDEX span_of_roots ON span (started_at, duration_ns) WHERE is_root;
+CREATE INDEX span_of_failed ON span (started_at) WHERE is_failed;
+CREATE VIEW spans AS
+SELECT s.id,
+       strftime('%Y-%m-%dT%H:%M:%S', (s.started_at - (s.started_at % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')
+           || printf('.%09dZ', (s.started_at % 1000000000 + 1000000000) % 1000000000) AS started_at,
+       s.duration_ns / 1e6 AS duration_ms,
+       CASE s.state WHEN 0 THEN 'closed' WHEN 1 THEN 'running' ELSE 'interrupted' END AS state,
+       coalesce((SELECT text FROM name WHERE id = s.name), c.name) AS name,
+       c.target,
+       CASE c.severity WHEN 0 THEN 'trace' WHEN 1 THEN 'debug' WHEN 2 THEN 'info'
+                       WHEN 3 THEN 'warning' ELSE 'error' END AS severity,
+       s.parent AS parent_id,
+       (SELECT coalesce(correlation_id,
+               lower(substr(hex(trace_id), 1, 8) || '-' || substr(hex(trace_id), 9, 4) || '-'
+                  || substr(hex(trace_id), 13, 4) || '-' || substr(hex(trace_id), 17, 4) || '-'
+                  || substr(hex(trace_id), 21)))
+          FROM trace WHERE id = s.trace) AS correlation_id,
+       (SELECT lower(hex(trace_id)) FROM trace WHERE id = s.trace) AS trace_id,
+       printf('%016x', (s.own | r.span_key) - (s.own & r.span_key)) AS w3c_span_id,
+       (SELECT text FROM name WHERE id = s.event_type) AS event_type,
+       (SELECT text FROM name WHERE id = s.category) AS category,
+       (SELECT text FROM name WHERE id = s.tenant) AS tenant_id,
+       (SELECT text FROM name WHERE id = s.actor) AS actor_id,
+       (SELECT text FROM name WHERE id = s.status) AS status,
+       s.errors,
+       coalesce(s.payload, '{}') AS payload,
+       (SELECT json_group_array(follows) FROM link WHERE span = s.id) AS follows_from,
+       nullif(c.file, '') AS file,
+       nullif(c.line, 0) AS line,
+       s.run AS run_id
+  FROM span AS s JOIN callsite AS c ON c.id = s.callsite JOIN run AS r ON r.id = s.run;
+COMMIT;
