@@ -3,12 +3,11 @@
 use std::{error::Error, time::Duration};
 
 use l0::{
-    Console, Handle, Severity, TelemetryEvent,
+    Console, Handle, Retention, Severity, TelemetryEvent,
     correlation::{self, CorrelationId},
 };
 #[cfg(any())]
 use l0::{
-    Retention,
     health::{Format, Status},
     jobs::{Backoff, Job, JobContext, JobError, JobOptions, Misfire, Overlap, Schedule},
     limits::{Quota, ScopeConfig, TokenBucket},
@@ -44,7 +43,8 @@ fn compose(dir: &std::path::Path) -> l0::Result<l0::L0> {
         .version("1.2.3")
         .default_filter("info,shop=debug")
         .console(Console::Off)
-        .start()?; // .retention(Retention::default().max_bytes(64 << 20)) comes with retention
+        .retention(Retention::default().max_bytes(64 << 20))
+        .start()?;
     let subscriber = tracing_subscriber::registry()
         .with(l0.layer())
         .with(tracing_subscriber::fmt::layer().with_writer(std::io::sink));

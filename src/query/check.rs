@@ -13,6 +13,8 @@ use crate::{
 
 /// A large store takes a while.
 const WITHIN: Duration = Duration::from_secs(600);
+/// Tables of one page are not listed one by one.
+const SMALL_BYTES: u64 = 4_096;
 /// More would say the same.
 const PROBLEMS_MAX: usize = 100;
 
@@ -60,7 +62,8 @@ impl fmt::Display for Check {
             count => writeln!(f, "{count} problems; {} bytes, of which {} are free", self.bytes, self.free_bytes)?,
         }
         self.problems.iter().try_for_each(|problem| writeln!(f, "  {problem}"))?;
-        let rows = self.tables.iter().map(|table| {
+        let (small, large): (Vec<_>, Vec<_>) = self.tables.iter().partition(|table| table.bytes <= SMALL_BYTES);
+        let rows = large.into_iter().map(|table| {
             let part = |part: f64| format!("{:.1} %", part * 100.0).into();
             vec![
                 table.name.as_str().into(),
@@ -70,7 +73,8 @@ impl fmt::Display for Check {
             ]
         });
         let columns = ["table", "bytes", "unused", "fragmented"].map(str::to_owned).into();
-        write!(f, "{}", Table { columns, rows: rows.collect() })
+        write!(f, "{}", Table { columns, rows: rows.collect() })?;
+        if small.is_empty() { Ok(()) } else { writeln!(f, "and {} others of a page each", small.len()) }
     }
 }
 
