@@ -463,3 +463,22 @@ fn an_audit_that_is_full_refuses_and_says_so_in_time() {
     let l0 = builder(dir.path()).start().unwrap();
     l0.audit(TelemetryEvent::new("refund")).unwrap();
 }
+
+#[test]
+fn generations_end_once_in_the_life_of_a_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = small(dir.path());
+    let generations = || {
+        let store = rusqlite::Connection::open(dir.path().join("telemetry.db")).unwrap();
+        let sql = "SELECT row_generation, warning_generation FROM retention";
+        store.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).unwrap()
+    };
+    assert_eq!(generations(), (2, 2));
+    (0..5).for_each(|_| _ = l0.cleanup(false).unwrap());
+    assert_eq!(generations(), (2, 2), "nothing was there");
+    flood(&l0, 6_000);
+    let (rows, warnings) = generations();
+    let kept = one(&l0, "SELECT count(*) FROM telemetry_events").parse::<i64>().unwrap();
+    assert!((3..=3 + 6_000 / kept + 1).contains(&rows), "{rows} for {kept} rows at a time");
+    assert_eq!(warnings, 2);
+}

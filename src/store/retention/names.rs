@@ -75,22 +75,24 @@ impl Marks {
 
 /// Ends the generations whose first rows are gone. Says whether one ended.
 pub(super) fn turn(connection: &Connection) -> rusqlite::Result<bool> {
-    // A last row of the far future is no end that will come: once rows like that are gone, the newest are the end.
+    // Without rows there is nothing that a new generation could tell apart.
     let rows = connection
         .prepare_cached(
             "UPDATE retention SET row_generation = row_generation + 1, names_removed = names_removed + 1,
                 last_event = ifnull((SELECT max(at) FROM event), last_event), last_span = ifnull((SELECT max(id) FROM span), 0)
-              WHERE ifnull((SELECT min(at) FROM event), 9223372036854775807) > last_event
+              WHERE (EXISTS (SELECT 1 FROM event) OR EXISTS (SELECT 1 FROM span WHERE id > last_span))
+                AND ifnull((SELECT min(at) FROM event), 9223372036854775807) > last_event
                 AND ifnull((SELECT min(id) FROM span WHERE state <> 1 AND id < (SELECT max(id) FROM span)), 9223372036854775807) > last_span",
         )?
         .execute([])?;
     let warnings = connection
         .prepare_cached(
             "UPDATE retention SET warning_generation = warning_generation + 1, names_removed = names_removed + 1,
-                last_warning = ifnull((SELECT max(at) FROM warning), last_warning)
-              WHERE ifnull((SELECT min(at) FROM warning), 9223372036854775807) > last_warning",
+                last_warning = (SELECT max(at) FROM warning)
+              WHERE (SELECT min(at) FROM warning) > last_warning",
         )?
         .execute([])?;
+    // A last row of the far future is no end that will come: once rows like that are gone, the newest are the end.
     connection
         .prepare_cached(
             "UPDATE retention SET last_event = min(last_event, ifnull((SELECT max(at) FROM event), last_event)),

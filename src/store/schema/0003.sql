@@ -12,10 +12,10 @@ UPDATE run SET
 -- The generation in which an event or span, and in which a warning, last referred to it; 0 if none did.
 ALTER TABLE name ADD COLUMN row_generation INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE name ADD COLUMN warning_generation INTEGER NOT NULL DEFAULT 0;
-UPDATE name SET row_generation = 1, warning_generation = 1;
+UPDATE name SET row_generation = 2, warning_generation = 2;
 ALTER TABLE callsite ADD COLUMN row_generation INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE callsite ADD COLUMN warning_generation INTEGER NOT NULL DEFAULT 0;
-UPDATE callsite SET row_generation = 1, warning_generation = 1;
+UPDATE callsite SET row_generation = 2, warning_generation = 2;
 
 -- The second version's migration took spans without a status for failed where nothing was named `error`.
 UPDATE span SET is_failed = errors > 0 OR ifnull(status = (SELECT id FROM name WHERE text = 'error'), 0) WHERE is_failed;
@@ -34,8 +34,8 @@ CREATE TABLE retention (
     warning_generation INTEGER NOT NULL,
     last_warning       INTEGER NOT NULL
 ) STRICT;
-INSERT INTO retention VALUES (1, 0, 0, 0, 0, 1,
-    (SELECT ifnull(max(at), 0) FROM event), (SELECT ifnull(max(id), 0) FROM span), 1, (SELECT ifnull(max(at), 0) FROM warning));
+INSERT INTO retention VALUES (1, 0, 0, 0, 0, 2,
+    (SELECT ifnull(max(at), 0) FROM event), (SELECT ifnull(max(id), 0) FROM span), 2, (SELECT ifnull(max(at), 0) FROM warning));
 
 -- What was removed, by minute and reason.
 CREATE TABLE maintenance_run (
