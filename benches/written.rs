@@ -1,7 +1,7 @@
 //! Bytes written to the disk per event: what the operating system accounts to the process, and what reaches the device.
 //!
 //! ```sh
-//! cargo bench --bench written              # about three minutes; prints a table
+//! cargo bench --bench written              # about six minutes; prints a table
 //! cargo bench --bench written -- quick     # seconds; for trying it out
 //! ```
 //! Each row is a process of its own. `process` is `write_bytes` of `/proc/self/io`: pages the process made dirty, so those

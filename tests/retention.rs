@@ -482,3 +482,39 @@ fn generations_end_once_in_the_life_of_a_row() {
     assert!((3..=3 + 6_000 / kept + 1).contains(&rows), "{rows} for {kept} rows at a time");
     assert_eq!(warnings, 2);
 }
+
+#[test]
+fn a_name_and_a_trace_that_went_come_back_with_their_next_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = small(dir.path());
+    let once = |what: &'static str| {
+        with(&l0, || info!(correlation_id = "order-9", actor_id = "ada", category = "shop", what, "used"));
+        l0.flush().unwrap();
+    };
+    once("first");
+    for _ in 0..3 {
+        let removed = l0.stats().store.removed.rows;
+        flood(&l0, removed + 3_000);
+    }
+    once("second");
+    assert_eq!(
+        texts(&l0.sql("SELECT correlation_id, actor_id, category, fields ->> 'what' FROM logs", &[]).unwrap()),
+        [["order-9", "ada", "shop", "second"]]
+    );
+    assert_eq!(l0.trace("order-9").unwrap().unwrap().all_events().len(), 1);
+    l0.shutdown(Duration::from_secs(10)).unwrap();
+    is_consistent(dir.path());
+}
+
+#[test]
+fn a_lower_cap_holds_without_a_flight_file_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = builder(dir.path()).overload(Overload::Block(DAY)).start().unwrap();
+    let large = "x".repeat(3_000);
+    (0..6_000).for_each(|_| l0.record(TelemetryEvent::new("n").message(large.as_str())));
+    l0.shutdown(Duration::from_secs(30)).unwrap();
+    assert!(bytes(dir.path()) > 18 * MIB);
+    let retention = keep().max_bytes(8 * MIB);
+    let _l0 = builder(dir.path()).retention(retention).flight(l0::Flight::Off).start().unwrap();
+    assert!(bytes(dir.path()) <= 8 * MIB, "{} bytes", bytes(dir.path()));
+}
