@@ -105,9 +105,9 @@ fn filters_and_settings_that_make_no_sense() {
         (builder(dir.path()).commit_every(std::time::Duration::ZERO).start().unwrap_err(), "commit_every"),
         (builder(dir.path()).retention(keep().max_bytes(1 << 20)).start().unwrap_err(), "max_bytes(1048576)"),
         (builder(dir.path()).retention(keep().max_bytes(u64::MAX)).start().unwrap_err(), "16 TiB"),
-        (builder(dir.path()).retention(keep().max_age(HOUR * 0)).start().unwrap_err(), "max_age(0)"),
+        (builder(dir.path()).retention(keep().max_age(std::time::Duration::ZERO)).start().unwrap_err(), "max_age(0)"),
         (
-            builder(dir.path()).retention(keep().max_age_of_warnings(HOUR * 0)).start().unwrap_err(),
+            builder(dir.path()).retention(keep().max_age_of_warnings(std::time::Duration::ZERO)).start().unwrap_err(),
             "max_age_of_warnings(0)",
         ),
         (

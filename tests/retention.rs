@@ -518,3 +518,19 @@ fn a_lower_cap_holds_without_a_flight_file_too() {
     let _l0 = builder(dir.path()).retention(retention).flight(l0::Flight::Off).start().unwrap();
     assert!(bytes(dir.path()) <= 8 * MIB, "{} bytes", bytes(dir.path()));
 }
+
+#[test]
+fn a_trace_that_went_alone_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (l0, hand) = by_hand(dir.path(), keep().max_age(DAY));
+    let once = || with(&l0, || info!(correlation_id = "order-9", "used"));
+    once();
+    hand.advance(23 * HOUR);
+    with(&l0, || info!("between"));
+    assert_eq!(l0.cleanup(false).unwrap().rows, 0);
+    hand.advance(2 * HOUR);
+    assert_eq!(l0.cleanup(false).unwrap().rows, 1);
+    once();
+    assert_eq!(l0.trace("order-9").unwrap().unwrap().all_events().len(), 1);
+    is_consistent(dir.path());
+}
