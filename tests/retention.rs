@@ -520,15 +520,14 @@ fn a_lower_cap_holds_without_a_flight_file_too() {
 }
 
 #[test]
-fn a_trace_that_went_alone_comes_back() {
+fn a_trace_that_went_while_all_names_stayed_comes_back() {
     let dir = tempfile::tempdir().unwrap();
-    let (l0, hand) = by_hand(dir.path(), keep().max_age(DAY));
-    let once = || with(&l0, || info!(correlation_id = "order-9", "used"));
-    once();
-    hand.advance(23 * HOUR);
-    with(&l0, || info!("between"));
+    let (l0, hand) = by_hand(dir.path(), keep().max_age_of_warnings(DAY));
+    let once = || with(&l0, || error!(correlation_id = "order-9", "used"));
+    with(&l0, || info!("stays"));
     assert_eq!(l0.cleanup(false).unwrap().rows, 0);
-    hand.advance(2 * HOUR);
+    once();
+    hand.advance(2 * DAY);
     assert_eq!(l0.cleanup(false).unwrap().rows, 1);
     once();
     assert_eq!(l0.trace("order-9").unwrap().unwrap().all_events().len(), 1);
