@@ -27,7 +27,7 @@ const BUFFER_BYTES_MIN: u64 = 256 << 10;
 const BUFFER_BYTES_MAX: u64 = 4 << 30;
 const COMMIT_EVERY_MAX: Duration = Duration::from_secs(3600);
 /// All of a store, but for `state.db`.
-pub(crate) const MAX_BYTES_DEFAULT: u64 = 256 << 20;
+const MAX_BYTES_DEFAULT: u64 = 256 << 20;
 pub(crate) const MAX_BYTES_MIN: u64 = 8 << 20;
 pub(crate) const MAX_BYTES_MAX: u64 = 1 << 44;
 /// What was audited, with its WAL.

@@ -95,6 +95,7 @@ fn stores_of_earlier_schemas_open_with_all_they_hold() {
         let dir = opened(schema);
         let refused = Reader::open(dir.path()).unwrap_err();
         assert!(refused.is_storage() && refused.to_string().contains("which this l0 brings up to date"), "{refused}");
+        l0::recover(dir.path()).unwrap();
         let l0 = builder(dir.path()).start().unwrap();
         let ask = |sql: &str| texts(&l0.sql(sql, &[]).unwrap());
         assert_eq!(ask("SELECT count(*), sum(severity = 'error') FROM telemetry_events"), [["61", "3"]], "{schema}");
@@ -159,4 +160,26 @@ fn a_damaged_store_is_told_from_a_sound_one() {
     drop(store);
     let check = Reader::open(dir.path()).unwrap().check().unwrap();
     assert!(!check.is_sound() && check.to_string().contains("event_by_trace"), "{check}");
+}
+
+#[test]
+fn whoever_only_recovers_cuts_nothing() {
+    let dir = opened("schema-2.sql");
+    // Larger than a cap of today by default, from when there was none.
+    let store = Connection::open(dir.path().join("telemetry.db")).unwrap();
+    store
+        .execute_batch(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)
+             INSERT INTO event (at, run, severity, message) SELECT i, 1, 2, hex(zeroblob(500000)) FROM n",
+        )
+        .unwrap();
+    drop(store);
+    l0::recover(dir.path()).unwrap();
+    let count = Reader::open(dir.path()).unwrap().events().count().unwrap();
+    assert_eq!(count, 361);
+    let l0 = builder(dir.path()).start().unwrap();
+    let size = l0.stats().store;
+    assert!(size.bytes() <= size.max_bytes && size.max_bytes == 256 << 20, "{size:?}");
+    let kept = l0.events().count().unwrap();
+    assert!((190..361).contains(&kept), "rows of a megabyte, no more of them gone than must: {kept}");
 }

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::{MAX_BYTES_DEFAULT, MAX_BYTES_MIN};
+use crate::config::{MAX_BYTES_MAX, MAX_BYTES_MIN};
 
 /// Of the databases, set when they are made.
 pub(in crate::store) const PAGE_BYTES: u64 = 4_096;
@@ -32,9 +32,9 @@ pub(in crate::store) struct Budget {
 }
 
 impl Budget {
-    /// Of the cap a store says it has; 0 if none was said yet.
+    /// Of the cap a store says it has. Where no program has said any yet, 0, nothing is removed for it.
     pub(in crate::store) fn new(max_bytes: u64) -> Self {
-        Self { max_bytes: if max_bytes == 0 { MAX_BYTES_DEFAULT } else { max_bytes.max(MAX_BYTES_MIN) } }
+        Self { max_bytes: if max_bytes == 0 { MAX_BYTES_MAX } else { max_bytes.max(MAX_BYTES_MIN) } }
     }
 
     /// What the WAL's file may take.

@@ -111,6 +111,8 @@ pub(super) struct Keeper {
     more_pages: i64,
     first: Anchor,
     is_too_large: bool,
+    /// As many rows are removed before the next look at what that has freed.
+    rows_at_once: i64,
     sweep: Option<names::Sweep>,
     done: Cleanup,
     last: Option<(i64, Why)>,
@@ -135,6 +137,7 @@ impl Keeper {
             more_pages: 0,
             first,
             is_too_large: false,
+            rows_at_once: 1,
             sweep: None,
             done: Cleanup::default(),
             last: None,

@@ -66,14 +66,21 @@ impl Keeper {
         let (rows, freed) = self.transact(connection, |keeper| {
             let before = space::pragma(connection, "freelist_count")?;
             let mut removed = rows::Removed::default();
-            let freed = loop {
-                let some = rows::remove_some(connection, cut, keeper.budget.rows_between_looks())?;
+            let mut freed = 0;
+            loop {
+                let some = rows::remove_some(connection, cut, keeper.rows_at_once)?;
                 removed.add(some);
-                let freed = space::pragma(connection, "freelist_count")? - before;
+                let freed_before = freed;
+                freed = space::pragma(connection, "freelist_count")? - before;
+                // A few rows of a megabyte are as much as thousands of small ones: no more goes than must.
+                let most = keeper.budget.rows_between_looks();
+                let is_much = (freed - freed_before).saturating_mul(8) > goal;
+                keeper.rows_at_once =
+                    (if is_much { keeper.rows_at_once / 2 } else { keeper.rows_at_once * 2 }).clamp(1, most);
                 if some.rows == 0 || freed >= goal || started.elapsed() >= PIECE || keeper.is_wal_full() {
-                    break freed;
+                    break;
                 }
-            };
+            }
             connection
                 .prepare_cached("UPDATE run SET warning_bytes = warning_bytes - ?2 WHERE id = ?1 AND ?2 <> 0")?
                 .execute([keeper.run, removed.warning_bytes])?;
