@@ -126,7 +126,10 @@ impl Error {
     #[cold]
     pub(crate) fn sqlite(what: &str, error: rusqlite::Error) -> Self {
         let hint = match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DiskFull) => "; free some space, recording resumes by itself",
+            Some(rusqlite::ErrorCode::DiskFull) => {
+                "; free some space: what records goes on by itself then, what starts must be started again"
+            }
+            Some(rusqlite::ErrorCode::SystemIoFailure) => "; the disk may be full or failing",
             Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::CannotOpen) => {
                 "; check that the directory and its files belong to this user and are writable"
             }

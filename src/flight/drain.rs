@@ -14,6 +14,7 @@ impl FlightRecorder {
         drain.positions.resize(self.lanes().len(), 0);
         drain.ends.clear();
         let share = (bytes / self.lanes().len() as u64).max(2 * self.record_bytes_max() as u64);
+        drain.is_partial = false;
         let mut cut = cut;
         for (index, lane) in self.lanes().iter().enumerate() {
             let from = drain.positions[index];
@@ -36,10 +37,9 @@ impl FlightRecorder {
                 });
             }
             // A lane copied only in part bounds the cut: later records of the others may be caused by its rest.
-            if head - from > share
-                && let Some(last) = last
-            {
-                cut = cut.min(last);
+            if head - from > share {
+                drain.is_partial = true;
+                cut = last.map_or(cut, |last| cut.min(last));
             }
             drain.ends.push(end);
         }
@@ -67,6 +67,8 @@ pub(crate) struct Drain {
     positions: Vec<u64>,
     /// Where this one ended.
     ends: Vec<u64>,
+    /// There was more than was taken.
+    is_partial: bool,
 }
 
 /// One record in a drain.
@@ -82,6 +84,11 @@ pub(crate) struct Piece {
 impl Drain {
     pub(crate) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
+    }
+
+    /// Whether the next drain is due at once: there was more than this one took.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.is_partial
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -111,6 +118,7 @@ impl Drain {
     /// Leaves all but the first so many for the next drain.
     pub(crate) fn keep(&mut self, count: usize) {
         if count < self.pieces.len() {
+            self.is_partial = true;
             self.pieces.truncate(count);
             self.find_ends();
         }

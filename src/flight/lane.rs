@@ -169,14 +169,14 @@ impl<M: Memory> Lane<M> {
 
     /// Copies at most about `max_bytes` from `from` on to `out`; says where the lane's head was.
     pub(super) fn copy(&self, from: u64, max_bytes: u64, out: &mut Vec<u8>) -> u64 {
-        let head = {
+        let (head, length) = {
             let mut state = self.state.lock();
+            let length = (state.head - from).min(max_bytes);
             state.dirty = false;
             state.pressed = false;
-            state.drained = state.head;
-            state.head
+            state.drained = from + length;
+            (state.head, length as usize)
         };
-        let length = (head - from).min(max_bytes) as usize;
         let capacity = self.bytes as usize;
         let at = (from % self.bytes) as usize;
         let first = length.min(capacity - at);

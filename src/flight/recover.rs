@@ -181,6 +181,11 @@ impl Orphan {
         &self.path
     }
 
+    /// How long the file is.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.file.metadata().map_or(0, |metadata| metadata.len())
+    }
+
     /// Reads the whole file; `None` if it is not a flight file of this version.
     pub(crate) fn read(&mut self) -> Result<Option<Image>> {
         use std::io::Seek as _;

@@ -212,6 +212,7 @@ impl Builder {
             // Not on the thread that records.
             redactor.key();
         }
+        let since = config.clock.anchor();
         let mut opening = Opening::open(&dir, config.clock.clone(), Arc::clone(&redactor), Some(&config.retention))?;
         let recovered = opening.recovered();
         let shape = |medium, bytes: u64| Shape {
@@ -292,6 +293,7 @@ impl Builder {
             recovered,
             redactor,
             clock: config.clock,
+            started: since,
             retention: config.retention,
             audit_warned: AtomicBool::new(false),
         };

@@ -18,7 +18,7 @@ use tracing_subscriber::{Layer, registry::LookupSpan};
 
 use crate::{
     capture::{Capture, CaptureLayer, Gate, parse_filter},
-    clock::Clock,
+    clock::{Anchor, Clock},
     config::Retention,
     error::{Error, Result},
     event::{Severity, TelemetryEvent},
@@ -50,6 +50,8 @@ pub(super) struct Inner {
     pub(super) recovered: Recovery,
     pub(super) redactor: Arc<Redactor>,
     pub(super) clock: Clock,
+    /// When its wall time and its monotonic time are taken to have agreed.
+    pub(super) started: Anchor,
     pub(super) retention: Retention,
     pub(super) state: State,
     pub(super) audit_warned: AtomicBool,
@@ -316,7 +318,12 @@ impl Handle {
     /// another call goes on. `is_closed` after shutdown and in a forked child.
     pub fn cleanup(&self, dry_run: bool) -> Result<Cleanup> {
         self.flush()?;
-        store::cleanup(&self.inner.dir, self.inner.clock.clone(), &self.inner.retention, dry_run)
+        let since = (self.inner.clock.clone(), self.inner.started);
+        let cleanup = store::cleanup(&self.inner.dir, since, &self.inner.retention, dry_run)?;
+        if !dry_run {
+            self.inner.shared.add_removed(cleanup);
+        }
+        Ok(cleanup)
     }
 
     /// Gives every free page of the database back to the file system, in steps that need no more room than the WAL's share
@@ -326,7 +333,10 @@ impl Handle {
     /// As [`cleanup`](Self::cleanup).
     pub fn compact(&self) -> Result<Cleanup> {
         self.flush()?;
-        store::compact(&self.inner.dir, self.inner.clock.clone(), &self.inner.retention)
+        let since = (self.inner.clock.clone(), self.inner.started);
+        let cleanup = store::compact(&self.inner.dir, since, &self.inner.retention)?;
+        self.inner.shared.add_removed(cleanup);
+        Ok(cleanup)
     }
 
     /// Commits everything that was recorded on any thread before the call. Blocks for at most ten seconds; calls at

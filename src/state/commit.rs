@@ -8,7 +8,10 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,6 +32,8 @@ pub(crate) struct State {
     dir: PathBuf,
     open: Mutex<Open>,
     queue: Mutex<Vec<Arc<Pending>>>,
+    /// Of the database's pages, as of the last commit; 0 before.
+    bytes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -46,7 +51,7 @@ struct Pending {
 
 impl State {
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), open: Mutex::default(), queue: Mutex::default() }
+        Self { dir: dir.to_owned(), open: Mutex::default(), queue: Mutex::default(), bytes: AtomicU64::new(0) }
     }
 
     /// Runs `operation` in a transaction that is committed when this returns; `what` says in an error what failed.
@@ -75,7 +80,16 @@ impl State {
             return outcome;
         }
         let batch = std::mem::take(&mut *self.queue.lock());
-        let outcome = open.connection(&self.dir).and_then(|connection| lead(connection, &batch));
+        let outcome = open.connection(&self.dir).and_then(|connection| {
+            lead(connection, &batch)?;
+            let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+            if let Ok(bytes) =
+                connection.prepare_cached(sql).and_then(|mut sql| sql.query_row([], |row| row.get::<_, i64>(0)))
+            {
+                self.bytes.store(bytes.cast_unsigned(), Ordering::Relaxed);
+            }
+            Ok(())
+        });
         if let Err(error) = outcome {
             for pending in &batch {
                 pending.outcome.lock().get_or_insert_with(|| Err(error.clone()));
@@ -85,11 +99,12 @@ impl State {
         pending.outcome.lock().take().unwrap_or_else(|| Err(Error::storage(format!("{what}: it was not in the queue"))))
     }
 
-    /// Bytes of the database and its WAL.
+    /// Bytes of the database's pages, wherever they are.
     pub(crate) fn bytes(&self) -> u64 {
-        let of =
-            |suffix| std::fs::metadata(self.dir.join(format!("{}{suffix}", STATE.file))).map_or(0, |file| file.len());
-        of("") + of("-wal")
+        match self.bytes.load(Ordering::Relaxed) {
+            0 => std::fs::metadata(self.dir.join(STATE.file)).map_or(0, |file| file.len()),
+            bytes => bytes,
+        }
     }
 
     /// Closes the database; what comes later is refused.

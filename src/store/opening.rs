@@ -15,7 +15,7 @@ use super::{
     retention::{Blocked, Keeper},
 };
 use crate::{
-    clock::Clock,
+    clock::{Anchor, Clock},
     config::Retention,
     database::open_writer,
     error::{Error, Result},
@@ -52,7 +52,11 @@ impl Opening {
         retention: Option<&Retention>,
     ) -> Result<Self> {
         let connection = open_writer(&TELEMETRY, dir)?;
-        let mut keeper = Keeper::open(dir, &connection, clock.clone(), retention)?;
+        let since = (clock.clone(), clock.anchor());
+        let mut keeper = Keeper::open(dir, &connection, since, &retention.cloned().unwrap_or_default())?;
+        if retention.is_some() {
+            keeper.say(&connection)?;
+        }
         let recovered = recover_with(dir, &connection, &mut keeper, &redactor)?;
         match keeper.shrink(&connection, Instant::now() + SHRINK_WITHIN) {
             // A reader elsewhere, or no room: recording goes on, and so does the shrinking.
@@ -87,6 +91,16 @@ pub struct Cleanup {
     pub returned_bytes: u64,
 }
 
+impl Cleanup {
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            bytes: self.bytes + other.bytes,
+            returned_bytes: self.returned_bytes + other.returned_bytes,
+        }
+    }
+}
+
 impl fmt::Display for Cleanup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rows, bytes, returned_bytes } = self;
@@ -96,8 +110,8 @@ impl fmt::Display for Cleanup {
 
 /// Removes what is too old, and gives pages back that are too many, as the writer does from time to time; or says what
 /// would be removed.
-pub(crate) fn cleanup(dir: &Path, clock: Clock, retention: &Retention, dry_run: bool) -> Result<Cleanup> {
-    by_hand(dir, clock, retention, "cannot clean up the store", |connection, keeper, until| {
+pub(crate) fn cleanup(dir: &Path, since: (Clock, Anchor), retention: &Retention, dry_run: bool) -> Result<Cleanup> {
+    by_hand(dir, since, retention, "cannot clean up the store", |connection, keeper, until| {
         if dry_run {
             let (rows, bytes) = keeper.count_too_old(connection)?;
             return Ok((true, Cleanup { rows, bytes, returned_bytes: 0 }));
@@ -108,8 +122,8 @@ pub(crate) fn cleanup(dir: &Path, clock: Clock, retention: &Retention, dry_run: 
 }
 
 /// Gives all free pages back to the file system.
-pub(crate) fn compact(dir: &Path, clock: Clock, retention: &Retention) -> Result<Cleanup> {
-    by_hand(dir, clock, retention, "cannot compact the store", |connection, keeper, until| {
+pub(crate) fn compact(dir: &Path, since: (Clock, Anchor), retention: &Retention) -> Result<Cleanup> {
+    by_hand(dir, since, retention, "cannot compact the store", |connection, keeper, until| {
         let is_done = keeper.compact(connection, until)?;
         Ok((is_done, keeper.done()))
     })
@@ -118,13 +132,13 @@ pub(crate) fn compact(dir: &Path, clock: Clock, retention: &Retention) -> Result
 /// On a connection of its own, beside the writer's.
 fn by_hand(
     dir: &Path,
-    clock: Clock,
+    since: (Clock, Anchor),
     retention: &Retention,
     what: &str,
     work: impl FnOnce(&Connection, &mut Keeper, Instant) -> Result<(bool, Cleanup), Blocked>,
 ) -> Result<Cleanup> {
     let connection = open_writer(&TELEMETRY, dir)?;
-    let mut keeper = Keeper::open(dir, &connection, clock, Some(retention))?;
+    let mut keeper = Keeper::open(dir, &connection, since, retention)?;
     match work(&connection, &mut keeper, Instant::now() + BY_HAND_WITHIN) {
         Ok((true, cleanup)) => Ok(cleanup),
         Ok((false, cleanup)) => Err(Error::timeout(format!(

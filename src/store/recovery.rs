@@ -41,8 +41,8 @@ pub struct Recovery {
     /// Flight files that could not be read; they are set aside as `flight/*.unreadable`, the latest of them, up to an
     /// eighth of the cap.
     pub unreadable: u32,
-    /// Flight files that wait for the next start, because the cap leaves no room for them, or a reader that keeps its
-    /// snapshot for long.
+    /// Flight files that wait for the next start, because the disk or the cap leaves no room for them, or a reader that
+    /// keeps its snapshot for long.
     pub postponed: u32,
 }
 
@@ -80,6 +80,7 @@ pub(super) fn recover_with(
 ) -> Result<Recovery> {
     let mut total = Recovery::default();
     for mut orphan in orphans(dir)? {
+        keeper.set_going(orphan.bytes());
         let Some(image) = orphan.read()? else {
             total.unreadable += 1;
             orphan.set_aside()?;
@@ -99,11 +100,13 @@ pub(super) fn recover_with(
                 orphan.set_aside()?;
             }
             // There is no room for it at the moment: the file waits for the next start.
+            Err(blocked) if blocked.is_for_want_of_room() => total.postponed += 1,
             Err(Blocked::Pinned | Blocked::Full) => total.postponed += 1,
             // The store cannot be written.
             Err(blocked) => return Err(blocked.into_error(&format!("cannot recover {}", orphan.path().display()))),
         }
     }
+    keeper.set_going(0);
     limit_set_aside(dir, keeper.budget().max_bytes / 8);
     end_vanished(dir, connection, &mut total)
         .map_err(|error| Error::sqlite("cannot end vanished runs in the store", error))?;

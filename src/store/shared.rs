@@ -35,12 +35,11 @@ pub struct StoreSize {
     pub shm_bytes: u64,
     /// Bytes of all flight files in the directory.
     pub flight_bytes: u64,
-    /// Bytes of `state.db` and its WAL, which do not count against the cap; audits are refused at
-    /// [`Retention::max_audit_bytes`](crate::Retention::max_audit_bytes).
+    /// Bytes of `state.db` and its WAL, which do not count against the cap.
     pub state_bytes: u64,
-    /// What this process's maintenance has removed.
+    /// What this process has removed, by itself and by hand.
     pub removed: Cleanup,
-    /// When this process last removed something, and why: `cap`, `age`, `shrink` or `compact`.
+    /// When its writer last removed something, and why: `cap`, `age` or `shrink`.
     pub last_maintenance: Option<(Timestamp, &'static str)>,
 }
 
@@ -70,6 +69,7 @@ pub(crate) struct Shared {
     /// The owner was dropped by a panic.
     pub(super) panicking: AtomicBool,
     size: Mutex<StoreSize>,
+    by_hand: Mutex<Cleanup>,
     requests: Mutex<Requests>,
     served: Condvar,
     pub(super) last_error: Mutex<Option<Error>>,
@@ -101,6 +101,7 @@ impl Shared {
             stop_until: Mutex::new(None),
             panicking: AtomicBool::new(false),
             size: Mutex::new(StoreSize::default()),
+            by_hand: Mutex::new(Cleanup::default()),
             requests: Mutex::new(Requests::default()),
             served: Condvar::new(),
             last_error: Mutex::new(None),
@@ -113,7 +114,18 @@ impl Shared {
 
     pub(crate) fn size(&self) -> StoreSize {
         // In a forked child the lock may be held by a thread that is not there.
-        if self.flight.is_forked() { StoreSize::default() } else { *self.size.lock() }
+        if self.flight.is_forked() {
+            return StoreSize::default();
+        }
+        let mut size = *self.size.lock();
+        size.removed = size.removed.plus(*self.by_hand.lock());
+        size
+    }
+
+    /// What was removed beside the writer.
+    pub(crate) fn add_removed(&self, cleanup: Cleanup) {
+        let mut by_hand = self.by_hand.lock();
+        *by_hand = by_hand.plus(cleanup);
     }
 
     pub(super) fn set_size(&self, size: StoreSize) {

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// After a failure the next attempt waits this long, doubling up to the second.
-const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
 /// How often ages and the like are looked at while records come.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
@@ -454,8 +454,9 @@ fn run(mut writer: Writer, commit_every: Duration) {
             pause = RETRY_PAUSES[0];
             let is_due = writer.tidied.elapsed() >= TIDY_EVERY || writer.keeper.is_too_large();
             let is_tidy = !is_due || writer.tidy(TIDY_WITHIN).unwrap_or(true);
-            let rests = writer.drain.is_empty() && writer.is_idle() && is_tidy;
-            due = (!rests).then(|| Instant::now() + if is_tidy { commit_every } else { Duration::ZERO });
+            let goes_on = writer.drain.is_partial() || !is_tidy;
+            let rests = writer.drain.is_empty() && writer.is_idle() && !goes_on;
+            due = (!rests).then(|| Instant::now() + if goes_on { Duration::ZERO } else { commit_every });
         }
         if is_asked {
             shared.serve(asked, outcome.err(), false);

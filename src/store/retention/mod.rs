@@ -81,18 +81,12 @@ impl Blocked {
     }
 }
 
-/// Makes what a program says of the cap the store's; returns what it is.
-fn say(connection: &Connection, said: Option<&Retention>) -> Result<u64> {
-    let stored: i64 = connection
-        .query_row("SELECT max_bytes FROM retention", [], |row| row.get(0))
-        .map_err(|error| Error::sqlite("cannot read the store's cap", error))?;
-    match said {
-        Some(said) if said.max_bytes != stored.cast_unsigned() => connection
-            .execute("UPDATE retention SET max_bytes = ?1", [said.max_bytes.cast_signed()])
-            .map(|_| said.max_bytes)
-            .map_err(|error| Error::sqlite("cannot set the store's cap", error)),
-        _ => Ok(stored.cast_unsigned()),
-    }
+/// The store's cap; 0 if none was said yet.
+fn max_bytes(connection: &Connection) -> Result<u64> {
+    connection
+        .query_row("SELECT max_bytes FROM retention", [], |row| row.get::<_, i64>(0))
+        .map(i64::cast_unsigned)
+        .map_err(|error| Error::sqlite("cannot read the store's cap", error))
 }
 
 /// Keeps a store within its cap, by one write connection.
@@ -102,15 +96,19 @@ pub(super) struct Keeper {
     wal: PathBuf,
     retention: Retention,
     clock: Clock,
-    run: i64,
+    run: Option<i64>,
     budget: Budget,
     limit: Option<i64>,
     /// A flight file of so many bytes is about to be created.
     coming: u64,
+    /// One of so many bytes is about to go.
+    going: u64,
     /// A transaction needed more room than was thought: so many pages more.
     more_pages: i64,
     first: Anchor,
     is_too_large: bool,
+    /// Spans before this one are open, or were when it was looked for.
+    spans_from: i64,
     /// As many rows are removed before the next look at what that has freed.
     rows_at_once: i64,
     sweep: Option<names::Sweep>,
@@ -119,24 +117,29 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Of the store that `connection` is to. What a program says of its cap becomes the store's; others keep to that.
-    pub(super) fn open(dir: &Path, connection: &Connection, clock: Clock, said: Option<&Retention>) -> Result<Self> {
-        let first = clock.anchor();
-        let max_bytes = say(connection, said)?;
+    /// Of the store that `connection` is to, which keeps to the cap that the last program said; `first` is when the
+    /// program's clocks are known to have agreed.
+    pub(super) fn open(
+        dir: &Path,
+        connection: &Connection,
+        (clock, first): (Clock, Anchor),
+        retention: &Retention,
+    ) -> Result<Self> {
+        let max_bytes = max_bytes(connection)?;
         let mut keeper = Self {
             dir: dir.to_owned(),
             wal: dir.join(format!("{}-wal", super::TELEMETRY.file)),
-            retention: said.cloned().unwrap_or_default(),
+            retention: retention.clone(),
             clock,
-            run: connection
-                .query_row("SELECT ifnull(max(id), 0) FROM run", [], |row| row.get(0))
-                .map_err(|error| Error::sqlite("cannot read the store's runs", error))?,
+            run: None,
             budget: Budget::new(0),
             limit: None,
             coming: 0,
+            going: 0,
             more_pages: 0,
             first,
             is_too_large: false,
+            spans_from: 0,
             rows_at_once: 1,
             sweep: None,
             done: Cleanup::default(),
@@ -146,11 +149,11 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// The store began anew, by another connection.
+    /// The store began anew, by another connection; the cap is what it was.
     pub(super) fn renew(&mut self, connection: &Connection, run: i64) -> Result<()> {
-        let max_bytes = say(connection, Some(&self.retention))?;
-        (self.run, self.limit, self.sweep) = (run, None, None);
-        self.adopt(connection, Budget::new(max_bytes))
+        (self.run, self.limit, self.sweep, self.spans_from) = (Some(run), None, None, 0);
+        self.retention.max_bytes = self.budget.max_bytes;
+        self.say(connection)
     }
 
     /// How often ages must be looked at though nothing is recorded; `None` if there are none.
@@ -171,11 +174,28 @@ impl Keeper {
 
     /// Whose maintenance it is.
     pub(super) fn set_run(&mut self, run: i64) {
-        self.run = run;
+        self.run = Some(run);
+    }
+
+    /// What a program says of its cap becomes the store's.
+    pub(super) fn say(&mut self, connection: &Connection) -> Result<()> {
+        let said = self.retention.max_bytes;
+        if max_bytes(connection)? != said {
+            connection
+                .execute("UPDATE retention SET max_bytes = ?1", [said.cast_signed()])
+                .map_err(|error| Error::sqlite("cannot set the store's cap", error))?;
+        }
+        self.adopt(connection, Budget::new(said))
     }
 
     pub(super) fn budget(&self) -> Budget {
         self.budget
+    }
+
+    /// A flight file of so many bytes is being recovered. One from a higher cap is above this one already, and soon gone:
+    /// nothing needs to be removed for it.
+    pub(super) fn set_going(&mut self, bytes: u64) {
+        self.going = if bytes > self.budget.max_bytes / 16 { bytes } else { 0 };
     }
 
     fn files(&self) -> Files {
@@ -275,7 +295,7 @@ impl Keeper {
         let pages = space::pragma(connection, "page_count")?;
         let free = space::pragma(connection, "freelist_count")?;
         let files = self.files();
-        let mut limit = budget.database_pages(files.flight + self.coming, files.state);
+        let mut limit = budget.database_pages((files.flight + self.coming).saturating_sub(self.going), files.state);
         if self.retention.min_free_disk > 0
             && space::free_disk(&self.dir).is_some_and(|free| free < self.retention.min_free_disk)
         {
@@ -341,6 +361,8 @@ impl Keeper {
     ) -> Result<R, Blocked> {
         loop {
             connection.execute_batch("BEGIN IMMEDIATE")?;
+            // On a small disk the database needs the most of it.
+            let wanted = space::free_disk(&self.dir).map_or(wanted, |free| wanted.min(free / 4));
             self.coming = self.budget.flight_bytes(wanted, self.files().flight).unwrap_or(0);
             let has_room = self
                 .room(connection)

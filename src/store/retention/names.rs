@@ -74,17 +74,17 @@ impl Marks {
 }
 
 /// Ends the generations whose first rows are gone. Says whether one ended.
-pub(super) fn turn(connection: &Connection) -> rusqlite::Result<bool> {
-    // Without rows there is nothing that a new generation could tell apart.
-    let rows = connection
+///
+/// `spans_from` is where the spans begin that are not open, as far as is known.
+pub(super) fn turn(connection: &Connection, spans_from: i64) -> rusqlite::Result<bool> {
+    let has_first_spans = connection
         .prepare_cached(
-            "UPDATE retention SET row_generation = row_generation + 1, names_removed = names_removed + 1,
-                last_event = ifnull((SELECT max(at) FROM event), last_event), last_span = ifnull((SELECT max(id) FROM span), 0)
-              WHERE (EXISTS (SELECT 1 FROM event) OR EXISTS (SELECT 1 FROM span WHERE id > last_span))
-                AND ifnull((SELECT min(at) FROM event), 9223372036854775807) > last_event
-                AND ifnull((SELECT min(id) FROM span WHERE state <> 1 AND id < (SELECT max(id) FROM span)), 9223372036854775807) > last_span",
+            "SELECT 1 FROM span WHERE id BETWEEN ?1 AND (SELECT last_span FROM retention) AND state <> 1
+                AND id < (SELECT max(id) FROM span)",
         )?
-        .execute([])?;
+        .exists([spans_from])?;
+    // Without rows there is nothing that a new generation could tell apart.
+    let rows = if has_first_spans { 0 } else { turn_rows(connection)? };
     let warnings = connection
         .prepare_cached(
             "UPDATE retention SET warning_generation = warning_generation + 1, names_removed = names_removed + 1,
@@ -101,6 +101,18 @@ pub(super) fn turn(connection: &Connection) -> rusqlite::Result<bool> {
         )?
         .execute([])?;
     Ok(rows + warnings > 0)
+}
+
+fn turn_rows(connection: &Connection) -> rusqlite::Result<usize> {
+    connection
+        .prepare_cached(
+            "UPDATE retention SET row_generation = row_generation + 1, names_removed = names_removed + 1,
+                last_event = ifnull((SELECT max(at) FROM event), last_event), last_span = ifnull((SELECT max(id) FROM span), 0)
+              WHERE (EXISTS (SELECT 1 FROM event) OR EXISTS (SELECT 1 FROM span WHERE id > last_span))
+                AND ifnull((SELECT min(at) FROM event), 9223372036854775807) > last_event
+                AND ifnull((SELECT min(id) FROM span WHERE state <> 1 AND id < (SELECT max(id) FROM span)), 9223372036854775807) > last_span",
+        )?
+        .execute([])
 }
 
 /// Marks what the open spans of a run refer to, which are about to be ended without being written.

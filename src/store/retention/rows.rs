@@ -58,21 +58,34 @@ enum Victim {
 }
 
 /// Removes some rows, about `count` of each kind it takes; none if nothing may be removed.
-pub(super) fn remove_some(connection: &Connection, cut: &Cut, count: i64) -> rusqlite::Result<Removed> {
-    let Some(victim) = choose(connection, cut)? else { return Ok(Removed::default()) };
+///
+/// `spans_from` is where the spans begin that are not open, as far as is known: there may be very many that are.
+pub(super) fn remove_some(
+    connection: &Connection,
+    cut: &Cut,
+    spans_from: &mut i64,
+    count: i64,
+) -> rusqlite::Result<Removed> {
+    let mut victim = choose(connection, cut, spans_from)?;
+    if matches!(victim, None | Some(Victim::Running)) && *spans_from > 0 {
+        // Some may have closed since.
+        *spans_from = 0;
+        victim = choose(connection, cut, spans_from)?;
+    }
+    let Some(victim) = victim else { return Ok(Removed::default()) };
     match victim {
-        Victim::Rows => remove_rows(connection, cut, count),
+        Victim::Rows => remove_rows(connection, cut, *spans_from, count),
         Victim::Warnings => {
             let range = oldest(connection, "warning", cut.warnings_until, count)?;
             range.map_or(Ok(Removed::default()), |range| remove_events(connection, "warning", range))
         }
         Victim::FutureEvents => remove_future(connection, "event", cut.future, count),
         Victim::FutureWarnings => remove_future(connection, "warning", cut.future, count),
-        Victim::Running => remove_spans(connection, count, i64::MAX, i64::MAX, true),
+        Victim::Running => remove_spans(connection, (0, count), i64::MAX, i64::MAX, true),
     }
 }
 
-fn choose(connection: &Connection, cut: &Cut) -> rusqlite::Result<Option<Victim>> {
+fn choose(connection: &Connection, cut: &Cut, spans_from: &mut i64) -> rusqlite::Result<Option<Victim>> {
     let time = |sql: &str| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, Option<i64>>(0));
     if time("SELECT max(at) FROM event")?.is_some_and(|at| at > cut.future) {
         return Ok(Some(Victim::FutureEvents));
@@ -83,11 +96,16 @@ fn choose(connection: &Connection, cut: &Cut) -> rusqlite::Result<Option<Victim>
     let event = time("SELECT min(at) FROM event")?.filter(|at| *at <= cut.rows_until);
     let span = connection
         .prepare_cached(
-            "SELECT started_at FROM span WHERE state <> 1 AND id < (SELECT max(id) FROM span) ORDER BY id LIMIT 1",
+            "SELECT id, started_at FROM span
+              WHERE id >= ?1 AND state <> 1 AND id < (SELECT max(id) FROM span) ORDER BY id LIMIT 1",
         )?
-        .query_row([], |row| row.get::<_, i64>(0))
-        .optional()?
-        .filter(|at| *at <= cut.rows_until || *at > cut.future);
+        .query_row([*spans_from], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+        .optional()?;
+    *spans_from = match span {
+        Some((id, _)) => id,
+        None => time("SELECT max(id) FROM span")?.unwrap_or(0),
+    };
+    let span = span.map(|(_, at)| at).filter(|at| *at <= cut.rows_until || *at > cut.future);
     let warning = time("SELECT min(at) FROM warning")?.filter(|at| *at <= cut.warnings_until);
     let warning_bytes = time("SELECT sum(warning_bytes) FROM run")?.unwrap_or(0);
     let row = match (event, span) {
@@ -104,14 +122,15 @@ fn choose(connection: &Connection, cut: &Cut) -> rusqlite::Result<Option<Victim>
 }
 
 /// Events and spans up to the earlier of where about `count` of either end.
-fn remove_rows(connection: &Connection, cut: &Cut, count: i64) -> rusqlite::Result<Removed> {
+fn remove_rows(connection: &Connection, cut: &Cut, spans_from: i64, count: i64) -> rusqlite::Result<Removed> {
     let events = oldest(connection, "event", cut.rows_until, count)?;
     let spans: Option<i64> = connection
         .prepare_cached(
             "SELECT max(started_at) FROM (SELECT started_at FROM span
-                WHERE state <> 1 AND id < (SELECT max(id) FROM span) ORDER BY id LIMIT ?1) WHERE started_at <= ?2",
+                WHERE id >= ?3 AND state <> 1 AND id < (SELECT max(id) FROM span) ORDER BY id LIMIT ?1)
+              WHERE started_at <= ?2",
         )?
-        .query_row([count, cut.rows_until.min(cut.future)], |row| row.get(0))?;
+        .query_row([count, cut.rows_until.min(cut.future), spans_from], |row| row.get(0))?;
     let until = match (events, spans) {
         (Some((_, event)), Some(span)) => event.min(span),
         (Some((_, event)), None) => event,
@@ -123,7 +142,7 @@ fn remove_rows(connection: &Connection, cut: &Cut, count: i64) -> rusqlite::Resu
     if let Some((first, last)) = events.filter(|(first, _)| *first <= until) {
         removed.add(remove_events(connection, "event", (first, last.min(until)))?);
     }
-    removed.add(remove_spans(connection, count, until, cut.future, false)?);
+    removed.add(remove_spans(connection, (spans_from, count), until, cut.future, false)?);
     Ok(removed)
 }
 
@@ -164,11 +183,11 @@ fn remove_events(connection: &Connection, table: &str, (first, last): (i64, i64)
     Ok(Removed { rows, window: (rows > 0).then_some((first, last)), warning_bytes, traces, running: 0 })
 }
 
-/// Of the first `count` spans those that began up to `until`, or in the future. The last one of all stays, so that its
+/// Of the first `count` spans from `from` on those that began up to `until`, or in the future. The last one of all stays, so that its
 /// number is not given again.
 fn remove_spans(
     connection: &Connection,
-    count: i64,
+    (from, count): (i64, i64),
     until: i64,
     future: i64,
     even_running: bool,
@@ -176,24 +195,26 @@ fn remove_spans(
     let found = connection
         .prepare_cached(
             "SELECT max(id), min(started_at), max(started_at) FROM (SELECT id, started_at FROM span
-                WHERE (state <> 1 OR ?2) AND id < (SELECT max(id) FROM span) ORDER BY id LIMIT ?1)",
+                WHERE id >= ?3 AND (state <> 1 OR ?2) AND id < (SELECT max(id) FROM span) ORDER BY id LIMIT ?1)",
         )?
-        .query_row(params![count, even_running], |row| {
+        .query_row(params![count, even_running, from], |row| {
             Ok(row.get::<_, Option<i64>>(0)?.map(|id| (id, row.get::<_, i64>(1), row.get::<_, i64>(2))))
         })?;
-    let Some((last, from, to)) = found else { return Ok(Removed::default()) };
-    let which = "id <= ?1 AND (state <> 1 OR ?4) AND (started_at <= ?2 OR started_at > ?3)";
-    let range = params![last, until, future, even_running];
+    let Some((last, oldest, newest)) = found else { return Ok(Removed::default()) };
+    let which = "id BETWEEN ?5 AND ?1 AND (state <> 1 OR ?4) AND (started_at <= ?2 OR started_at > ?3)";
+    let range = params![last, until, future, even_running, from];
     let sql = format!("SELECT DISTINCT trace FROM span NOT INDEXED WHERE {which}");
     let traces = numbers(connection, &sql, range)?;
     let rows = connection.prepare_cached(&format!("DELETE FROM span WHERE {which}"))?.execute(range)? as u64;
     connection
-        .prepare_cached("DELETE FROM link WHERE span <= ?1 AND NOT EXISTS (SELECT 1 FROM span WHERE id = link.span)")?
-        .execute([last])?;
+        .prepare_cached(
+            "DELETE FROM link WHERE span BETWEEN ?2 AND ?1 AND NOT EXISTS (SELECT 1 FROM span WHERE id = link.span)",
+        )?
+        .execute([last, from])?;
     let traces = remove_traces(connection, &traces)?;
     Ok(Removed {
         rows,
-        window: (rows > 0).then_some((from?, to?.min(until))),
+        window: (rows > 0).then_some((oldest?, newest?.min(until))),
         warning_bytes: 0,
         traces,
         running: if even_running { rows } else { 0 },

@@ -15,8 +15,14 @@ const MINUTES_KEPT_AT_LEAST_S: i64 = 2 * HOUR_S;
 const RUNS_KEPT: i64 = 10_000;
 const MAINTENANCE_KEPT: i64 = 1_000;
 
-/// Removes one period's rollups if they are too old, or take too much. Says whether there may be more to remove.
-pub(super) fn trim_rollups(connection: &Connection, run: i64, now_s: i64, bytes_kept: i64) -> rusqlite::Result<bool> {
+/// Removes one period's rollups if they are too old, or take too much; without a time to trust only the latter. Says
+/// whether there may be more to remove.
+pub(super) fn trim_rollups(
+    connection: &Connection,
+    run: Option<i64>,
+    now_s: Option<i64>,
+    bytes_kept: i64,
+) -> rusqlite::Result<bool> {
     let oldest = |period: i64| -> rusqlite::Result<Option<i64>> {
         connection
             .prepare_cached("SELECT min(start) FROM rollup WHERE period = ?1")?
@@ -26,12 +32,14 @@ pub(super) fn trim_rollups(connection: &Connection, run: i64, now_s: i64, bytes_
         connection.prepare_cached("SELECT ifnull(sum(rollup_bytes), 0) FROM run")?.query_row([], |row| row.get(0))?;
     let is_too_much = bytes > bytes_kept;
     let (minute, hour) = (oldest(60)?, oldest(HOUR_S)?);
-    let older = |start: Option<i64>, kept_s: i64| start.filter(|start| now_s.saturating_sub(*start) > kept_s);
+    let older = |start: Option<i64>, kept_s: i64| {
+        start.filter(|start| now_s.is_some_and(|now_s| now_s.saturating_sub(*start) > kept_s))
+    };
     let victim = older(minute, MINUTES_KEPT_S)
         .map(|start| (60, start))
         .or(older(hour, HOURS_KEPT_S).map(|start| (HOUR_S, start)))
         .or(older(minute, MINUTES_KEPT_AT_LEAST_S).filter(|_| is_too_much).map(|start| (60, start)))
-        .or(hour.filter(|start| is_too_much && now_s - *start >= HOUR_S).map(|start| (HOUR_S, start)))
+        .or(older(hour, HOUR_S).filter(|_| is_too_much).map(|start| (HOUR_S, start)))
         .or(minute.filter(|_| is_too_much).map(|start| (60, start)));
     let Some((period, start)) = victim else { return Ok(false) };
     let which = [period, start];
@@ -43,13 +51,15 @@ pub(super) fn trim_rollups(connection: &Connection, run: i64, now_s: i64, bytes_
     connection.prepare_cached("DELETE FROM rollup WHERE period = ?1 AND start = ?2")?.execute(which)?;
     connection.prepare_cached("DELETE FROM slow WHERE period = ?1 AND start <= ?2")?.execute(which)?;
     connection
-        .prepare_cached("UPDATE run SET rollup_bytes = rollup_bytes - ?2 WHERE id = ?1")?
-        .execute([run, bytes.unwrap_or(0)])?;
+        .prepare_cached(
+            "UPDATE run SET rollup_bytes = rollup_bytes - ?2 WHERE id = ifnull(?1, (SELECT max(id) FROM run))",
+        )?
+        .execute(params![run, bytes.unwrap_or(0)])?;
     Ok(true)
 }
 
-/// Removes what refers to spans that are gone, and brings old counts of the shed together by hour.
-pub(super) fn trim_small(connection: &Connection, now_s: i64) -> rusqlite::Result<()> {
+/// Removes what refers to spans that are gone, and the oldest records of maintenance.
+pub(super) fn trim_small(connection: &Connection) -> rusqlite::Result<()> {
     let oldest_span: Option<i64> = connection
         .prepare_cached("SELECT started_at FROM span ORDER BY id LIMIT 1")?
         .query_row([], |row| row.get(0))
@@ -61,6 +71,18 @@ pub(super) fn trim_small(connection: &Connection, now_s: i64) -> rusqlite::Resul
             connection.prepare_cached("DELETE FROM slow WHERE period = ?1 AND start < ?2")?.execute([period, start])?;
         }
     }
+    let last: Option<i64> = connection
+        .prepare_cached("SELECT minute FROM maintenance_run ORDER BY minute DESC LIMIT 1 OFFSET ?1")?
+        .query_row([MAINTENANCE_KEPT], |row| row.get(0))
+        .optional()?;
+    if let Some(minute) = last {
+        connection.prepare_cached("DELETE FROM maintenance_run WHERE minute <= ?1")?.execute([minute])?;
+    }
+    Ok(())
+}
+
+/// Brings old counts of the shed together by hour.
+pub(super) fn gather_shed(connection: &Connection, now_s: i64) -> rusqlite::Result<()> {
     let old = now_s - MINUTES_KEPT_S;
     if connection.prepare_cached("SELECT 1 FROM shed WHERE minute < ?1 AND minute % 3600 <> 0")?.exists([old])? {
         connection
@@ -73,18 +95,11 @@ pub(super) fn trim_small(connection: &Connection, now_s: i64) -> rusqlite::Resul
             .execute([old])?;
         connection.prepare_cached("DELETE FROM shed WHERE minute < ?1 AND minute % 3600 <> 0")?.execute([old])?;
     }
-    let last: Option<i64> = connection
-        .prepare_cached("SELECT minute FROM maintenance_run ORDER BY minute DESC LIMIT 1 OFFSET ?1")?
-        .query_row([MAINTENANCE_KEPT], |row| row.get(0))
-        .optional()?;
-    if let Some(minute) = last {
-        connection.prepare_cached("DELETE FROM maintenance_run WHERE minute <= ?1")?.execute([minute])?;
-    }
     Ok(())
 }
 
 /// Removes the oldest ended runs of which no rows are left, when there are very many. What they counted goes to `run`.
-pub(super) fn trim_runs(connection: &Connection, run: i64, database_pages: i64) -> rusqlite::Result<()> {
+pub(super) fn trim_runs(connection: &Connection, run: Option<i64>, database_pages: i64) -> rusqlite::Result<()> {
     let kept = RUNS_KEPT.min(database_pages * PAGE_BYTES as i64 / 2_048);
     let last: Option<i64> = connection
         .prepare_cached("SELECT id FROM run ORDER BY id DESC LIMIT 1 OFFSET ?1")?
@@ -99,9 +114,9 @@ pub(super) fn trim_runs(connection: &Connection, run: i64, database_pages: i64) 
             "UPDATE run SET
                 warning_bytes = warning_bytes + (SELECT ifnull(sum(warning_bytes), 0) FROM run WHERE {gone}),
                 rollup_bytes = rollup_bytes + (SELECT ifnull(sum(rollup_bytes), 0) FROM run WHERE {gone})
-              WHERE id = ?2"
+              WHERE id = ifnull(?2, (SELECT max(id) FROM run))"
         ))?
-        .execute([last, run])?;
+        .execute(params![last, run])?;
     for table in ["shed", "lane"] {
         let sql = format!("DELETE FROM {table} WHERE run IN (SELECT id FROM run WHERE {gone})");
         connection.prepare_cached(&sql)?.execute([last])?;
@@ -138,7 +153,7 @@ impl Why {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece {
     pub(super) why: Why,
-    pub(super) run: i64,
+    pub(super) run: Option<i64>,
     pub(super) at_unix_ns: i64,
     pub(super) done: Cleanup,
     pub(super) window: Option<(i64, i64)>,
@@ -159,7 +174,7 @@ pub(super) fn note(connection: &Connection, piece: &Piece) -> rusqlite::Result<(
         .execute(params![
             piece.at_unix_ns.div_euclid(60_000_000_000) * 60,
             piece.why.as_str(),
-            piece.run,
+            piece.run.unwrap_or(0),
             piece.done.rows.cast_signed(),
             piece.done.bytes.cast_signed(),
             piece.done.returned_bytes.cast_signed(),

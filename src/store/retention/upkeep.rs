@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 use super::{
     super::Cleanup,
@@ -30,15 +30,18 @@ impl Keeper {
         }
     }
 
-    /// What is too old; `None` if nothing can be, or time is not to be trusted.
-    pub(super) fn too_old(&self) -> Option<rows::Cut> {
+    /// Wall time in nanoseconds, unless it has moved against monotonic time: then nobody knows which of the two was right.
+    fn trusted_now(&self) -> Option<i64> {
         let now = self.clock.anchor();
         let moved = (now.wall_ns.saturating_sub(self.first.wall_ns))
             .saturating_sub_unsigned(now.mono_ns.saturating_sub(self.first.mono_ns));
-        if moved.saturating_abs() > WRONG_NS {
-            return None;
-        }
-        let before = |age: Duration| now.wall_ns.saturating_sub(duration_ns(age));
+        (moved.saturating_abs() <= WRONG_NS).then_some(now.wall_ns)
+    }
+
+    /// What is too old; `None` if nothing can be, or time is not to be trusted.
+    pub(super) fn too_old(&self) -> Option<rows::Cut> {
+        let now = self.trusted_now()?;
+        let before = |age: Duration| now.saturating_sub(duration_ns(age));
         let rows_until = self.retention.max_age.map(before);
         let warnings_until = self.retention.max_age_of_warnings.map(before).or(rows_until);
         if rows_until.is_none() && warnings_until.is_none() {
@@ -68,7 +71,7 @@ impl Keeper {
             let mut removed = rows::Removed::default();
             let mut freed = 0;
             loop {
-                let some = rows::remove_some(connection, cut, keeper.rows_at_once)?;
+                let some = rows::remove_some(connection, cut, &mut keeper.spans_from, keeper.rows_at_once)?;
                 removed.add(some);
                 let freed_before = freed;
                 freed = space::pragma(connection, "freelist_count")? - before;
@@ -82,15 +85,18 @@ impl Keeper {
                 }
             }
             connection
-                .prepare_cached("UPDATE run SET warning_bytes = warning_bytes - ?2 WHERE id = ?1 AND ?2 <> 0")?
-                .execute([keeper.run, removed.warning_bytes])?;
+                .prepare_cached(
+                    "UPDATE run SET warning_bytes = warning_bytes - ?2
+                      WHERE id = ifnull(?1, (SELECT max(id) FROM run)) AND ?2 <> 0",
+                )?
+                .execute(params![keeper.run, removed.warning_bytes])?;
             connection
                 .prepare_cached(
                     "UPDATE retention SET traces_removed = traces_removed + ?1, running_removed = running_removed + ?2
                       WHERE ?1 + ?2 > 0",
                 )?
                 .execute([removed.traces.cast_signed(), removed.running.cast_signed()])?;
-            if names::turn(connection)? {
+            if names::turn(connection, keeper.spans_from)? {
                 keeper.sweep = Some(names::Sweep::default());
             }
             let freed = freed.max(0).cast_unsigned() * PAGE_BYTES;
@@ -150,7 +156,7 @@ impl Keeper {
             }
             if room.left() < working {
                 let goal = working - room.left() + room.limit / 64;
-                if !self.remove(connection, Why::Cap, &self.oldest(room.limit), goal)? {
+                if !self.remove(connection, Why::Shrink, &self.oldest(room.limit), goal)? {
                     return Err(Blocked::Full);
                 }
             } else if !self.give_back(connection, Why::Shrink, room.excess())? {
@@ -178,6 +184,7 @@ impl Keeper {
 
     /// What is to be done from time to time: ages, what outlives the rows, names. Says whether it came to its end.
     pub(in crate::store) fn tidy(&mut self, connection: &Connection, until: Instant) -> Result<bool, Blocked> {
+        self.spans_from = 0;
         if let Some(cut) = self.too_old() {
             while self.remove(connection, Why::Age, &cut, i64::MAX)? {
                 if Instant::now() >= until {
@@ -185,7 +192,7 @@ impl Keeper {
                 }
             }
         }
-        let now_s = self.clock.now().as_unix_ns().div_euclid(1_000_000_000);
+        let now_s = self.trusted_now().map(|now| now.div_euclid(1_000_000_000));
         let limit = self.room(connection)?.limit;
         let bytes_kept = limit / 10 * PAGE_BYTES as i64;
         loop {
@@ -207,9 +214,12 @@ impl Keeper {
             }
         }
         self.transact(connection, |keeper| {
-            sums::trim_small(connection, now_s)?;
+            sums::trim_small(connection)?;
+            if let Some(now_s) = now_s {
+                sums::gather_shed(connection, now_s)?;
+            }
             sums::trim_runs(connection, keeper.run, limit)?;
-            if names::turn(connection)? {
+            if names::turn(connection, 0)? {
                 keeper.sweep = Some(names::Sweep::default());
             }
             Ok(())

@@ -60,3 +60,18 @@ SELECT strftime('%Y-%m-%dT%H:%M:%SZ', minute, 'unixepoch') AS minute, reason, ro
            || printf('.%09dZ', (until_at % 1000000000 + 1000000000) % 1000000000) AS removed_until,
        duration_ns / 1e6 AS duration_ms, nullif(run, 0) AS run_id
   FROM maintenance_run;
+
+-- Times before 1970, too.
+DROP VIEW runs;
+CREATE VIEW runs AS
+SELECT r.id,
+       lower(substr(hex(r.uuid), 1, 8) || '-' || substr(hex(r.uuid), 9, 4) || '-' || substr(hex(r.uuid), 13, 4)
+          || '-' || substr(hex(r.uuid), 17, 4) || '-' || substr(hex(r.uuid), 21)) AS run_id,
+       r.pid, r.service, r.version, r.host,
+       strftime('%Y-%m-%dT%H:%M:%S', (started_at - (started_at % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')
+           || printf('.%09dZ', (started_at % 1000000000 + 1000000000) % 1000000000) AS started_at,
+       strftime('%Y-%m-%dT%H:%M:%S', (ended_at - (ended_at % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')
+           || printf('.%09dZ', (ended_at % 1000000000 + 1000000000) % 1000000000) AS ended_at,
+       r.outcome, r.stored,
+       (SELECT coalesce(sum(count), 0) FROM shed WHERE run = r.id) AS shed
+  FROM run AS r;
