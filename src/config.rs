@@ -23,7 +23,7 @@ pub(crate) const COMMIT_EVERY_DEFAULT: Duration = Duration::from_secs(1);
 pub(crate) const COMMIT_EVERY_IN_MEMORY: Duration = Duration::from_millis(50);
 /// All of a flight recorder.
 pub(crate) const BUFFER_BYTES_DEFAULT: u64 = 16 << 20;
-const BUFFER_BYTES_MIN: u64 = 256 << 10;
+pub(crate) const BUFFER_BYTES_MIN: u64 = 256 << 10;
 const BUFFER_BYTES_MAX: u64 = 4 << 30;
 const COMMIT_EVERY_MAX: Duration = Duration::from_secs(3600);
 /// All of a store, but for `state.db`.
@@ -110,8 +110,8 @@ impl Retention {
     /// never take more. From 8 MiB to 16 TiB; 256 MiB unless set.
     ///
     /// It belongs to the store: of several processes on one directory, the last to start decides for all. A start with a
-    /// lower cap removes what is too much before it returns, for at most five seconds, and then goes on beside recording.
-    /// `state.db` is not counted.
+    /// lower cap removes what is too much before it returns, for at most five seconds, and then goes on beside recording; a
+    /// process that started under a higher cap keeps its flight file until it ends. `state.db` is not counted.
     #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;

@@ -462,7 +462,7 @@ fn an_audit_that_is_full_refuses_and_says_so_in_time() {
     assert!(error.is_storage() && error.to_string().contains("max_audit_bytes"), "{error}");
     assert_eq!(l0.events().event_type("l0.audit").count().unwrap(), 1);
     assert_eq!(l0.events().event_type("refund").count().unwrap(), audited);
-    assert!(l0.stats().store.state_bytes >= MIB);
+    assert!((40..60).contains(&audited), "by what was audited, not by what its WAL takes: {audited}");
     drop(l0);
     let l0 = builder(dir.path()).start().unwrap();
     l0.audit(TelemetryEvent::new("refund")).unwrap();
@@ -536,4 +536,70 @@ fn a_trace_that_went_while_all_names_stayed_comes_back() {
     once();
     assert_eq!(l0.trace("order-9").unwrap().unwrap().all_events().len(), 1);
     is_consistent(dir.path());
+}
+
+#[test]
+fn a_step_that_was_cut_short_goes_on_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = builder(dir.path()).retention(keep().max_bytes(8 * MIB)).commit_every(Duration::from_secs(4));
+    let l0 = builder.overload(Overload::Block(DAY)).start().unwrap();
+    l0.record(TelemetryEvent::new("first"));
+    l0.flush().unwrap();
+    let blocker = rusqlite::Connection::open(dir.path().join("telemetry.db")).unwrap();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // Several transactions' worth; nobody flushes. With one of them in every interval it would take longer than is waited.
+    (0..1_000).for_each(|number| l0.record(TelemetryEvent::new("n").message("x".repeat(200)).payload(&number)));
+    blocker.execute_batch("COMMIT").unwrap();
+    wait_for("everything to be stored", || l0.stats().stored == 1_001);
+    assert!(l0.stats().commits > 2, "{:?}", l0.stats());
+}
+
+#[test]
+fn a_dry_run_of_one_program_changes_nothing_for_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = small(dir.path());
+    let retention = keep().max_bytes(64 * MIB);
+    let second = builder(dir.path()).retention(retention).overload(Overload::Block(DAY)).start().unwrap();
+    let large = "x".repeat(3_000);
+    (0..4_000).for_each(|_| second.record(TelemetryEvent::new("n").message(large.as_str())));
+    second.flush().unwrap();
+    assert_eq!(first.cleanup(true).unwrap().rows, 0);
+    assert_eq!(first.cleanup(false).unwrap().rows, 0);
+    assert_eq!(second.events().event_type("n").count().unwrap(), 4_000);
+    second.record(TelemetryEvent::new("last"));
+    second.flush().unwrap();
+    assert_eq!(second.stats().store.max_bytes, 64 * MIB);
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_and_back_costs_no_summary() {
+    let dir = tempfile::tempdir().unwrap();
+    let (l0, hand) = by_hand(dir.path(), keep().max_age(7 * DAY));
+    with(&l0, || (0..10).for_each(|_| info_span!("work").in_scope(|| error!("failed"))));
+    let now = l0.summary(HOUR).unwrap();
+    hand.set_wall(Timestamp::from_unix_ns(1_760_000_000_000_000_000).saturating_add(500 * DAY));
+    assert_eq!((l0.cleanup(true).unwrap().rows, l0.cleanup(false).unwrap().rows), (0, 0));
+    hand.set_wall(Timestamp::from_unix_ns(1_760_000_000_000_000_000).saturating_add(Duration::from_secs(1)));
+    let then = l0.summary(HOUR).unwrap();
+    assert_eq!((then.events, then.errors, then.slowest.len()), (now.events, 10, now.slowest.len()));
+}
+
+#[test]
+fn a_flight_file_from_a_higher_cap_costs_no_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = builder(dir.path()).overload(Overload::Block(DAY)).start().unwrap();
+    let large = "x".repeat(3_000);
+    (0..1_000).for_each(|_| l0.record(TelemetryEvent::new("n").message(large.as_str())));
+    l0.flush().unwrap();
+    let file = fs::read_dir(dir.path().join("flight")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes_left = fs::read(&file).unwrap();
+    // The file of another process, which is dead: its start is not this one's.
+    bytes_left[88] ^= 1;
+    let name = file.file_name().unwrap().to_owned();
+    l0.shutdown(Duration::from_secs(10)).unwrap();
+    fs::create_dir_all(dir.path().join("flight")).unwrap();
+    fs::write(dir.path().join("flight").join(name), bytes_left).unwrap();
+    let l0 = small(dir.path());
+    assert_eq!(l0.events().event_type("n").count().unwrap(), 1_000);
+    assert!(bytes(dir.path()) <= 8 * MIB);
 }

@@ -67,6 +67,16 @@ fn the_page_names_every_view_and_every_column_in_its_order() {
 }
 
 #[test]
+fn times_before_1970_are_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, _hand) = l0::Clock::manual(l0::Timestamp::from_unix_ns(-500_000_001));
+    let l0 = builder(dir.path()).clock(clock).start().unwrap();
+    l0.record(TelemetryEvent::new("n"));
+    let sql = "SELECT substr(started_at, 1, 23), (SELECT substr(timestamp, 1, 23) FROM telemetry_events) FROM runs";
+    assert_eq!(texts(&l0.sql(sql, &[]).unwrap()), [["1969-12-31T23:59:59.499"; 2]]);
+}
+
+#[test]
 fn the_questions_of_the_page_have_answers() {
     let dir = tempfile::tempdir().unwrap();
     shop(dir.path());

@@ -229,7 +229,11 @@ impl Builder {
         let flight = match config.flight {
             Flight::Directory => opening.admit(wanted, |bytes| match bytes {
                 Some(bytes) => FlightRecorder::open(&shape(Medium::Directory, bytes)),
-                None => FlightRecorder::open(&shape(Medium::SharedMemory, wanted)),
+                // Not more of the machine's memory than it would have had of the disk.
+                None => FlightRecorder::open(&shape(
+                    Medium::SharedMemory,
+                    wanted.min(config.retention.max_bytes / 16).max(config::BUFFER_BYTES_MIN),
+                )),
             })??,
             Flight::SharedMemory => FlightRecorder::open(&shape(Medium::SharedMemory, wanted))?,
             Flight::Off => FlightRecorder::open(&shape(Medium::Memory, wanted))?,

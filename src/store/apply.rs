@@ -30,7 +30,6 @@ const AT_MAX: i64 = 4_600_000_000_000_000_000;
 const CLOSED: i64 = 0;
 const RUNNING: i64 = 1;
 const INTERRUPTED: i64 = 2;
-const INTERRUPTED_AT_ONCE: usize = 1_000;
 
 /// Applies the records of one run.
 #[derive(Debug)]
@@ -146,12 +145,14 @@ impl Applier {
         Ok(())
     }
 
-    /// About the bytes of pages that `finish` will change.
+    /// About the bytes of pages that `finish` will change: of spans, two rollups for each tally, a page for each mark.
     pub(super) fn pending_bytes(&self) -> u64 {
-        let (new, old) = self.spans.count_touched();
-        // A row of some hundred bytes at the table's end; a page of the table and of two indexes where the row is old;
-        // two rollups for each tally.
-        new * 512 + old * 3 * PAGE_BYTES + self.rollups.tallies() * 512
+        self.spans.touched_bytes() + self.rollups.tallies() * 512 + self.marks.new_marks() * PAGE_BYTES
+    }
+
+    /// Pages here and there that were changed so far, by this and earlier transactions.
+    pub(super) fn scattered_pages(&self) -> u64 {
+        self.interner.scattered_pages()
     }
 
     /// Applies one record. What SQLite refuses for what it holds is rejected alone; what it refuses for its own state
@@ -228,11 +229,12 @@ impl Applier {
         Ok(Finished { refused, warning_bytes: std::mem::take(&mut self.warning_bytes), rollup_bytes })
     }
 
-    /// Marks some of the spans that are still open as interrupted, in a transaction of its own; says how many.
-    pub(super) fn interrupt_some(&mut self, connection: &Connection) -> rusqlite::Result<u64> {
+    /// Marks some of the spans that are still open as interrupted, of about so many bytes, in a transaction of its own;
+    /// says how many.
+    pub(super) fn interrupt_some(&mut self, connection: &Connection, bytes: u64) -> rusqlite::Result<u64> {
         let mut statements = Statements::prepare(connection)?;
         self.begin(connection)?;
-        let open = self.spans.some(INTERRUPTED_AT_ONCE);
+        let open = self.spans.some(bytes);
         for own in &open {
             if let Some(span) = self.spans.touch(*own) {
                 span.mark(&mut self.marks);
@@ -401,6 +403,7 @@ impl Applier {
         self.has_late_context |= tenant.is_some() || actor.is_some();
         if !self.columns.payload.is_empty() {
             span.payload = merge_payload(&span.payload, &self.columns.payload);
+            self.spans.count_bytes(self.columns.payload.len());
         }
         self.span_columns(connection, &mut span)?;
         if let Some(place) = self.spans.touch(head.span) {

@@ -23,12 +23,18 @@ pub(super) struct Interner {
     names: FxHashMap<String, i64>,
     correlations: FxHashMap<String, i64>,
     callsites: FxHashMap<Definition, Arc<CallsitePlan>>,
+    /// How many pages its insertions have changed, at most: a new text has its place anywhere in an index.
+    scattered_pages: u64,
 }
 
 impl Interner {
     /// After a rollback, in which what was new was not stored; and when rows of `name` or `callsite` are gone.
     pub(super) fn forget(&mut self) {
-        *self = Self::default();
+        *self = Self { scattered_pages: self.scattered_pages, ..Self::default() };
+    }
+
+    pub(super) fn scattered_pages(&self) -> u64 {
+        self.scattered_pages
     }
 
     /// Rows of `trace` are gone.
@@ -44,7 +50,10 @@ impl Interner {
         let found = connection.prepare_cached(find)?.query([text])?.next()?.map(|row| row.get(0)).transpose()?;
         let id = match found {
             Some(id) => id,
-            None => connection.prepare_cached("INSERT INTO name (text) VALUES (?1)")?.insert([text])?,
+            None => {
+                self.scattered_pages += 2;
+                connection.prepare_cached("INSERT INTO name (text) VALUES (?1)")?.insert([text])?
+            }
         };
         remember(&mut self.names, text, id);
         Ok(id)
@@ -62,12 +71,15 @@ impl Interner {
             connection.prepare_cached(find)?.query([trace_id.as_slice()])?.next()?.map(|row| row.get(0)).transpose()?;
         let id = match found {
             Some(id) => id,
-            None => connection
-                .prepare_cached(
-                    "INSERT INTO trace (trace_id, correlation_id) VALUES (?1, ?2)
+            None => {
+                self.scattered_pages += 3;
+                connection
+                    .prepare_cached(
+                        "INSERT INTO trace (trace_id, correlation_id) VALUES (?1, ?2)
                      ON CONFLICT (trace_id) DO UPDATE SET correlation_id = coalesce(correlation_id, ?2) RETURNING id",
-                )?
-                .query_row(params![trace_id.as_slice(), text], |row| row.get(0))?,
+                    )?
+                    .query_row(params![trace_id.as_slice(), text], |row| row.get(0))?
+            }
         };
         remember(&mut self.correlations, text, id);
         Ok(id)

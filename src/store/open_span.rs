@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::retention::Marks;
+use super::retention::{Marks, PAGE_BYTES};
 
 /// A span that has a row, or gets one with the current transaction.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +59,8 @@ pub(super) struct OpenSpans {
     touched: Vec<(u64, Option<OpenSpan>)>,
     /// How many of those were there before.
     touched_old: u64,
+    /// What their payloads take, all told.
+    touched_bytes: u64,
 }
 
 impl OpenSpans {
@@ -67,6 +69,7 @@ impl OpenSpans {
     }
 
     pub(super) fn insert(&mut self, own: u64, span: OpenSpan) {
+        self.touched_bytes += span.payload.len() as u64;
         let before = self.spans.insert(own, OpenSpan { touched: true, ..span });
         self.touched.push((own, before));
     }
@@ -82,6 +85,7 @@ impl OpenSpans {
         if !span.touched {
             self.touched.push((own, Some(span.clone())));
             self.touched_old += 1;
+            self.touched_bytes += span.payload.len() as u64;
             span.touched = true;
         }
         Some(span)
@@ -92,10 +96,16 @@ impl OpenSpans {
         self.touched.iter().filter_map(|(own, _)| self.spans.get(own).map(|span| (*own, span)))
     }
 
-    /// How many of them are new, and how many have a row already.
-    pub(super) fn count_touched(&self) -> (u64, u64) {
+    /// A payload grew.
+    pub(super) fn count_bytes(&mut self, bytes: usize) {
+        self.touched_bytes += bytes as u64;
+    }
+
+    /// About the bytes of pages that writing them will change: a row at the table's end, or a page of the table and of two
+    /// indexes where the row is old; and what its payload had, and has.
+    pub(super) fn touched_bytes(&self) -> u64 {
         let old = self.touched_old;
-        (self.touched.len() as u64 - old, old)
+        (self.touched.len() as u64 - old) * 512 + old * 3 * PAGE_BYTES + self.touched_bytes * 2
     }
 
     /// Drops those that do not fulfil the condition: their rows are gone.
@@ -115,9 +125,15 @@ impl OpenSpans {
         Ok(())
     }
 
-    /// Some that are open, for the end of a run.
-    pub(super) fn some(&self, count: usize) -> Vec<u64> {
-        self.spans.keys().copied().take(count).collect()
+    /// Some that are open, of about so many bytes, for the end of a run.
+    pub(super) fn some(&self, bytes: u64) -> Vec<u64> {
+        let mut sum = 0;
+        let open = self.spans.iter().take_while(|(_, span)| {
+            let is_within = sum < bytes;
+            sum += 3 * PAGE_BYTES + span.payload.len() as u64;
+            is_within
+        });
+        open.map(|(own, _)| *own).collect()
     }
 
     /// It is over; a rollback brings it back.
@@ -126,7 +142,7 @@ impl OpenSpans {
     }
 
     pub(super) fn commit(&mut self) {
-        self.touched_old = 0;
+        (self.touched_old, self.touched_bytes) = (0, 0);
         for (own, _) in self.touched.drain(..) {
             match self.spans.get_mut(&own) {
                 Some(span) if span.duration_ns.is_some() => {
@@ -139,7 +155,7 @@ impl OpenSpans {
     }
 
     pub(super) fn rollback(&mut self) {
-        self.touched_old = 0;
+        (self.touched_old, self.touched_bytes) = (0, 0);
         for (own, before) in self.touched.drain(..).rev() {
             match before {
                 Some(span) => self.spans.insert(own, span),
@@ -163,9 +179,9 @@ mod tests {
         spans.touch(1).unwrap().duration_ns = Some(1);
         assert_eq!(spans.touched().map(|(own, _)| own).collect::<Vec<_>>(), [2, 1]);
         spans.rollback();
-        assert_eq!((spans.some(9), spans.get(1).unwrap().errors), (vec![1], 0));
+        assert_eq!((spans.some(99_999), spans.get(1).unwrap().errors), (vec![1], 0));
         spans.touch(1).unwrap().duration_ns = Some(1);
         spans.commit();
-        assert!(spans.some(9).is_empty());
+        assert!(spans.some(99_999).is_empty());
     }
 }

@@ -12,7 +12,7 @@ use super::{
     apply::{Applied, Applier},
     event_rows::is_about_the_value,
     open_span::OpenSpan,
-    retention::{Blocked, Keeper, mark_running},
+    retention::{Blocked, Keeper, Look, mark_running},
     statements::Statements,
 };
 use crate::{
@@ -27,6 +27,9 @@ use crate::{
 
 /// How often a transaction that ran out of pages is tried with more of them.
 const ATTEMPTS: usize = 8;
+
+/// Spans of a vanished run that are ended in one transaction.
+const VANISHED_AT_ONCE: u64 = 256;
 
 /// What recovery found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,8 +111,8 @@ pub(super) fn recover_with(
     }
     keeper.set_going(0);
     limit_set_aside(dir, keeper.budget().max_bytes / 8);
-    end_vanished(dir, connection, &mut total)
-        .map_err(|error| Error::sqlite("cannot end vanished runs in the store", error))?;
+    end_vanished(dir, connection, keeper, &mut total)
+        .map_err(|blocked| blocked.into_error("cannot end vanished runs in the store"))?;
     Ok(total)
 }
 
@@ -193,7 +196,7 @@ impl<'a> Replay<'a> {
             let mut tally = self.tally.clone();
             let mut statements = Statements::prepare(connection)?;
             self.applier.begin(connection)?;
-            let mut done = 0;
+            let (mut done, mut look) = (0, Look::default());
             for Left { stamp, body, lane, next } in records {
                 let is_counted = Record::kind_of(body).is_some_and(crate::record::Kind::is_counted);
                 if self.is_lost {
@@ -207,7 +210,8 @@ impl<'a> Replay<'a> {
                 }
                 tally.positions[*lane] = *next;
                 done += 1;
-                if keeper.should_end(done, || self.applier.pending_bytes()) {
+                let (pending, scattered) = (self.applier.pending_bytes(), self.applier.scattered_pages());
+                if keeper.should_end(&mut look, pending, scattered) {
                     break;
                 }
             }
@@ -239,11 +243,13 @@ impl<'a> Replay<'a> {
 
     /// What was open is interrupted, and the run has ended.
     fn end(mut self, outcome: &str, had_nothing: bool) -> Result<Recovery, Blocked> {
-        let (connection, pages) = (self.connection, self.keeper.budget().pages_of(0));
+        let connection = self.connection;
+        let (pages, bytes) = self.keeper.budget().of_ending_spans();
         let mut interrupted_spans = 0;
         loop {
-            let some =
-                self.keeper.transact_with_room(connection, pages, |_| self.applier.interrupt_some(connection))?;
+            let some = self
+                .keeper
+                .transact_with_room(connection, pages, |_| self.applier.interrupt_some(connection, bytes))?;
             self.applier.commit();
             interrupted_spans += some;
             if some == 0 {
@@ -392,7 +398,7 @@ fn store_sheds(
 }
 
 /// Runs that kept their flight in memory leave no file: they ended if their process is gone.
-fn end_vanished(dir: &Path, connection: &Connection, total: &mut Recovery) -> rusqlite::Result<()> {
+fn end_vanished(dir: &Path, connection: &Connection, keeper: &mut Keeper, total: &mut Recovery) -> Result<(), Blocked> {
     let mut statement =
         connection.prepare_cached("SELECT id, uuid, boot, pid, process_started FROM run WHERE outcome = 'running'")?;
     let running = statement
@@ -410,18 +416,38 @@ fn end_vanished(dir: &Path, connection: &Connection, total: &mut Recovery) -> ru
         if owner.may_be_alive() || uuid::Uuid::from_slice(&uuid).is_ok_and(|uuid| has_file(dir, uuid)) {
             continue;
         }
-        mark_running(connection, run)?;
+        let (pages, _) = keeper.budget().of_ending_spans();
         // The run may have ended properly since it was read.
-        let ended = connection
-            .prepare_cached(
-                "UPDATE run SET outcome = 'killed', ended_at = started_at WHERE id = ?1 AND outcome = 'running'",
-            )?
-            .execute([run])?;
-        if ended > 0 {
-            total.runs += 1;
-            total.interrupted_spans += connection
-                .prepare_cached("UPDATE span SET state = 2 WHERE run = ?1 AND state = 1")?
-                .execute([run])? as u64;
+        let ended = keeper.transact_with_room(connection, pages, |_| {
+            mark_running(connection, run)?;
+            connection
+                .prepare_cached(
+                    "UPDATE run SET outcome = 'killed', ended_at = started_at WHERE id = ?1 AND outcome = 'running'",
+                )?
+                .execute([run])
+        })?;
+        if ended == 0 {
+            continue;
+        }
+        total.runs += 1;
+        loop {
+            let some = keeper.transact_with_room(connection, pages, |keeper| {
+                let mut update = connection.prepare_cached(
+                    "UPDATE span SET state = 2 WHERE id IN (SELECT id FROM span WHERE run = ?1 AND state = 1 LIMIT 8)",
+                )?;
+                let mut sum = 0;
+                loop {
+                    let some = update.execute([run])? as u64;
+                    sum += some;
+                    if some == 0 || sum >= VANISHED_AT_ONCE || keeper.is_wal_full() {
+                        return Ok(sum);
+                    }
+                }
+            })?;
+            total.interrupted_spans += some;
+            if some == 0 {
+                break;
+            }
         }
     }
     Ok(())

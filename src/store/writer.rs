@@ -15,7 +15,7 @@ use rusqlite::{Connection, params};
 use super::{
     Opening, TELEMETRY,
     apply::{Applied, Applier},
-    retention::{Blocked, Keeper},
+    retention::{Blocked, Keeper, Look},
     shared::Shared,
     statements::Statements,
 };
@@ -176,7 +176,7 @@ impl Writer {
         self.keeper.begin(&self.connection, pages)?;
         let mut statements = Statements::prepare(&self.connection)?;
         self.applier.begin(&self.connection)?;
-        let (mut stored, mut taken) = (0, 0);
+        let (mut stored, mut taken, mut look) = (0, 0, Look::default());
         for (stamp, bytes) in self.drain.pieces() {
             match self.applier.apply(&self.connection, &mut statements, timeline, stamp, bytes)? {
                 Applied::Stored => stored += u64::from(is_counted(bytes)),
@@ -184,7 +184,8 @@ impl Writer {
                 Applied::Rejected => {}
             }
             taken += 1;
-            if self.keeper.should_end(taken, || self.applier.pending_bytes()) {
+            let (pending, scattered) = (self.applier.pending_bytes(), self.applier.scattered_pages());
+            if self.keeper.should_end(&mut look, pending, scattered) {
                 break;
             }
         }
@@ -308,12 +309,12 @@ impl Writer {
         // What is due anyway: a program that never runs for a minute has its ages looked at, too.
         let _ = self.tidy(TIDY_AT_END);
         let what = "cannot end the run in the store";
-        let pages = self.keeper.budget().pages_of(0);
+        let (pages, bytes) = self.keeper.budget().of_ending_spans();
         loop {
             let applier = &mut self.applier;
             let some = self
                 .keeper
-                .transact_with_room(&self.connection, pages, |_| applier.interrupt_some(&self.connection))
+                .transact_with_room(&self.connection, pages, |_| applier.interrupt_some(&self.connection, bytes))
                 .inspect_err(|_| applier.rollback())
                 .map_err(|blocked| blocked.into_error(what))?;
             self.applier.commit();

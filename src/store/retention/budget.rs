@@ -67,11 +67,17 @@ impl Budget {
         self.wal_bytes() / 8
     }
 
-    /// Records, and rows to be removed, between two looks at the WAL: in the worst case each changes some pages of its own.
-    pub(in crate::store) fn records_between_looks(self) -> usize {
-        (self.wal_bytes() / (64 << 10)).clamp(16, 64) as usize
+    /// Pages here and there that a transaction changes before the next look at the WAL.
+    pub(in crate::store) fn pages_between_looks(self) -> u64 {
+        self.wal_bytes() / 16 / PAGE_BYTES
     }
 
+    /// What a transaction may still have to write at its end, in spans and the like.
+    pub(in crate::store) fn pending_bytes(self) -> u64 {
+        self.wal_bytes() / 4
+    }
+
+    /// Rows to be removed between two looks at the WAL: in the worst case each changes some pages of its own.
     pub(in crate::store) fn rows_between_looks(self) -> i64 {
         (self.wal_bytes() / (16 << 10)).clamp(64, 512) as i64
     }
@@ -80,6 +86,12 @@ impl Budget {
     /// again with more room and fewer records.
     pub(in crate::store) fn pages_of(self, batch_bytes: u64) -> i64 {
         ((batch_bytes * 2).min(self.wal_bytes()) / PAGE_BYTES) as i64 + 48
+    }
+
+    /// Pages for a transaction that ends open spans, and the bytes of the spans it takes.
+    pub(in crate::store) fn of_ending_spans(self) -> (i64, u64) {
+        let bytes = self.wal_bytes() / 8;
+        (self.pages_of(bytes), bytes)
     }
 
     /// What a new flight file may take beside those that are there; `None` if there is no room for one.

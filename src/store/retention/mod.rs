@@ -43,8 +43,17 @@ use crate::{
 /// How long one attempt to make room may take, and how often it is tried before records wait.
 const ROOM_WITHIN: Duration = Duration::from_millis(100);
 const ATTEMPTS: usize = 20;
+/// Records between two looks at the WAL.
+const RECORDS_BETWEEN_LOOKS: usize = 64;
 /// On a full disk the database may still have this many pages.
 const PAGES_MIN: i64 = 1_024;
+
+/// What a transaction has come to since the WAL was looked at.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    records: usize,
+    scattered_pages: Option<u64>,
+}
 
 /// Why a transaction cannot begin.
 #[derive(Debug)]
@@ -248,10 +257,18 @@ impl Keeper {
         Err(Blocked::Full)
     }
 
-    /// Whether a transaction of so many records should end here, for the sake of the WAL; `pending_bytes` are still to come.
-    pub(super) fn should_end(&self, records: usize, pending_bytes: impl FnOnce() -> u64) -> bool {
-        records.is_multiple_of(self.budget.records_between_looks())
-            && self.wal_bytes() + pending_bytes() >= self.budget.wal_stop_bytes()
+    /// Whether a transaction should take no further record, for the sake of the WAL. Asked after each.
+    pub(super) fn should_end(&self, look: &mut Look, pending_bytes: u64, scattered_pages: u64) -> bool {
+        look.records += 1;
+        if pending_bytes >= self.budget.pending_bytes() {
+            return true;
+        }
+        let pages = scattered_pages - *look.scattered_pages.get_or_insert(scattered_pages);
+        if look.records < RECORDS_BETWEEN_LOOKS && pages < self.budget.pages_between_looks() {
+            return false;
+        }
+        *look = Look { records: 0, scattered_pages: Some(scattered_pages) };
+        self.wal_bytes() + pending_bytes >= self.budget.wal_stop_bytes()
     }
 
     /// Runs `work` in a transaction for which there are at least `pages` pages.
@@ -269,7 +286,7 @@ impl Keeper {
         Ok(outcome?)
     }
 
-    fn is_wal_full(&self) -> bool {
+    pub(super) fn is_wal_full(&self) -> bool {
         self.wal_bytes() >= self.budget.wal_stop_bytes()
     }
 

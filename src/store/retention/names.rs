@@ -8,8 +8,6 @@
 use rusqlite::{Connection, params};
 use rustc_hash::FxHashSet;
 
-use super::rows::numbers;
-
 /// What is marked as used by this process, in the current generation.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Marks {
@@ -49,6 +47,11 @@ impl Marks {
         if self.callsites[kind].insert(id) {
             self.new.push((true, kind, id));
         }
+    }
+
+    /// How many are to be written.
+    pub(in crate::store) fn new_marks(&self) -> u64 {
+        self.new.len() as u64
     }
 
     /// Writes the new marks.
@@ -100,6 +103,17 @@ pub(super) fn turn(connection: &Connection, spans_from: i64) -> rusqlite::Result
               WHERE last_event > (SELECT max(at) FROM event) OR last_warning > (SELECT max(at) FROM warning)",
         )?
         .execute([])?;
+    if rows + warnings > 0 {
+        // What is referred to, and not written again: by open spans, by the last one, which stays for its number, and by what
+        // is counted.
+        mark(connection, "state = 1", &[])?;
+        let counted = [
+            ("name", "SELECT event_type FROM series"),
+            ("name", "SELECT source FROM series"),
+            ("callsite", "SELECT callsite FROM series"),
+        ];
+        mark(connection, "id = (SELECT max(id) FROM span)", &counted)?;
+    }
     Ok(rows + warnings > 0)
 }
 
@@ -117,24 +131,26 @@ fn turn_rows(connection: &Connection) -> rusqlite::Result<usize> {
 
 /// Marks what the open spans of a run refer to, which are about to be ended without being written.
 pub(in crate::store) fn mark_running(connection: &Connection, run: i64) -> rusqlite::Result<()> {
-    for (table, columns) in REFERRED {
-        let sql = format!(
-            "UPDATE {table} SET row_generation = (SELECT row_generation FROM retention) WHERE id IN ({})",
-            referred(columns, "run = ?1 AND state = 1")
-        );
-        connection.prepare_cached(&sql)?.execute([run])?;
-    }
-    Ok(())
+    mark(connection, &format!("run = {run} AND state = 1"), &[])
 }
 
-/// What a span refers to.
-const REFERRED: [(&str, &[&str]); 2] =
-    [("name", &["name", "event_type", "category", "tenant", "actor", "status"]), ("callsite", &["callsite"])];
-
-/// A question for all that these columns of some spans refer to.
-fn referred(columns: &[&str], which: &str) -> String {
-    let each: Vec<_> = columns.iter().map(|column| format!("SELECT {column} FROM span WHERE {which}")).collect();
-    each.join(" UNION ")
+/// Marks what these spans refer to, and what `others` name: columns of names and of callsites.
+fn mark(connection: &Connection, spans: &str, others: &[(&str, &str)]) -> rusqlite::Result<()> {
+    for (table, columns) in [
+        ("name", &["name", "event_type", "category", "tenant", "actor", "status"][..]),
+        ("callsite", &["callsite"][..]),
+    ] {
+        let of_spans = columns.iter().map(|column| format!("SELECT {column} FROM span WHERE {spans}"));
+        let of_others = others.iter().filter(|(of, _)| *of == table).map(|(_, select)| (*select).to_owned());
+        let ids: Vec<_> = of_spans.chain(of_others).collect();
+        let sql = format!(
+            "UPDATE {table} SET row_generation = (SELECT row_generation FROM retention)
+              WHERE row_generation < (SELECT row_generation FROM retention) AND id IN ({})",
+            ids.join(" UNION ")
+        );
+        connection.prepare_cached(&sql)?.execute([])?;
+    }
+    Ok(())
 }
 
 /// Where a sweep for what nothing refers to stands: the last number looked at in `name`, then in `callsite`.
@@ -155,30 +171,20 @@ pub(super) fn sweep(connection: &Connection, at: &mut Sweep, count: i64) -> rusq
             .execute([])?;
         at.series = true;
     }
-    // Spans that are open may be of any generation, for their rows are not written again before they close; and so may the
-    // last of all, which stays for its number.
-    let mut step = |kind: usize, from: &mut i64, counted: &str| -> rusqlite::Result<bool> {
-        let (table, columns) = REFERRED[kind];
-        let (open, last) = (referred(columns, "state = 1"), referred(columns, "id = (SELECT max(id) FROM span)"));
-        let kept = numbers(connection, &format!("{counted} UNION {open} UNION {last}"), [])?;
-        let kept: FxHashSet<i64> = kept.into_iter().collect();
+    let mut step = |table: &str, from: &mut i64| -> rusqlite::Result<bool> {
         let sql = format!("SELECT max(id) FROM (SELECT id FROM {table} WHERE id > ?1 ORDER BY id LIMIT ?2)");
         let last: Option<i64> = connection.prepare_cached(&sql)?.query_row([*from, count], |row| row.get(0))?;
         let Some(last) = last else { return Ok(true) };
         let sql = format!(
-            "SELECT id FROM {table} WHERE id > ?1 AND id <= ?2
+            "DELETE FROM {table} WHERE id > ?1 AND id <= ?2
                 AND row_generation < (SELECT row_generation - 1 FROM retention)
                 AND warning_generation < (SELECT warning_generation - 1 FROM retention)"
         );
-        let mut remove = connection.prepare_cached(&format!("DELETE FROM {table} WHERE id = ?1"))?;
-        for id in numbers(connection, &sql, [*from, last])?.into_iter().filter(|id| !kept.contains(id)) {
-            removed += remove.execute([id])?;
-        }
+        removed += connection.prepare_cached(&sql)?.execute([*from, last])?;
         *from = last;
         Ok(false)
     };
-    let is_done = step(0, &mut at.name, "SELECT event_type FROM series UNION SELECT source FROM series")?
-        && step(1, &mut at.callsite, "SELECT callsite FROM series")?;
+    let is_done = step("name", &mut at.name)? && step("callsite", &mut at.callsite)?;
     if removed > 0 {
         connection
             .prepare_cached("UPDATE retention SET names_removed = names_removed + ?1")?

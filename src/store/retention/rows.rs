@@ -252,7 +252,7 @@ pub(super) fn count(connection: &Connection, cut: &Cut) -> rusqlite::Result<(u64
 }
 
 /// A column of numbers, without its NULLs.
-pub(super) fn numbers(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<i64>> {
+fn numbers(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<i64>> {
     let mut statement = connection.prepare_cached(sql)?;
     let found =
         statement.query_map(params, |row| row.get::<_, Option<i64>>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;

@@ -1,6 +1,9 @@
 //! Pages and the WAL: how much room there is, giving pages back, emptying the WAL.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use rusqlite::Connection;
 
@@ -9,6 +12,7 @@ use crate::database::waiting_within;
 
 /// How long emptying the WAL waits for another process's transaction, and for readers: the next try comes soon.
 const OTHERS_WITHIN: Duration = Duration::from_millis(100);
+pub(super) const ANOTHER_TRY: Duration = Duration::from_millis(1);
 
 /// The database's pages, and how many it may have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +52,17 @@ pub(super) fn give_back(connection: &Connection, pages: i64) -> rusqlite::Result
 
 /// Empties the WAL as far as readers let it: what is in it goes to the database, then its file is cut to nothing.
 pub(super) fn empty_wal(connection: &Connection) -> rusqlite::Result<()> {
-    waiting_within(OTHERS_WITHIN, || connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
+    let until = Instant::now() + OTHERS_WITHIN;
+    loop {
+        let frames: i64 = waiting_within(OTHERS_WITHIN, || {
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(1))
+        })?;
+        // Another process is at it: SQLite says so at once, and does not ask how long to wait.
+        if frames >= 0 || Instant::now() >= until {
+            return Ok(());
+        }
+        std::thread::sleep(ANOTHER_TRY);
+    }
 }
 
 impl Keeper {

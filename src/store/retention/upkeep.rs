@@ -13,8 +13,6 @@ use crate::clock::duration_ns;
 
 /// Maintenance holds the write lock for about this long at a time.
 const PIECE: Duration = Duration::from_millis(10);
-/// Names looked at in one transaction of a sweep, for each row between two looks.
-const NAMES_FOR_A_ROW: i64 = 4;
 /// Time that differs by more is wrong.
 const WRONG_NS: i64 = 3_600_000_000_000;
 
@@ -97,7 +95,8 @@ impl Keeper {
                 )?
                 .execute([removed.traces.cast_signed(), removed.running.cast_signed()])?;
             if names::turn(connection, keeper.spans_from)? {
-                keeper.sweep = Some(names::Sweep::default());
+                // One that is under way goes on; the next finds the rest.
+                keeper.sweep.get_or_insert_default();
             }
             let freed = freed.max(0).cast_unsigned() * PAGE_BYTES;
             if removed.rows > 0 {
@@ -141,15 +140,29 @@ impl Keeper {
     /// Brings a database that is larger than its share down to it. Says whether it is.
     pub(in crate::store) fn shrink(&mut self, connection: &Connection, until: Instant) -> Result<bool, Blocked> {
         loop {
-            self.unpin(connection)?;
+            match self.unpin(connection) {
+                Err(Blocked::Pinned) if Instant::now() < until => {
+                    std::thread::sleep(space::ANOTHER_TRY);
+                    continue;
+                }
+                outcome => outcome?,
+            }
             let room = self.room(connection)?;
             let working = self.budget.pages_of(self.budget.batch_bytes());
             if room.excess() == 0 {
-                let is_long = self.files().database > room.limit.cast_unsigned() * PAGE_BYTES;
-                if is_long {
+                let is_long = |keeper: &Self| keeper.files().database > room.limit.cast_unsigned() * PAGE_BYTES;
+                if is_long(self) {
+                    // The file gets shorter when the WAL is empty.
                     space::empty_wal(connection)?;
                 }
-                return Ok(true);
+                if !is_long(self) {
+                    return Ok(true);
+                }
+                if Instant::now() >= until {
+                    return Err(Blocked::Pinned);
+                }
+                std::thread::sleep(space::ANOTHER_TRY);
+                continue;
             }
             if Instant::now() >= until {
                 return Ok(false);
@@ -169,9 +182,16 @@ impl Keeper {
     fn give_back(&mut self, connection: &Connection, why: Why, pages: i64) -> Result<bool, Blocked> {
         let started = Instant::now();
         self.unpin(connection)?;
-        let pages = pages.min((self.budget.wal_bytes() / 16 / PAGE_BYTES) as i64);
+        let at_once = self.budget.pages_between_looks().cast_signed();
         let returned = self.transact(connection, |keeper| {
-            let returned = space::give_back(connection, pages)?.max(0).cast_unsigned() * PAGE_BYTES;
+            let mut sum = 0;
+            while sum < pages && started.elapsed() < PIECE && !keeper.is_wal_full() {
+                match space::give_back(connection, at_once.min(pages - sum))?.max(0) {
+                    0 => break,
+                    some => sum += some,
+                }
+            }
+            let returned = sum.cast_unsigned() * PAGE_BYTES;
             if returned > 0 {
                 let done = Cleanup { returned_bytes: returned, ..Cleanup::default() };
                 keeper.note(connection, why, done, None, started)?;
@@ -220,7 +240,7 @@ impl Keeper {
             }
             sums::trim_runs(connection, keeper.run, limit)?;
             if names::turn(connection, 0)? {
-                keeper.sweep = Some(names::Sweep::default());
+                keeper.sweep.get_or_insert_default();
             }
             Ok(())
         })?;
@@ -237,8 +257,15 @@ impl Keeper {
     /// Removes some of the names that nothing refers to.
     pub(super) fn sweep(&mut self, connection: &Connection) -> Result<(), Blocked> {
         let Some(mut sweep) = self.sweep else { return Ok(()) };
-        let names = self.budget.rows_between_looks() * NAMES_FOR_A_ROW;
-        let is_done = self.transact(connection, |_| names::sweep(connection, &mut sweep, names))?;
+        let (started, names) = (Instant::now(), self.budget.rows_between_looks());
+        let is_done = self.transact(connection, |keeper| {
+            while !names::sweep(connection, &mut sweep, names)? {
+                if started.elapsed() >= PIECE || keeper.is_wal_full() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })?;
         self.sweep = (!is_done).then_some(sweep);
         Ok(())
     }
