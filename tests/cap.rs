@@ -22,6 +22,8 @@ use tracing_subscriber::prelude::*;
 const ROLE: &str = "L0_CAP_TEST_ROLE";
 const DIR: &str = "L0_CAP_TEST_DIR";
 const MIB: u64 = 1 << 20;
+/// In the place of a seed.
+const LARGE_SPANS: u64 = 0;
 
 /// The other processes: this very test, as a child.
 #[test]
@@ -84,6 +86,9 @@ fn flood(dir: &Path, seed: u64, cap: u64) {
         .start()
         .unwrap();
     println!("\nSTARTED {}", sum(dir).0);
+    if seed == LARGE_SPANS {
+        return end_large_spans(&l0);
+    }
     let large = "x".repeat(6_000);
     std::thread::scope(|scope| {
         for thread in 0..2_u64 {
@@ -104,6 +109,23 @@ fn flood(dir: &Path, seed: u64, cap: u64) {
                 });
             });
         }
+    });
+}
+
+/// Many large spans end at once, again and again; at last some are left open.
+fn end_large_spans(l0: &l0::L0) {
+    let text = "x".repeat(16_000);
+    let subscriber = tracing_subscriber::registry().with(l0.layer());
+    tracing::subscriber::with_default(subscriber, || {
+        let open = || info_span!("large", first = text.as_str(), second = text.as_str(), third = text.as_str());
+        for _ in 0..12 {
+            let spans: Vec<_> = (0..50).map(|_| open()).collect();
+            l0.flush().unwrap();
+            drop(spans);
+            l0.flush().unwrap();
+        }
+        (0..100).for_each(|_| std::mem::forget(open()));
+        l0.flush().unwrap();
     });
 }
 
@@ -214,6 +236,22 @@ fn while_two_processes_write() {
         children.iter_mut().for_each(|child| _ = started(child));
         wait(seconds(3.0));
         children.into_iter().for_each(kill);
+    });
+    is_consistent(dir.path());
+}
+
+#[test]
+fn while_many_large_spans_end_at_once() {
+    let (dir, cap) = (tempfile::tempdir().unwrap(), 16 * MIB);
+    below("large spans", cap, dir.path(), || {
+        // The first leaves its last ones to its shutdown, the second finds what a kill has left.
+        let child = spawn(&format!("{LARGE_SPANS} {cap}"), dir.path());
+        assert!(child.wait_with_output().unwrap().status.success());
+        let mut child = spawn(&format!("{LARGE_SPANS} {cap}"), dir.path());
+        started(&mut child);
+        wait(Duration::from_millis(700));
+        kill(child);
+        l0::recover(dir.path()).unwrap();
     });
     is_consistent(dir.path());
 }

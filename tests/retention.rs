@@ -603,3 +603,56 @@ fn a_flight_file_from_a_higher_cap_costs_no_rows() {
     assert_eq!(l0.events().event_type("n").count().unwrap(), 1_000);
     assert!(bytes(dir.path()) <= 8 * MIB);
 }
+
+#[test]
+fn two_writers_are_no_reader_that_pins_the_wal() {
+    let dir = tempfile::tempdir().unwrap();
+    let owners = [small(dir.path()), small(dir.path())];
+    std::thread::scope(|scope| {
+        for l0 in &owners {
+            scope.spawn(move || {
+                for number in 0..20_000 {
+                    l0.record(TelemetryEvent::new("n").message("x".repeat(300)).payload(&number));
+                    if number % 1_000 == 0 {
+                        l0.flush().unwrap();
+                    }
+                }
+                l0.flush().unwrap();
+            });
+        }
+    });
+    for l0 in &owners {
+        assert_eq!((l0.stats().stored, l0.stats().shed), (20_000, 0), "{:?}", l0.stats());
+    }
+    is_consistent(dir.path());
+}
+
+#[test]
+fn names_that_outnumber_the_rows_leave_room_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = small(dir.path());
+    with(&l0, || {
+        for number in 0..16_000 {
+            let [tenant, actor, kind] = ["tenant", "actor", "kind"].map(|what| format!("{what}-{number}"));
+            let (tenant, actor, kind) = (tenant.as_str(), actor.as_str(), kind.as_str());
+            tracing::warn!(
+                tenant_id = tenant,
+                actor_id = actor,
+                event_type = kind,
+                category = kind,
+                status = kind,
+                "named"
+            );
+            if number % 1_000 == 0 {
+                l0.flush().unwrap();
+            }
+        }
+    });
+    l0.flush().unwrap();
+    let store = rusqlite::Connection::open(dir.path().join("telemetry.db")).unwrap();
+    let count = |sql: &str| store.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let (warnings, names) = (count("SELECT count(*) FROM warning"), count("SELECT count(*) FROM name"));
+    // Each has three of its own, of two generations; series have some more.
+    assert!(warnings > 2_000 && names < 3 * 2 * warnings + 6_000, "{names} names for {warnings} warnings");
+    is_consistent(dir.path());
+}

@@ -13,6 +13,8 @@ use crate::clock::duration_ns;
 
 /// Maintenance holds the write lock for about this long at a time.
 const PIECE: Duration = Duration::from_millis(10);
+/// How often giving pages back may find none before it is left for later.
+const IN_VAIN_MAX: u32 = 50;
 /// Time that differs by more is wrong.
 const WRONG_NS: i64 = 3_600_000_000_000;
 
@@ -139,6 +141,7 @@ impl Keeper {
 
     /// Brings a database that is larger than its share down to it. Says whether it is.
     pub(in crate::store) fn shrink(&mut self, connection: &Connection, until: Instant) -> Result<bool, Blocked> {
+        let mut in_vain = 0;
         loop {
             match self.unpin(connection) {
                 Err(Blocked::Pinned) if Instant::now() < until => {
@@ -173,7 +176,12 @@ impl Keeper {
                     return Err(Blocked::Full);
                 }
             } else if !self.give_back(connection, Why::Shrink, room.excess())? {
-                return Ok(false);
+                // Another process has filled the free pages meanwhile.
+                in_vain += 1;
+                if in_vain > IN_VAIN_MAX {
+                    return Ok(false);
+                }
+                std::thread::sleep(space::ANOTHER_TRY);
             }
         }
     }
