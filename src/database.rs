@@ -55,16 +55,45 @@ pub(crate) fn open_writer(database: &Database, dir: &Path) -> Result<Connection>
 
 /// Tells the database's file from another that took its place, or from none.
 pub(crate) fn identity(database: &Database, dir: &Path) -> Option<(u64, u64)> {
+    identity_of(&dir.join(database.file))
+}
+
+/// Tells the database's WAL from another.
+pub(crate) fn wal_identity(database: &Database, dir: &Path) -> Option<(u64, u64)> {
+    identity_of(&beside(&dir.join(database.file), "-wal"))
+}
+
+/// Removes a WAL whose database is gone, before another is opened beside it and takes it for its own.
+pub(crate) fn remove_wal(database: &Database, dir: &Path) -> Result<()> {
+    for suffix in ["-wal", "-shm"] {
+        let path = beside(&dir.join(database.file), suffix);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("cannot remove what is left of a database", &path, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(suffix);
+    beside.into()
+}
+
+fn identity_of(path: &Path) -> Option<(u64, u64)> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt as _;
-        let file = fs::metadata(dir.join(database.file)).ok().filter(fs::Metadata::is_file);
+        let file = fs::metadata(path).ok().filter(fs::Metadata::is_file);
         file.map(|file| (file.dev(), file.ino()))
     }
     // Elsewhere a file that is open cannot be removed.
     #[cfg(not(unix))]
     {
-        let _ = (database, dir);
+        let _ = path;
         None
     }
 }
@@ -120,9 +149,7 @@ fn is_cannot_open(error: &rusqlite::Error) -> bool {
 
 /// Whether a part of the database may be in its WAL.
 pub(crate) fn has_wal(path: &Path) -> bool {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    fs::metadata(PathBuf::from(wal)).is_ok_and(|metadata| metadata.len() > 0)
+    fs::metadata(beside(path, "-wal")).is_ok_and(|metadata| metadata.len() > 0)
 }
 
 /// A path as SQLite's URI: what has a meaning there is escaped.

@@ -480,6 +480,31 @@ fn times_beyond_the_calendar_are_kept_within_it() {
 
 #[cfg(unix)]
 #[test]
+fn a_store_that_is_replaced_by_another_goes_on_in_that_one() {
+    let other = store();
+    other.record(|| (0..50).for_each(|number| info!(number, padding = "x".repeat(2_000), "of the other")));
+    let path = other.dir.path().join("telemetry.db");
+    other.l0.shutdown(SOON).unwrap();
+
+    let store = store();
+    store.record(|| (0..50).for_each(|number| info!(number, padding = "x".repeat(2_000), "gone")));
+    store.l0.flush().unwrap();
+    let place = store.dir.path().join("telemetry.db");
+    std::fs::copy(path, place.with_extension("new")).unwrap();
+    std::fs::rename(place.with_extension("new"), &place).unwrap();
+    store.record(|| info!("and on"));
+    store.l0.flush().unwrap();
+    assert_eq!(
+        store.ask("SELECT message, count(*) FROM logs GROUP BY message ORDER BY message"),
+        [["and on", "1"], ["of the other", "50"]]
+    );
+    assert_eq!(store.ask("SELECT outcome FROM runs ORDER BY id"), [["clean"], ["running"]]);
+    assert!(store.l0.check().unwrap().is_sound(), "{}", store.l0.check().unwrap());
+    store.l0.shutdown(SOON).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
 fn a_store_that_is_removed_while_it_is_in_use_begins_anew() {
     let store = store();
     store.record(|| {

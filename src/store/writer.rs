@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::{Anchor, Clock, Timeline},
     config::create_directory,
-    database::{identity, open_writer, waiting_within},
+    database::{identity, open_writer, remove_wal, waiting_within, wal_identity},
     error::{Error, Result},
     event::Severity,
     flight::{Drain, FlightRecorder, Reason},
@@ -56,6 +56,8 @@ pub(crate) struct Writer {
     connection: Connection,
     /// Which file the connection is to.
     identity: Option<(u64, u64)>,
+    /// And which its WAL is.
+    wal: Option<(u64, u64)>,
     info: RunInfo,
     shared: Arc<Shared>,
     clock: Clock,
@@ -91,6 +93,7 @@ impl Writer {
         shared.committed_at.store(anchor.wall_ns.cast_unsigned(), Ordering::Relaxed);
         let writer = Self {
             identity: identity(&TELEMETRY, &dir),
+            wal: None,
             dir,
             connection,
             info: info.clone(),
@@ -216,6 +219,7 @@ impl Writer {
             self.connection.execute("UPDATE run SET outcome = 'running', ended_at = NULL WHERE id = ?1", [self.run])?;
         }
         self.connection.execute_batch("COMMIT")?;
+        self.wal = wal_identity(&TELEMETRY, &self.dir);
         self.has_ended = false;
         self.keeper.was_enough();
         Ok(stored)
@@ -253,6 +257,12 @@ impl Writer {
     /// definitions and the counters again; spans that were open went with the old one.
     fn begin_anew(&mut self) -> Result<()> {
         create_directory(&self.dir)?;
+        // This ends the connection to the old one.
+        self.connection = Connection::open_in_memory()
+            .map_err(|error| Error::sqlite("cannot leave a store that was replaced", error))?;
+        if self.wal.is_some() && wal_identity(&TELEMETRY, &self.dir) == self.wal {
+            remove_wal(&TELEMETRY, &self.dir)?;
+        }
         let connection = open_writer(&TELEMETRY, &self.dir)?;
         let identity = identity(&TELEMETRY, &self.dir);
         let run = insert_run(&connection, &self.shared.flight, &self.clock, &self.info)
