@@ -66,8 +66,8 @@ fn measure(peer: &str, rate: u64, events: u64) {
     let (process, device) = (process_bytes(), device_bytes(dir.path()));
     let start = Instant::now();
     for number in 0..events {
-        if rate > 0 {
-            let due = start + Duration::from_nanos(1_000_000_000 / rate * number);
+        if let Some(step_ns) = 1_000_000_000_u64.checked_div(rate) {
+            let due = start + Duration::from_nanos(step_ns * number);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         sink.event(number);
