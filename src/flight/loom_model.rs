@@ -101,7 +101,7 @@ fn the_first_record_wakes_a_sleeping_writer() {
         let (mut from, mut found) = (0, Vec::new());
         while found.is_empty() {
             // A lost wake-up leaves this asleep for ever, which loom reports as a deadlock.
-            bell.sleep_while(|| !lane.has_more(from));
+            bell.sleep_while(None, || !lane.has_more(from));
             drain(&lane, &mut from, &mut found);
         }
         pusher.join().unwrap();
