@@ -82,3 +82,36 @@ fn a_file_of_a_living_process_is_left_alone() {
     assert_eq!(l0::recover(dir.path()).unwrap(), l0::Recovery::default());
     assert!(dir.path().join("flight").join(&name).exists());
 }
+
+#[test]
+fn what_was_lost_is_counted_once_though_the_recovery_was_stopped_halfway() {
+    let small = || l0::Retention::default().max_bytes(8 << 20);
+    let left = tempfile::tempdir().unwrap();
+    let l0 = builder(left.path()).retention(small()).start().unwrap();
+    // More than one transaction of the recovery takes.
+    l0.record_batch((0..1_000).map(|number| TelemetryEvent::new("left").message("x".repeat(200)).payload(&number)));
+    let file = fs::read_dir(left.path().join("flight")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&file).unwrap();
+    // Of another process, and of another boot.
+    bytes[88] ^= 1;
+    bytes[64] ^= 1;
+    let recorded = l0.stats().recorded - l0.stats().stored;
+    drop(l0);
+
+    let dir = tempfile::tempdir().unwrap();
+    builder(dir.path()).retention(small()).start().unwrap().shutdown(Duration::from_secs(10)).unwrap();
+    fs::write(dir.path().join("flight").join(file.file_name().unwrap()), &bytes).unwrap();
+    let store = rusqlite::Connection::open(dir.path().join("telemetry.db")).unwrap();
+    let stop = "CREATE TRIGGER stop BEFORE INSERT ON lane WHEN NEW.position > 200000 BEGIN SELECT json('{no'); END";
+    store.execute_batch(stop).unwrap();
+    assert!(l0::recover(dir.path()).unwrap_err().is_storage());
+    let shed = || -> i64 {
+        store
+            .query_row("SELECT ifnull(sum(count), 0) FROM shed WHERE reason = 'other_boot'", [], |row| row.get(0))
+            .unwrap()
+    };
+    assert!(shed() > 0, "a part of it is committed");
+    store.execute_batch("DROP TRIGGER stop").unwrap();
+    assert_eq!(l0::recover(dir.path()).unwrap().runs, 1);
+    assert_eq!(shed(), recorded as i64);
+}

@@ -83,7 +83,8 @@ pub(super) fn recover_with(
 ) -> Result<Recovery> {
     let mut total = Recovery::default();
     for mut orphan in orphans(dir)? {
-        keeper.set_going(orphan.bytes());
+        // One in shared memory takes nothing of the disk.
+        keeper.set_going(if orphan.path().starts_with(dir) { orphan.bytes() } else { 0 });
         let Some(image) = orphan.read()? else {
             total.unreadable += 1;
             orphan.set_aside()?;
@@ -139,6 +140,7 @@ struct Replay<'a> {
 #[derive(Clone)]
 struct Tally {
     stored: u64,
+    /// Of the latest transaction alone, which carries it.
     shed: Vec<(Reason, Severity, u64)>,
     positions: Vec<u64>,
     end_unix_ns: i64,
@@ -153,8 +155,13 @@ impl<'a> Replay<'a> {
     ) -> Result<Recovery, Blocked> {
         let timeline = image.timeline().unwrap_or_else(|| Timeline::new(Default::default(), Default::default()));
         let pages = keeper.budget().pages_of(0);
-        let found =
-            keeper.transact_with_room(connection, pages, |_| find_or_insert_run(connection, image, &timeline))?;
+        let found = keeper.transact_with_room(connection, pages, |_| {
+            let found = find_or_insert_run(connection, image, &timeline)?;
+            if let Some((run, _)) = &found {
+                store_sheds(connection, *run, &timeline, image.shed_counts())?;
+            }
+            Ok(found)
+        })?;
         let Some((run, outcome)) = found else {
             // It died between creating its file and adding its run.
             return Ok(Recovery::default());
@@ -164,7 +171,7 @@ impl<'a> Replay<'a> {
         restore_spans(connection, run, &timeline, &mut applier)?;
         let (records, positions) = image.records(&positions(connection, run)?);
         let end_unix_ns = timeline.end_unix_ns();
-        let tally = Tally { stored: 0, shed: image.shed_counts().collect(), positions, end_unix_ns };
+        let tally = Tally { stored: 0, shed: Vec::new(), positions, end_unix_ns };
         let is_lost = !image.is_of_this_boot();
         let mut replay = Self { connection, keeper, image, timeline, run, applier, is_lost, tally };
         let mut rest = &records[..];
@@ -193,7 +200,7 @@ impl<'a> Replay<'a> {
         let records = &records[..count.count().max(1)];
         let (connection, pages) = (self.connection, budget.pages_of(bytes));
         let outcome = self.keeper.transact_with_room(connection, pages, |keeper| {
-            let mut tally = self.tally.clone();
+            let mut tally = Tally { shed: Vec::new(), ..self.tally.clone() };
             let mut statements = Statements::prepare(connection)?;
             self.applier.begin(connection)?;
             let (mut done, mut look) = (0, Look::default());
@@ -223,6 +230,10 @@ impl<'a> Replay<'a> {
             // Should this process die before it removes the file, another replay begins behind these.
             for (lane, position) in tally.positions.iter().enumerate() {
                 statements.write_position(self.run, lane, *position)?;
+            }
+            let minute = minute_of(self.timeline.end_unix_ns());
+            for (reason, severity, count) in &tally.shed {
+                statements.add_shed(self.run, minute, reason.as_str(), *severity as i64, *count)?;
             }
             let stored = tally.stored - self.tally.stored;
             statements.add_to_run(self.run, stored, &finished)?;
@@ -261,9 +272,8 @@ impl<'a> Replay<'a> {
             _ if self.image.panicked() => "panicked",
             _ => "killed",
         };
-        let Tally { stored, shed, end_unix_ns, .. } = self.tally;
+        let Tally { stored, end_unix_ns, .. } = self.tally;
         self.keeper.transact_with_room(connection, pages, |_| {
-            store_sheds(connection, &mut Statements::prepare(connection)?, self.run, end_unix_ns, shed.clone())?;
             connection
                 .prepare_cached("UPDATE run SET ended_at = coalesce(ended_at, ?2), outcome = ?3 WHERE id = ?1")?
                 .execute(params![self.run, end_unix_ns, outcome])
@@ -282,8 +292,10 @@ impl Tally {
     }
 
     fn add(&mut self, reason: Reason, severity: Severity, count: u64) {
-        if let Some((_, _, sum)) = self.shed.iter_mut().find(|shed| shed.0 == reason && shed.1 == severity) {
-            *sum += count;
+        match self.shed.iter_mut().find(|shed| shed.0 == reason && shed.1 == severity) {
+            Some((_, _, sum)) => *sum += count,
+            None if count > 0 => self.shed.push((reason, severity, count)),
+            None => {}
         }
     }
 }
@@ -376,25 +388,30 @@ fn restore_spans(
     Ok(())
 }
 
-/// The file's counters, less what is stored of them.
+/// The file's counters, less what is stored of them. A dead process's do not change: what a replay adds later, because
+/// records were refused or of another boot, is added with the positions behind those records, once.
 fn store_sheds(
     connection: &Connection,
-    statements: &mut Statements<'_>,
     run: i64,
-    at_unix_ns: i64,
-    counts: Vec<(Reason, Severity, u64)>,
+    timeline: &Timeline,
+    counts: impl Iterator<Item = (Reason, Severity, u64)>,
 ) -> rusqlite::Result<()> {
-    let minute = at_unix_ns.div_euclid(60_000_000_000) * 60;
+    let mut statements = Statements::prepare(connection)?;
     let mut sum = connection
         .prepare_cached("SELECT coalesce(sum(count), 0) FROM shed WHERE run = ?1 AND reason = ?2 AND severity = ?3")?;
-    for (reason, severity, count) in counts.into_iter().filter(|(_, _, count)| *count > 0) {
+    for (reason, severity, count) in counts.filter(|(_, _, count)| *count > 0) {
         let stored: i64 = sum.query_row(params![run, reason.as_str(), severity as i64], |row| row.get(0))?;
         let new = count.saturating_sub(stored.cast_unsigned());
         if new > 0 {
+            let minute = minute_of(timeline.end_unix_ns());
             statements.add_shed(run, minute, reason.as_str(), severity as i64, new)?;
         }
     }
     Ok(())
+}
+
+fn minute_of(unix_ns: i64) -> i64 {
+    unix_ns.div_euclid(60_000_000_000) * 60
 }
 
 /// Runs that kept their flight in memory leave no file: they ended if their process is gone.
