@@ -178,7 +178,8 @@ impl Handle {
     /// ```
     ///
     /// # Errors
-    /// `is_storage` if it could not be written, or the limit is reached; `is_timeout` if it had to wait too long: in both cases it is not there.
+    /// `is_storage` if it could not be written, or the limit is reached; `is_timeout` if it had to wait too long: in both
+    /// cases it is not there.
     /// `is_closed` after shutdown and in a forked child.
     pub fn audit(&self, mut event: TelemetryEvent) -> Result<()> {
         if self.inner.shared.flight.is_forked() {

@@ -26,7 +26,6 @@ use crate::{
 const SHRINK_WITHIN: Duration = Duration::from_secs(5);
 /// How long it may take to make room for a flight file.
 const ADMIT_WITHIN: Duration = Duration::from_secs(2);
-
 /// How long maintenance by hand may take.
 const BY_HAND_WITHIN: Duration = Duration::from_secs(60);
 

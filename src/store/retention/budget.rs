@@ -7,12 +7,13 @@
 //! the database has the rest. All that grows does so under the database's write lock, the creation of a flight file
 //! included: so whoever holds the lock knows what there is, and what may still be added.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use crate::config::{MAX_BYTES_MAX, MAX_BYTES_MIN};
+use crate::{
+    config::{MAX_BYTES_MAX, MAX_BYTES_MIN},
+    database::beside,
+    state::STATE,
+};
 
 /// Of the databases, set when they are made.
 pub(in crate::store) const PAGE_BYTES: u64 = 4_096;
@@ -123,18 +124,14 @@ pub(super) struct Files {
 impl Files {
     /// As the directory shows them now.
     pub(super) fn of(dir: &Path) -> Self {
-        let [database, wal, shm] =
-            ["", "-wal", "-shm"].map(|suffix| length(&beside(dir, super::super::TELEMETRY.file, suffix)));
-        let state = crate::state::STATE.file;
-        let state = length(&dir.join(state)) + length(&beside(dir, state, "-wal"));
+        let telemetry = dir.join(super::super::TELEMETRY.file);
+        let [database, wal, shm] = ["", "-wal", "-shm"].map(|suffix| length(&beside(&telemetry, suffix)));
+        let state = dir.join(STATE.file);
+        let state = length(&state) + length(&beside(&state, "-wal"));
         let flight = fs::read_dir(dir.join("flight")).into_iter().flatten().flatten();
         let flight = flight.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum();
         Self { database, wal, shm, flight, state }
     }
-}
-
-fn beside(dir: &Path, file: &str, suffix: &str) -> PathBuf {
-    dir.join(format!("{file}{suffix}"))
 }
 
 pub(super) fn length(path: &Path) -> u64 {

@@ -36,7 +36,7 @@ use super::{Cleanup, StoreSize};
 use crate::{
     clock::{Anchor, Clock, Timestamp},
     config::Retention,
-    database::set_number,
+    database::{beside, set_number},
     error::{Error, Result},
 };
 
@@ -90,12 +90,23 @@ impl Blocked {
     }
 }
 
+/// Ends a transaction: commits what was done, or takes it back.
+fn commit<R>(connection: &Connection, outcome: rusqlite::Result<R>) -> rusqlite::Result<R> {
+    let outcome = outcome.and_then(|done| connection.execute_batch("COMMIT").map(|()| done));
+    if outcome.is_err() {
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    outcome
+}
+
 /// The store's cap; 0 if none was said yet.
-fn max_bytes(connection: &Connection) -> Result<u64> {
-    connection
-        .query_row("SELECT max_bytes FROM retention", [], |row| row.get::<_, i64>(0))
-        .map(i64::cast_unsigned)
-        .map_err(|error| Error::sqlite("cannot read the store's cap", error))
+fn max_bytes(connection: &Connection) -> rusqlite::Result<u64> {
+    let mut cap = connection.prepare_cached("SELECT max_bytes FROM retention")?;
+    cap.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
+}
+
+fn unread(error: rusqlite::Error) -> Error {
+    Error::sqlite("cannot read the store's cap", error)
 }
 
 /// Keeps a store within its cap, by one write connection.
@@ -134,10 +145,10 @@ impl Keeper {
         (clock, first): (Clock, Anchor),
         retention: &Retention,
     ) -> Result<Self> {
-        let max_bytes = max_bytes(connection)?;
+        let max_bytes = max_bytes(connection).map_err(unread)?;
         let mut keeper = Self {
             dir: dir.to_owned(),
-            wal: dir.join(format!("{}-wal", super::TELEMETRY.file)),
+            wal: beside(&dir.join(super::TELEMETRY.file), "-wal"),
             retention: retention.clone(),
             clock,
             run: None,
@@ -189,7 +200,7 @@ impl Keeper {
     /// What a program says of its cap becomes the store's.
     pub(super) fn say(&mut self, connection: &Connection) -> Result<()> {
         let said = self.retention.max_bytes;
-        if max_bytes(connection)? != said {
+        if max_bytes(connection).map_err(unread)? != said {
             connection
                 .execute("UPDATE retention SET max_bytes = ?1", [said.cast_signed()])
                 .map_err(|error| Error::sqlite("cannot set the store's cap", error))?;
@@ -279,11 +290,7 @@ impl Keeper {
         work: impl FnOnce(&Self) -> rusqlite::Result<R>,
     ) -> Result<R, Blocked> {
         self.begin(connection, pages)?;
-        let outcome = work(self).and_then(|done| connection.execute_batch("COMMIT").map(|()| done));
-        if outcome.is_err() {
-            let _ = connection.execute_batch("ROLLBACK");
-        }
-        Ok(outcome?)
+        Ok(commit(connection, work(self))?)
     }
 
     pub(super) fn is_wal_full(&self) -> bool {
@@ -302,9 +309,7 @@ impl Keeper {
 
     /// How many pages there are, and may be: asked under the write lock, so that no other process changes it.
     fn room(&mut self, connection: &Connection) -> Result<Room, Blocked> {
-        let max_bytes: i64 =
-            connection.prepare_cached("SELECT max_bytes FROM retention")?.query_row([], |row| row.get(0))?;
-        let budget = Budget::new(max_bytes.cast_unsigned());
+        let budget = Budget::new(max_bytes(connection)?);
         if budget != self.budget {
             // Another process has set another cap. What SQLite does not take stays as it was; the page limit is read back.
             let _ = self.adopt(connection, budget);

@@ -183,8 +183,8 @@ fn remove_events(connection: &Connection, table: &str, (first, last): (i64, i64)
     Ok(Removed { rows, window: (rows > 0).then_some((first, last)), warning_bytes, traces, running: 0 })
 }
 
-/// Of the first `count` spans from `from` on those that began up to `until`, or in the future. The last one of all stays, so that its
-/// number is not given again.
+/// Of the first `count` spans from `from` on, those that began up to `until`, or in the future. The last one of all stays,
+/// so that its number is not given again.
 fn remove_spans(
     connection: &Connection,
     (from, count): (i64, i64),

@@ -12,6 +12,7 @@ use crate::database::waiting_within;
 
 /// How long emptying the WAL waits for another process's transaction, and for readers: the next try comes soon.
 const OTHERS_WITHIN: Duration = Duration::from_millis(100);
+/// What another process does cannot be waited for, only looked at again.
 pub(super) const ANOTHER_TRY: Duration = Duration::from_millis(1);
 
 /// The database's pages, and how many it may have.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     super::Cleanup,
-    Blocked, Keeper, PAGE_BYTES, names, rows, space,
+    Blocked, Keeper, PAGE_BYTES, commit, names, rows, space,
     sums::{self, Why},
 };
 use crate::clock::duration_ns;
@@ -132,11 +132,7 @@ impl Keeper {
         work: impl FnOnce(&mut Self) -> rusqlite::Result<R>,
     ) -> Result<R, Blocked> {
         connection.execute_batch("BEGIN IMMEDIATE")?;
-        let outcome = work(self).and_then(|done| connection.execute_batch("COMMIT").map(|()| done));
-        if outcome.is_err() {
-            let _ = connection.execute_batch("ROLLBACK");
-        }
-        Ok(outcome?)
+        Ok(commit(connection, work(self))?)
     }
 
     /// Brings a database that is larger than its share down to it. Says whether it is.
