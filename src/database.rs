@@ -65,7 +65,16 @@ pub(crate) fn wal_identity(database: &Database, dir: &Path) -> Option<(u64, u64)
 
 /// Removes a WAL whose database is gone, before another is opened beside it and takes it for its own.
 pub(crate) fn remove_wal(database: &Database, dir: &Path) -> Result<()> {
-    for suffix in ["-wal", "-shm"] {
+    remove_files(database, dir, &["-wal", "-shm"])
+}
+
+/// Removes the database, and what SQLite keeps beside it.
+pub(crate) fn remove(database: &Database, dir: &Path) -> Result<()> {
+    remove_files(database, dir, &["", "-wal", "-shm"])
+}
+
+fn remove_files(database: &Database, dir: &Path, suffixes: &[&str]) -> Result<()> {
+    for suffix in suffixes {
         let path = beside(&dir.join(database.file), suffix);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -99,8 +108,48 @@ fn identity_of(path: &Path) -> Option<(u64, u64)> {
     }
 }
 
-/// Opens the database for reading only.
+/// Opens the database for reading only, in the version this l0 writes.
 pub(crate) fn open_reader(database: &Database, dir: &Path) -> Result<Connection> {
+    let connection = open_any(database, dir)?;
+    let path = dir.join(database.file);
+    let named = |error| Error::sqlite(&format!("cannot read {}", path.display()), error);
+    let version = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+    let version = connection.pragma_query_value(None, "user_version", version).map_err(named)?;
+    if version < database.migrations.len() as i64 {
+        return Err(Error::storage(format!(
+            "{} has schema {version}, which this l0 brings up to date when it next writes there: start the program, or call l0::recover",
+            path.display()
+        )));
+    }
+    connection.pragma_update(None, "query_only", true).map_err(named)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+/// Copies the database as it is now, from under whoever writes it, or from where it cannot even be opened.
+pub(crate) fn copy(database: &Database, from: &Path, to: &Path) -> Result<()> {
+    let (source, target) = (from.join(database.file), to.join(database.file));
+    let failed = |error| Error::io("cannot copy the store to", &target, error);
+    if let Ok(connection) = open_any(database, from) {
+        create_private_file(&target)?;
+        let copied = connection.execute("VACUUM INTO ?1", [target.to_string_lossy()]);
+        return copied.map(drop).map_err(|error| Error::sqlite(&format!("cannot copy {}", source.display()), error));
+    }
+    // A WAL on a read-only medium: nobody writes there.
+    for suffix in ["", "-wal"] {
+        let (source, target) = (beside(&source, suffix), beside(&target, suffix));
+        if source.exists() {
+            create_private_file(&target)?;
+            let mut target = OpenOptions::new().write(true).truncate(true).open(&target).map_err(failed)?;
+            let mut source = fs::File::open(&source).map_err(|error| Error::io("cannot read", &source, error))?;
+            std::io::copy(&mut source, &mut target).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens the database for reading only, in whatever version up to this l0's.
+pub(crate) fn open_any(database: &Database, dir: &Path) -> Result<Connection> {
     check_version(rusqlite::version_number())?;
     let dir = &std::path::absolute(dir).map_err(|error| Error::io("cannot find the directory", dir, error))?;
     let path = dir.join(database.file);
@@ -127,17 +176,6 @@ pub(crate) fn open_reader(database: &Database, dir: &Path) -> Result<Connection>
     }
     .map_err(named)?;
     check_identity(database, &connection, &path)?;
-    let version = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
-    let version = connection.pragma_query_value(None, "user_version", version).map_err(named)?;
-    if version < database.migrations.len() as i64 {
-        return Err(Error::storage(format!(
-            "{} has schema {version}, which this l0 brings up to date when it next writes there: start the program, or call l0::recover",
-            path.display()
-        )));
-    }
-
-    connection.pragma_update(None, "query_only", true).map_err(named)?;
-    connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
 }
 

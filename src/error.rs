@@ -123,6 +123,12 @@ impl Error {
         Self::with_source(Kind::Storage, format!("{what} {}: {error}{hint}", path.display()), error)
     }
 
+    /// Of a place that has no path: an output of the caller's.
+    #[cold]
+    pub(crate) fn output(what: &str, error: io::Error) -> Self {
+        Self::with_source(Kind::Storage, format!("{what}: {error}"), error)
+    }
+
     #[cold]
     pub(crate) fn sqlite(what: &str, error: rusqlite::Error) -> Self {
         let hint = match error.sqlite_error_code() {

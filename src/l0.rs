@@ -3,6 +3,7 @@
 mod builder;
 mod handle;
 mod owner;
+mod questions;
 
 pub use builder::{Builder, builder, init};
 pub use handle::{Handle, Stats};

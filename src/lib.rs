@@ -96,7 +96,10 @@ pub use error::{Error, Result};
 pub use event::{Severity, TelemetryEvent};
 pub use l0::{Builder, Handle, L0, Stats, builder, get, init};
 pub use redaction::Redaction;
-pub use store::{Cleanup, Recovery, StoreSize, recover};
+pub use store::{
+    Cleanup, DatabaseFile, FlightFile, FlightState, Inspection, Recovery, StoreFile, StoreSize, cleanup, compact, copy,
+    inspect, recover,
+};
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}

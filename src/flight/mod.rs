@@ -23,6 +23,7 @@ mod place;
 mod process;
 mod recorder;
 mod recover;
+mod survey;
 mod sync;
 
 pub(crate) use drain::Drain;
@@ -31,4 +32,6 @@ pub(crate) use header::Reason;
 pub(crate) use place::Shape;
 pub(crate) use process::Owner;
 pub(crate) use recorder::{FlightRecorder, Pushable, next_lane};
-pub(crate) use recover::{Image, Left, has_file, limit_set_aside, orphans};
+pub(crate) use recover::{Image, Left, has_file, is_own, limit_set_aside, orphans};
+pub use survey::{FlightFile, FlightState};
+pub(crate) use survey::{copy_files, remove_files, survey};

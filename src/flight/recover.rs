@@ -73,19 +73,24 @@ fn user() -> u32 {
 
 /// Whether a file belongs to this user.
 #[cfg(unix)]
-pub(super) fn is_own(metadata: &fs::Metadata) -> bool {
+pub(crate) fn is_own(metadata: &fs::Metadata) -> bool {
     std::os::unix::fs::MetadataExt::uid(metadata) == user()
 }
 
 #[cfg(not(unix))]
-pub(super) fn is_own(_: &fs::Metadata) -> bool {
+pub(crate) fn is_own(_: &fs::Metadata) -> bool {
     true
+}
+
+/// Where a store's flight files are.
+pub(super) fn directories(store: &Path) -> impl Iterator<Item = PathBuf> {
+    [Some(directory(store)), own_shared_directory(store)].into_iter().flatten()
 }
 
 /// The flight files of a store whose processes are dead. Removes what was left of files that never got their name.
 pub(crate) fn orphans(store: &Path) -> Result<Vec<Orphan>> {
     let mut found = Vec::new();
-    for dir in [Some(directory(store)), own_shared_directory(store)].into_iter().flatten() {
+    for dir in directories(store) {
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,

@@ -1,4 +1,4 @@
-//! The handle: everything but ending.
+//! The handle: recording and what it costs; what is asked is in `questions`, how it ends in `owner`.
 
 use std::{
     fmt,
@@ -23,7 +23,6 @@ use crate::{
     error::{Error, Result},
     event::{Severity, TelemetryEvent},
     flight::Medium,
-    query::{self, Check, Events, Logs, Summary, Table, Trace, Traces, Value},
     redaction::Redactor,
     state::{self, State},
     store::{self, Cleanup, Recovery, Shared, Source, StoreSize},
@@ -37,7 +36,7 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(10);
 /// From [`L0`](crate::L0) by `l0.clone()`, or from [`get`](crate::get).
 #[derive(Clone)]
 pub struct Handle {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 pub(super) struct Inner {
@@ -202,105 +201,6 @@ impl Handle {
         state::audit(&self.inner.state, &self.inner.redactor, self.inner.clock.now(), span, event)
     }
 
-    /// Which events were recorded? See [`Events`].
-    pub fn events(&self) -> Events {
-        Events::new(self.inner.source.clone())
-    }
-
-    /// What was written for a reader? See [`Logs`].
-    pub fn logs(&self) -> Logs {
-        Logs::new(self.inner.source.clone())
-    }
-
-    /// Which traces are the newest, the slowest, the failed? See [`Traces`].
-    pub fn traces(&self) -> Traces {
-        Traces::new(self.inner.source.clone())
-    }
-
-    /// Everything that belongs to a correlation id, or to a trace by its UUID or hexadecimal id, as a tree; `None` if
-    /// nothing does. Flushes first, bounded.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let l0 = l0::builder().dir(dir.path()).start()?;
-    /// # use tracing_subscriber::prelude::*;
-    /// # let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(l0.layer()));
-    /// tracing::info_span!("request", correlation_id = "order-9").in_scope(|| tracing::info!("placed"));
-    /// let trace = l0.trace("order-9")?.unwrap();
-    /// assert_eq!(trace.spans[0].name, "request");
-    /// assert_eq!(trace.spans[0].events[0].message, "placed");
-    /// println!("{trace}");
-    /// # Ok::<(), l0::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Events::fetch`].
-    pub fn trace(&self, id: &str) -> Result<Option<Trace>> {
-        query::trace(&self.inner.source, id)
-    }
-
-    /// Counts, rates and percentiles of the last minutes, hours or days. Flushes first, bounded.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let l0 = l0::builder().dir(dir.path()).start()?;
-    /// l0.log(tracing::Level::ERROR, "billing", "the printer is on fire");
-    /// let summary = l0.summary(std::time::Duration::from_secs(3600))?;
-    /// assert_eq!((summary.events, summary.errors), (1, 1));
-    /// println!("{summary}");
-    /// # Ok::<(), l0::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Events::fetch`].
-    pub fn summary(&self, last: Duration) -> Result<Summary> {
-        query::summary(&self.inner.source, last)
-    }
-
-    /// Ends, with an error for which `is_timeout` holds, the questions that other threads are asking this l0.
-    pub fn interrupt(&self) {
-        self.inner.source.interrupt();
-    }
-
-    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans`, `runs`, `maintenance`, and the table `audit`: the page
-    /// [`schema`](crate::schema) has every column, and ten questions to begin with. Flushes first, and takes at most 30
-    /// seconds.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let l0 = l0::builder().dir(dir.path()).start()?;
-    /// let table = l0.sql("SELECT count(*) AS errors FROM telemetry_events WHERE severity = ?1", &["error".into()])?;
-    /// assert_eq!(table.rows[0][0], l0::query::Value::Integer(0));
-    /// # Ok::<(), l0::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// `is_invalid_input` for SQL that does not parse, would write, or has other parameters; `is_storage` if the store
-    /// cannot be read; `is_closed` in a forked child.
-    pub fn sql(&self, sql: &str, params: &[Value]) -> Result<Table> {
-        query::sql(&self.inner.source, sql, params)
-    }
-
-    /// Whether the store is sound by SQLite's own check, what its tables take, and what in them is free, unused or out of
-    /// order.
-    ///
-    /// Reads the whole store, in one snapshot, for at most ten minutes: of a store of many gigabytes rather ask a copy, for
-    /// meanwhile the WAL is not emptied.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let l0 = l0::builder().dir(dir.path()).start()?;
-    /// let check = l0.check()?;
-    /// assert!(check.is_sound(), "{check}");
-    /// # Ok::<(), l0::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// `is_storage` if it cannot be read at all, `is_timeout` after ten minutes.
-    pub fn check(&self) -> Result<Check> {
-        query::check(&self.inner.source)
-    }
-
     /// Removes now what [`Retention`] says is too old, and gives back what the store has too much; a dry run only says what
     /// it would remove. Retention does both by itself; this is for those who want it done, or to see it first.
     ///
@@ -320,7 +220,7 @@ impl Handle {
     pub fn cleanup(&self, dry_run: bool) -> Result<Cleanup> {
         self.flush()?;
         let since = (self.inner.clock.clone(), self.inner.started);
-        let cleanup = store::cleanup(&self.inner.dir, since, &self.inner.retention, dry_run)?;
+        let cleanup = store::cleanup_since(&self.inner.dir, since, &self.inner.retention, dry_run)?;
         if !dry_run {
             self.inner.shared.add_removed(cleanup);
         }
@@ -335,7 +235,7 @@ impl Handle {
     pub fn compact(&self) -> Result<Cleanup> {
         self.flush()?;
         let since = (self.inner.clock.clone(), self.inner.started);
-        let cleanup = store::compact(&self.inner.dir, since, &self.inner.retention)?;
+        let cleanup = store::compact_since(&self.inner.dir, since, &self.inner.retention)?;
         self.inner.shared.add_removed(cleanup);
         Ok(cleanup)
     }

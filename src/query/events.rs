@@ -8,6 +8,7 @@ use super::{
     Cursor, EventRow, Page, Total, Value,
     filter::{Filter, Leg},
     page::{EVENTS, Place, TOTAL_EXACT_MAX, TOTAL_WITHIN},
+    search,
     window::Window,
 };
 use crate::{
@@ -130,6 +131,32 @@ impl Events {
         self.with(Filter::Field(name.to_owned(), equals.into()))
     }
 
+    /// That match what a person types: words, `"phrases"`, `field:value`, numbers as `field:>100`, and each of these with
+    /// a `-` for what must not be.
+    ///
+    /// - A word or phrase is looked for in the message and in the fields, whatever its case (of ASCII letters).
+    /// - `level:warn` is that or worse. `target:` (or `source:`) compares beginnings, `message:` looks for a part, `span:` is the
+    ///   name of the span it is in, `trace:`, `tenant:`, `actor:`, `category:`, `type:` and `status:` are the columns.
+    /// - `duration:>100ms` is about the event's own duration, or else that of the span it is in.
+    /// - Every other name is a field of the payload, and so is `@name`; `name:*` asks whether there is such a field.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let l0 = l0::builder().dir(dir.path()).start()?;
+    /// # use l0::TelemetryEvent;
+    /// let declined = TelemetryEvent::new("payment").message("card declined").payload(&serde_json::json!({"code": 402}));
+    /// l0.record(declined);
+    /// assert_eq!(l0.events().search("DECLINED code:>400 -retry")?.count()?, 1);
+    /// # Ok::<(), l0::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `is_invalid_input` for an open quote, an unknown level, a comparison with what is no number.
+    pub fn search(mut self, text: &str) -> Result<Self> {
+        self.filters.extend(search::parse(text, |id| self.source.hashed(id))?);
+        Ok(self)
+    }
+
     /// Oldest first.
     pub fn oldest_first(mut self) -> Self {
         self.oldest_first = true;
@@ -172,15 +199,7 @@ impl Events {
         let legs = self.legs()?;
         let limit = self.limit as usize;
         self.source.clone().ask(self.asking, "cannot read events", |asked| {
-            let mut rows = Vec::new();
-            for leg in &legs {
-                let (sql, values) = leg.page(behind, self.oldest_first, limit + 1);
-                rows.extend(read(asked.connection, &sql, &values, |row| EventRow::from_row(row, leg.leg))?);
-            }
-            rows.sort_unstable_by_key(EventRow::key);
-            if !self.oldest_first {
-                rows.reverse();
-            }
+            let mut rows = rows(asked, &legs, behind, self.oldest_first, limit + 1)?;
             let has_more = rows.len() > limit;
             rows.truncate(limit);
             let total = match behind {
@@ -267,6 +286,27 @@ fn cursor_key(cursor: &Cursor) -> Result<(i64, Leg)> {
     let (at, leg) = cursor.key(EVENTS)?;
     let leg = Leg::of(leg).ok_or_else(|| Error::invalid_input(format!("{cursor:?} is not a cursor")))?;
     Ok((at, leg))
+}
+
+/// The first rows of all tables behind a row, or from the beginning, in order.
+pub(super) fn rows(
+    asked: &Asked<'_>,
+    legs: &[Condition],
+    behind: Option<(i64, Leg)>,
+    oldest_first: bool,
+    limit: usize,
+) -> rusqlite::Result<Vec<EventRow>> {
+    let mut rows = Vec::new();
+    for leg in legs {
+        let (sql, values) = leg.page(behind, oldest_first, limit);
+        rows.extend(read(asked.connection, &sql, &values, |row| EventRow::from_row(row, leg.leg))?);
+    }
+    rows.sort_unstable_by_key(EventRow::key);
+    if !oldest_first {
+        rows.reverse();
+    }
+    rows.truncate(limit);
+    Ok(rows)
 }
 
 /// Counts as far as it may.

@@ -7,7 +7,7 @@ use super::Value;
 use crate::event::Severity;
 
 /// A table of events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Leg {
     Event = 0,
     Warning = 1,
@@ -53,6 +53,26 @@ impl Leg {
 /// A payload that SQLite takes for JSON: its own limit is a depth of 1,000.
 const PAYLOAD: &str = "CASE WHEN json_valid(e.payload) THEN e.payload END";
 
+/// How a number is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Comparison {
+    Less,
+    AtMost,
+    More,
+    AtLeast,
+}
+
+impl Comparison {
+    pub(super) fn sign(self) -> &'static str {
+        match self {
+            Self::Less => "<",
+            Self::AtMost => "<=",
+            Self::More => ">",
+            Self::AtLeast => ">=",
+        }
+    }
+}
+
 /// One condition; all of a question's must hold.
 #[derive(Clone, Debug)]
 pub(super) enum Filter {
@@ -68,6 +88,20 @@ pub(super) enum Filter {
     Status(String),
     Message(String),
     Field(String, Value),
+    /// Message or fields contain the text, in whatever case (of ASCII).
+    Text(String),
+    MessageAnyCase(String),
+    /// The source, or target, begins with the text.
+    SourcePrefix(String),
+    /// In a span of this name.
+    InSpan(String),
+    /// Its own duration, or else that of the span it is in, in nanoseconds.
+    Duration(Comparison, i64),
+    /// A field that is a number.
+    Compare(String, Comparison, Value),
+    HasField(String),
+    AnyOf(Vec<Filter>),
+    Not(Box<Filter>),
     /// Written for a reader.
     IsLog,
 }
@@ -75,7 +109,18 @@ pub(super) enum Filter {
 impl Filter {
     /// The condition on rows of this table, with its values; `None` if no row of it can meet it.
     pub(super) fn sql(&self, leg: Leg, values: &mut Vec<Value>) -> Option<String> {
-        if leg == Leg::Audit { self.audit(values) } else { self.telemetry(leg, values) }
+        match self {
+            Self::Not(filter) => Some(match filter.sql(leg, values) {
+                Some(condition) => format!("NOT ifnull(({condition}), false)"),
+                None => "true".to_owned(),
+            }),
+            Self::AnyOf(filters) => {
+                let some: Vec<String> = filters.iter().filter_map(|filter| filter.sql(leg, values)).collect();
+                (!some.is_empty()).then(|| format!("({})", some.join(" OR ")))
+            }
+            filter if leg == Leg::Audit => filter.audit(values),
+            filter => filter.telemetry(leg, values),
+        }
     }
 
     fn telemetry(&self, leg: Leg, values: &mut Vec<Value>) -> Option<String> {
@@ -107,6 +152,24 @@ impl Filter {
                 let traces = traces(text, hashed, values);
                 format!("e.trace IN ({traces})")
             }
+            Self::SourcePrefix(text) => {
+                values.extend(vec![Value::from(text.as_str()); 4]);
+                "(e.source IN (SELECT id FROM name WHERE substr(text, 1, length(?)) = ?) OR e.source IS NULL
+                    AND e.callsite IN (SELECT id FROM callsite WHERE substr(target, 1, length(?)) = ?))"
+                    .to_owned()
+            }
+            Self::InSpan(text) => {
+                values.extend(vec![Value::from(text.as_str()); 2]);
+                "e.span IN (SELECT s.id FROM span AS s WHERE s.id = e.span
+                    AND (s.name IN (SELECT id FROM name WHERE text = ?)
+                      OR s.name IS NULL AND s.callsite IN (SELECT id FROM callsite WHERE name = ?)))"
+                    .to_owned()
+            }
+            Self::Duration(comparison, ns) => {
+                values.push((*ns).into());
+                let own = "coalesce(e.duration_ns, (SELECT duration_ns FROM span WHERE id = e.span))";
+                format!("{own} {} ?", comparison.sign())
+            }
             Self::IsLog => "e.callsite IS NOT NULL".to_owned(),
             other => return other.common(values),
         })
@@ -130,7 +193,15 @@ impl Filter {
                 let named = format!("SELECT correlation_id FROM trace WHERE id IN ({traces})");
                 format!("({own} OR e.correlation_id IN ({named}))")
             }
-            Self::TargetPrefix(_) | Self::IsLog => return None,
+            Self::SourcePrefix(text) => {
+                values.extend(vec![Value::from(text.as_str()); 2]);
+                "substr(e.source, 1, length(?)) = ?".to_owned()
+            }
+            Self::Duration(comparison, ns) => {
+                values.push((*ns).into());
+                format!("e.duration_ns {} ?", comparison.sign())
+            }
+            Self::TargetPrefix(_) | Self::InSpan(_) | Self::IsLog => return None,
             other => return other.common(values),
         })
     }
@@ -145,12 +216,26 @@ impl Filter {
                 values.push(text.as_str().into());
                 "instr(e.message, ?) > 0".to_owned()
             }
+            Self::Text(text) => {
+                values.extend(vec![Value::from(text.as_str()); 2]);
+                "(instr(lower(e.message), lower(?)) > 0 OR instr(lower(e.payload), lower(?)) > 0)".to_owned()
+            }
+            Self::MessageAnyCase(text) => {
+                values.push(text.as_str().into());
+                "instr(lower(e.message), lower(?)) > 0".to_owned()
+            }
+            Self::HasField(name) => {
+                values.push(path(name)?);
+                format!("json_type({PAYLOAD}, ?) IS NOT NULL")
+            }
+            Self::Compare(name, comparison, number) => {
+                let path = path(name)?;
+                values.extend([path.clone(), path, number.clone()]);
+                let is_number = format!("json_type({PAYLOAD}, ?) IN ('integer', 'real')");
+                format!("({is_number} AND json_extract({PAYLOAD}, ?) {} ?)", comparison.sign())
+            }
             Self::Field(name, equals) => {
-                // In a path's quotes everything but a quote and a backslash stands for itself; those two SQLite cannot find.
-                if name.contains(['"', '\\']) {
-                    return None;
-                }
-                let path = Value::from(format!("$.\"{name}\""));
+                let path = path(name)?;
                 match equals {
                     Value::Null => {
                         values.push(path);
@@ -170,6 +255,12 @@ impl Filter {
             _ => return None,
         })
     }
+}
+
+/// A field's path in the payload. In its quotes everything but a quote and a backslash stands for itself; those two SQLite
+/// cannot find.
+fn path(name: &str) -> Option<Value> {
+    (!name.contains(['"', '\\'])).then(|| Value::from(format!("$.\"{name}\"")))
 }
 
 /// The rows of `trace` that a caller's text means: those it names, and the one whose UUID or hexadecimal id it is.

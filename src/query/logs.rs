@@ -75,6 +75,14 @@ impl Logs {
         self.and(|events| events.correlation_id(s))
     }
 
+    /// That match what a person types; see [`Events::search`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn search(self, text: &str) -> Result<Self> {
+        Ok(Self { events: self.events.search(text)? })
+    }
+
     /// Oldest first.
     pub fn oldest_first(self) -> Self {
         self.and(Events::oldest_first)

@@ -6,12 +6,15 @@
 //! [`Handle::interrupt`](crate::Handle::interrupt) ends it at once.
 
 mod check;
+mod errors;
 mod events;
 mod filter;
+mod json_lines;
 mod logs;
 mod page;
 mod reader;
 mod row;
+mod search;
 mod summary;
 mod table;
 mod tail;
@@ -23,6 +26,7 @@ mod value;
 mod window;
 
 pub use check::{Check, TableSize};
+pub use errors::{ErrorGroup, Errors};
 pub use events::Events;
 pub use logs::Logs;
 pub use page::{Cursor, Page, Total};
@@ -31,11 +35,14 @@ pub use row::EventRow;
 pub use summary::{SpanSummary, Summary};
 pub use table::Table;
 pub use tail::Tail;
+pub use text::{harmless, harmless_json, human_duration};
 pub use trace::{Follows, SpanNode, SpanState, Trace};
 pub use traces::{TraceRow, Traces};
+pub use tree::{TraceLine, TraceLineKind};
 pub use value::Value;
 
 pub(crate) use check::check;
 pub(crate) use summary::summary;
 pub(crate) use table::sql;
 pub(crate) use trace::trace;
+pub(crate) use window::Window;

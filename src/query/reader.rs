@@ -2,10 +2,13 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{Check, Events, Logs, Summary, Table, Trace, Traces, Value, check, summary, table, trace};
+use super::{
+    Check, Errors, Events, Logs, Summary, Table, Trace, Traces, Value, check, summary, table, trace, window::Window,
+};
 use crate::{
+    clock::Timestamp,
     error::Result,
-    store::{Asking, Source},
+    store::{Asking, Source, StoreSize},
 };
 
 /// Reads a store, live or dead, without ever writing to it.
@@ -64,7 +67,20 @@ impl Reader {
     /// # Errors
     /// As [`Events::fetch`].
     pub fn summary(&self, last: Duration) -> Result<Summary> {
-        summary::summary(&self.source, last)
+        summary::summary(&self.source, Window::last(last))
+    }
+
+    /// The same of any window; a side that is `None` is open.
+    ///
+    /// # Errors
+    /// As [`Events::fetch`].
+    pub fn summary_between(&self, since: Option<Timestamp>, until: Option<Timestamp>) -> Result<Summary> {
+        summary::summary(&self.source, Window::between(since, until))
+    }
+
+    /// Errors, grouped by place and message.
+    pub fn errors(&self) -> Errors {
+        Errors::new(self.source.clone())
     }
 
     /// Whether the store is sound, and what its tables take; see [`Handle::check`](crate::Handle::check).
@@ -73,6 +89,15 @@ impl Reader {
     /// `is_storage` if it cannot be read at all, `is_timeout` after ten minutes.
     pub fn check(&self) -> Result<Check> {
         check::check(&self.source)
+    }
+
+    /// How large the store is. What it `removed` and its `last_maintenance` are known to the process that records; the view
+    /// `maintenance` tells what all have done.
+    ///
+    /// # Errors
+    /// `is_storage` if it cannot be read.
+    pub fn size(&self) -> Result<StoreSize> {
+        self.source.size()
     }
 
     /// Ends, with an error for which `is_timeout` holds, the questions that other threads are asking this reader.

@@ -6,7 +6,7 @@ use rusqlite::{Row, types::ValueRef};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::{Value, filter::Leg, text::shown};
+use super::{Value, filter::Leg, text::harmless};
 use crate::{
     clock::Timestamp,
     error::{Error, Result},
@@ -129,21 +129,21 @@ impl EventRow {
 
 impl fmt::Display for EventRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:>8} {}", self.at, self.severity.as_str(), shown(&self.source))?;
+        write!(f, "{} {:>8} {}", self.at, self.severity.as_str(), harmless(&self.source))?;
         if self.event_type != "log" {
-            write!(f, " [{}]", shown(&self.event_type))?;
+            write!(f, " [{}]", harmless(&self.event_type))?;
         }
         if !self.message.is_empty() {
-            write!(f, ": {}", shown(&self.message))?;
+            write!(f, ": {}", harmless(&self.message))?;
         }
         if let Some(duration) = self.duration {
             write!(f, " ({duration:?})")?;
         }
         if self.payload != "{}" {
-            write!(f, " {}", shown(&self.payload))?;
+            write!(f, " {}", harmless(&self.payload))?;
         }
         if let Some(id) = &self.correlation_id {
-            write!(f, " <{}>", shown(id))?;
+            write!(f, " <{}>", harmless(id))?;
         }
         Ok(())
     }

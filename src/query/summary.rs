@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     EventRow, Events, TraceRow,
     events::read,
-    text::{cut, duration, fit},
+    text::{cut, fit, human_duration},
     traces,
     window::Window,
 };
@@ -82,6 +82,9 @@ pub struct SpanSummary {
     pub max: Duration,
     /// All of them together.
     pub total: Duration,
+    /// The part of `total` in which none of a span's children was open: where the time goes. `None` if the window has
+    /// counts from before l0 counted it.
+    pub self_time: Option<Duration>,
 }
 
 impl Summary {
@@ -92,13 +95,19 @@ impl Summary {
 }
 
 /// One series' sums.
-#[derive(Default)]
 struct Sum {
     count: i64,
     errors: i64,
     total_ns: i64,
+    self_ns: Option<i64>,
     max_ns: i64,
     durations: Histogram,
+}
+
+impl Default for Sum {
+    fn default() -> Self {
+        Self { count: 0, errors: 0, total_ns: 0, self_ns: Some(0), max_ns: 0, durations: Histogram::default() }
+    }
 }
 
 impl Sum {
@@ -106,6 +115,7 @@ impl Sum {
         self.count += other.count;
         self.errors += other.errors;
         self.total_ns = self.total_ns.saturating_add(other.total_ns);
+        self.self_ns = self.self_ns.zip(other.self_ns).map(|(own, other)| own.saturating_add(other));
         self.max_ns = self.max_ns.max(other.max_ns);
         self.durations.merge(&other.durations);
     }
@@ -119,33 +129,46 @@ struct Part {
     until: i64,
 }
 
-/// Hours for the middle, minutes for the edges.
-fn parts(since: i64, until: i64) -> Vec<Part> {
-    let from = since.div_euclid(MINUTE) * MINUTE;
-    let first_hour = -(-from).div_euclid(HOUR) * HOUR;
-    let last_hour = until.div_euclid(HOUR) * HOUR;
+/// Hours for the middle, minutes for the edges, unless they are from before the oldest minute that is kept.
+fn parts(since: i64, until: i64, oldest_minute: i64) -> Vec<Part> {
+    let floor = |time: i64, period: i64| time.div_euclid(period) * period;
+    let ceil = |time: i64, period: i64| -(-time).div_euclid(period) * period;
+    let from = floor(since, if since < oldest_minute { HOUR } else { MINUTE });
+    let until = if until < oldest_minute { ceil(until + 1, HOUR) } else { until + 1 };
+    let (first_hour, last_hour) = (ceil(from, HOUR), floor(until, HOUR));
     let all = if first_hour >= last_hour {
-        vec![Part { period: MINUTE, from, until: until + 1 }]
+        vec![Part { period: MINUTE, from, until }]
     } else {
         vec![
             Part { period: MINUTE, from, until: first_hour },
             Part { period: HOUR, from: first_hour, until: last_hour },
-            Part { period: MINUTE, from: last_hour, until: until + 1 },
+            Part { period: MINUTE, from: last_hour, until },
         ]
     };
     all.into_iter().filter(|part| part.from < part.until).collect()
 }
 
-pub(crate) fn summary(source: &Source, last: Duration) -> Result<Summary> {
+/// Of a window that `since` may leave open at its beginning, and that ends now unless `until` says otherwise.
+pub(crate) fn summary(source: &Source, window: Window) -> Result<Summary> {
     let now = source.now();
-    let (since, _) = Window::last(last).bounds(now)?;
-    let parts = parts(since.unwrap_or(0).div_euclid(1_000_000_000), now.as_unix_ns().div_euclid(1_000_000_000));
-    let from = parts.first().map_or(0, |part| part.from);
-    let since = Timestamp::from_unix_ns(from.saturating_mul(1_000_000_000));
-    let mut summary =
-        source.ask(Asking::default(), "cannot summarise", |asked| summarise(asked, &parts, since, now))?;
+    let (since, until) = window.bounds(now)?;
+    let until = until.map_or(now, Timestamp::from_unix_ns);
+    let (mut summary, since) = source.ask(Asking::default(), "cannot summarise", |asked| {
+        let oldest = |period: i64| {
+            let mut oldest = asked.connection.prepare_cached("SELECT min(start) FROM rollup WHERE period = ?1")?;
+            oldest.query_row([period], |row| row.get::<_, Option<i64>>(0))
+        };
+        let seconds = |ns: i64| ns.div_euclid(1_000_000_000);
+        let until_s = seconds(until.as_unix_ns());
+        let since_s = since.map_or(oldest(HOUR)?.unwrap_or(until_s).min(until_s), seconds);
+        let parts = parts(since_s, until_s, oldest(MINUTE)?.unwrap_or(i64::MIN));
+        let from = parts.first().map_or(until_s, |part| part.from);
+        let since = Timestamp::from_unix_ns(from.saturating_mul(1_000_000_000));
+        Ok((summarise(asked, &parts, since, until)?, since))
+    })?;
     // The flush is done; what was flushed is seen.
     let errors = Events::new(source.clone()).fresh(false).since(since).at_least(Severity::Error);
+    let errors = if until < now { errors.until(until) } else { errors };
     summary.latest_errors = errors.limit(SHOWN as u32 * 4).fetch()?.items;
     summary.latest_errors.retain(|error| !error.is_audit());
     summary.latest_errors.truncate(SHOWN);
@@ -184,8 +207,8 @@ fn summarise(asked: &Asked<'_>, parts: &[Part], since: Timestamp, until: Timesta
     }
     let shed_by = read(
         asked.connection,
-        "SELECT reason, sum(count) FROM shed WHERE minute >= ?1 GROUP BY reason ORDER BY 2 DESC",
-        &[(since.as_unix_ns() / 1_000_000_000).into()],
+        "SELECT reason, sum(count) FROM shed WHERE minute >= ?1 AND minute <= ?2 GROUP BY reason ORDER BY 2 DESC",
+        &[since, until].map(|t| t.as_unix_ns().div_euclid(1_000_000_000).into()),
         |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?.cast_unsigned())),
     )?;
     let mut spans: Vec<SpanSummary> = spans.into_iter().map(|(name, sum)| of_span(name, &sum)).collect();
@@ -215,7 +238,7 @@ fn summarise(asked: &Asked<'_>, parts: &[Part], since: Timestamp, until: Timesta
 
 fn add(asked: &Asked<'_>, part: &Part, sums: &mut HashMap<i64, Sum>) -> rusqlite::Result<()> {
     let mut statement = asked.connection.prepare_cached(
-        "SELECT series, count, errors, total_ns, max_ns, durations FROM rollup
+        "SELECT series, count, errors, total_ns, self_ns, max_ns, durations FROM rollup
           WHERE period = ?1 AND start >= ?2 AND start < ?3",
     )?;
     let mut rows = statement.query([part.period, part.from, part.until])?;
@@ -224,8 +247,9 @@ fn add(asked: &Asked<'_>, part: &Part, sums: &mut HashMap<i64, Sum>) -> rusqlite
         sum.count += row.get::<_, i64>(1)?;
         sum.errors += row.get::<_, i64>(2)?;
         sum.total_ns = sum.total_ns.saturating_add(row.get(3)?);
-        sum.max_ns = sum.max_ns.max(row.get(4)?);
-        if let Some(durations) = row.get_ref(5)?.as_blob_or_null()? {
+        sum.self_ns = sum.self_ns.zip(row.get::<_, Option<i64>>(4)?).map(|(sum, ns)| sum.saturating_add(ns));
+        sum.max_ns = sum.max_ns.max(row.get(5)?);
+        if let Some(durations) = row.get_ref(6)?.as_blob_or_null()? {
             sum.durations.merge(&Histogram::decode(durations));
         }
     }
@@ -245,6 +269,7 @@ fn of_span(name: String, sum: &Sum) -> SpanSummary {
         p99: quantile(0.99),
         max,
         total: ns(sum.total_ns),
+        self_time: sum.self_ns.map(ns),
     }
 }
 
@@ -284,7 +309,7 @@ impl fmt::Display for Summary {
         writeln!(
             f,
             "summary of {}, until {:.19}Z",
-            duration(Duration::from_nanos(window_ns.unsigned_abs())),
+            human_duration(Duration::from_nanos(window_ns.unsigned_abs())),
             self.until.to_string()
         )?;
         if let Some(incomplete) = &self.incomplete {
@@ -322,7 +347,7 @@ impl fmt::Display for Summary {
                 "max"
             )?;
             for span in self.spans.iter().take(LINES) {
-                let times = [span.p50, span.p95, span.p99, span.max].map(duration);
+                let times = [span.p50, span.p95, span.p99, span.max].map(human_duration);
                 let [p50, p95, p99, max] = &times;
                 writeln!(
                     f,
@@ -373,11 +398,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_cover_the_window_once(since in -100_000_i64..2_000_000, length in 0_i64..400_000) {
+        fn parts_cover_the_window_once(
+            since in -100_000_i64..2_000_000,
+            length in 0_i64..400_000,
+            oldest in prop_oneof![Just(i64::MIN), -100_000_i64..2_000_000],
+        ) {
             let until = since + length;
-            let parts = parts(since, until);
-            prop_assert_eq!(parts[0].from, since.div_euclid(MINUTE) * MINUTE);
-            prop_assert_eq!(parts.last().unwrap().until, until + 1);
+            let parts = parts(since, until, oldest);
+            let begins = since.div_euclid(MINUTE) * MINUTE;
+            prop_assert!(parts[0].from == begins || since < oldest && (begins - HOUR..=begins).contains(&parts[0].from));
+            let end = parts.last().unwrap().until;
+            prop_assert!(end == until + 1 || until < oldest && (until..=until + HOUR).contains(&end));
+            for part in parts.iter().filter(|part| part.period == MINUTE) {
+                prop_assert!(part.from + HOUR > oldest, "{:?} is of minutes that are gone", part);
+            }
             for pair in parts.windows(2) {
                 prop_assert_eq!(pair[0].until, pair[1].from);
             }

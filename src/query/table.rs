@@ -4,7 +4,7 @@ use std::fmt;
 
 use rusqlite::{ErrorCode, params_from_iter};
 
-use super::{Value, text::shown};
+use super::{Value, text::harmless};
 use crate::{
     error::{Error, Result},
     store::{Asking, Source},
@@ -84,7 +84,7 @@ fn invalid(sql: &str, error: &rusqlite::Error) -> Error {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cell = |value: &Value| shown(&value.to_string());
+        let cell = |value: &Value| harmless(&value.to_string()).into_owned();
         let rows: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|index| {

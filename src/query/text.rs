@@ -1,31 +1,44 @@
 //! Text for a terminal: hostile characters made harmless, columns that fit, durations that can be read.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// Text as it is, but for characters that would move a terminal's cursor or turn its direction.
-pub(super) fn shown(text: &str) -> String {
-    let is_hostile = |c: char| {
-        c.is_control() || matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if is_hostile(c) {
-            out.extend(c.escape_default())
-        } else {
-            out.push(c)
-        }
-        out
-    })
+/// The text, harmless on a terminal: characters that would move its cursor, colour it, turn its direction or break the line
+/// are written as Rust writes them (`\u{1b}`).
+///
+/// `Display` of rows, traces and tables does this by itself.
+///
+/// ```
+/// assert_eq!(l0::query::harmless("\u{1b}[2Jgone"), "\\u{1b}[2Jgone");
+/// assert_eq!(l0::query::harmless("naïve 日本"), "naïve 日本");
+/// ```
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_hostile) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_hostile(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    Cow::Owned(out)
+}
+
+/// Whether a terminal would obey it rather than show it: control characters, marks and overrides of direction, separators of
+/// lines, invisible tags.
+pub(super) fn is_hostile(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{206F}'
+            | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
 }
 
 /// The text, cut where it does not fit into this many columns.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     // Nothing that does not fit is even looked at: a message may be long.
     let start = &text[..text.floor_char_boundary(columns * 8 + 8)];
-    let text = shown(start);
+    let text = harmless(start);
     if text.width() <= columns {
-        return text;
+        return text.into_owned();
     }
     let mut out = String::new();
     let mut left = columns.saturating_sub(1);
@@ -50,8 +63,33 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
     out
 }
 
-/// A duration in three digits and its unit: at most eight columns.
-pub(super) fn duration(d: Duration) -> String {
+/// JSON in which what a terminal would obey is escaped: in JSON such characters stand in texts only, and mean the same.
+///
+/// ```
+/// assert_eq!(l0::query::harmless_json("{\"a\":\"\u{202e}\"}"), r#"{"a":"\u202e"}"#);
+/// ```
+pub fn harmless_json(json: &str) -> Cow<'_, str> {
+    let is_hostile = |c: char| c != '\n' && is_hostile(c);
+    if !json.contains(is_hostile) {
+        return json.into();
+    }
+    let mut out = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if is_hostile(c) {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            out.push(c);
+        }
+    }
+    out.into()
+}
+
+/// A duration in three digits and its unit, for people: at most eight columns.
+///
+/// ```
+/// assert_eq!(l0::query::human_duration(std::time::Duration::from_micros(1234)), "1.23 ms");
+/// ```
+pub fn human_duration(d: Duration) -> String {
     let ns = d.as_nanos();
     let scaled = |unit_ns: u128, unit: &str| {
         let value = ns as f64 / unit_ns as f64;
@@ -84,6 +122,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn hostile_characters_are_escaped_in_json_and_stay_what_they_are() {
+        let text = "a\u{1b}[2J\u{202e}\u{9b}\u{e0041}\u{7f}é日";
+        let json = serde_json::to_string(text).unwrap();
+        let harmless = harmless_json(&json);
+        assert!(!harmless.contains(is_hostile), "{harmless}");
+        assert_eq!(serde_json::from_str::<String>(&harmless).unwrap(), text);
+        assert!(!super::harmless(text).contains(is_hostile));
+    }
+
+    #[test]
     fn durations_read_well() {
         for (ns, expected) in [
             (0, "0 ns"),
@@ -97,7 +145,7 @@ mod tests {
             (7_200_000_000_000, "2h 00m"),
             (864_000_000_000_000, "10 d"),
         ] {
-            assert_eq!(duration(Duration::from_nanos(ns)), expected);
+            assert_eq!(human_duration(Duration::from_nanos(ns)), expected);
         }
     }
 
@@ -110,7 +158,7 @@ mod tests {
 
         #[test]
         fn a_duration_takes_eight_columns_at_most(ns in any::<u64>()) {
-            prop_assert!(duration(Duration::from_nanos(ns)).width() <= 8);
+            prop_assert!(human_duration(Duration::from_nanos(ns)).width() <= 8);
         }
     }
 }

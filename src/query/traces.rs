@@ -335,11 +335,11 @@ pub(super) fn by_span(asked: &Asked<'_>, span: i64) -> rusqlite::Result<Option<T
 impl fmt::Display for TraceRow {
     /// One line: duration, root, correlation id, spans, errors.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = self.duration.map_or_else(|| "running".to_owned(), text::duration);
+        let time = self.duration.map_or_else(|| "running".to_owned(), text::human_duration);
         let plural = |count: u32, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let errors = if self.errors > 0 { format!("  {}", plural(self.errors, "error")) } else { String::new() };
         let name = text::cut(&self.root, 20);
-        let (id, spans) = (text::shown(&self.correlation_id), plural(self.spans, "span"));
+        let (id, spans) = (text::harmless(&self.correlation_id), plural(self.spans, "span"));
         write!(f, "{time:>9}  {name}  {id}  {spans}{errors}")
     }
 }

@@ -12,15 +12,20 @@ const LAST_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
 /// From and until when, as far as it is said.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Window {
+pub(crate) struct Window {
     pub(super) last: Option<Duration>,
     pub(super) since: Option<Timestamp>,
     pub(super) until: Option<Timestamp>,
 }
 
 impl Window {
-    pub(super) fn last(d: Duration) -> Self {
+    pub(crate) fn last(d: Duration) -> Self {
         Self { last: Some(d), ..Self::default() }
+    }
+
+    /// From and until these times; a side that is `None` is open.
+    pub(crate) fn between(since: Option<Timestamp>, until: Option<Timestamp>) -> Self {
+        Self { last: None, since, until }
     }
 
     /// The nanoseconds it begins and ends at, by the store's clock.

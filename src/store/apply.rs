@@ -375,6 +375,7 @@ impl Applier {
         };
         self.next_span_row += 1;
         self.span_columns(connection, &mut span)?;
+        self.spans.cover(span.parent_own, |covered| covered.child_opens(mono_ns));
         self.spans.insert(head.span, span);
         Ok(Applied::Stored)
     }
@@ -421,7 +422,9 @@ impl Applier {
         if span.is_root {
             self.rollups.root(at, duration_ns, span.row);
         }
-        self.rollups.count(key, at, is_error, Some(duration_ns));
+        self.rollups.close(key, at, is_error, duration_ns, span.self_ns(mono_ns, duration_ns));
+        let parent = span.parent_own;
+        self.spans.cover(parent, |covered| covered.child_closes(mono_ns));
         Applied::Stored
     }
 

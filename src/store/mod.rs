@@ -14,6 +14,7 @@ mod callsite_plan;
 mod columns;
 mod event_rows;
 mod histogram;
+mod inspection;
 mod intern;
 mod open_span;
 mod reader;
@@ -27,8 +28,9 @@ mod writer;
 
 use crate::database::Database;
 pub(crate) use histogram::Histogram;
-pub use opening::Cleanup;
-pub(crate) use opening::{Opening, cleanup, compact};
+pub use inspection::{DatabaseFile, FlightFile, FlightState, Inspection, StoreFile, copy, inspect};
+pub use opening::{Cleanup, cleanup, compact};
+pub(crate) use opening::{Opening, cleanup_since, compact_since};
 pub(crate) use reader::{Asked, Asking, Recording, Source};
 pub use recovery::{Recovery, recover};
 pub(crate) use shared::Shared;
@@ -39,7 +41,12 @@ pub(crate) use writer::{RunInfo, Writer, run_thread};
 pub(crate) const TELEMETRY: Database = Database {
     file: "telemetry.db",
     application_id: 0x6C30_7465, // "l0te"
-    migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")],
+    migrations: &[
+        include_str!("schema/0001.sql"),
+        include_str!("schema/0002.sql"),
+        include_str!("schema/0003.sql"),
+        include_str!("schema/0004.sql"),
+    ],
     synchronous: ("NORMAL", "1"),
 };
 

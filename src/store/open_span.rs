@@ -32,13 +32,68 @@ pub(super) struct OpenSpan {
     /// Events of severity error and above directly in it.
     pub(super) errors: i64,
     pub(super) payload: Vec<u8>,
+    /// How much of it its children have covered.
+    pub(super) covered: Covered,
     /// Set by its close; the span leaves the table when the transaction has its row.
     pub(super) duration_ns: Option<i64>,
     /// Changed by the current transaction.
     pub(super) touched: bool,
 }
 
+/// The time in which some child of a span was open: told of openings and closes in their order, it counts what overlaps
+/// once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Covered {
+    /// Children that are open.
+    open: u32,
+    /// Since when there have been any.
+    since_ns: u64,
+    ns: u64,
+}
+
+impl Covered {
+    pub(super) fn child_opens(&mut self, at_ns: u64) {
+        if self.open == 0 {
+            self.since_ns = at_ns;
+        }
+        self.open += 1;
+    }
+
+    pub(super) fn child_closes(&mut self, at_ns: u64) {
+        self.ns = self.until(at_ns);
+        self.since_ns = at_ns.max(self.since_ns);
+        self.open = self.open.saturating_sub(1);
+    }
+
+    /// As the rows of children tell it, each with its start and, if it has ended, its end.
+    pub(super) fn of_rows(children: &[(u64, Option<u64>)]) -> Self {
+        let open = children.iter().filter(|(_, end_ns)| end_ns.is_none());
+        let since_ns = open.clone().map(|(start_ns, _)| *start_ns).min().unwrap_or(u64::MAX);
+        let mut closed: Vec<(u64, u64)> = children.iter().filter_map(|(start, end)| Some((*start, (*end)?))).collect();
+        closed.sort_unstable();
+        let (mut ns, mut until_ns) = (0, 0);
+        for (start_ns, end_ns) in closed {
+            let (from_ns, to_ns) = (start_ns.max(until_ns), end_ns.min(since_ns));
+            if to_ns > from_ns {
+                ns += to_ns - from_ns;
+                until_ns = to_ns;
+            }
+        }
+        Self { open: u32::try_from(open.count()).unwrap_or(u32::MAX), since_ns, ns }
+    }
+
+    /// Until now, those that are still open included.
+    fn until(self, now_ns: u64) -> u64 {
+        self.ns + if self.open > 0 { now_ns.saturating_sub(self.since_ns) } else { 0 }
+    }
+}
+
 impl OpenSpan {
+    /// The part of its duration in which none of its children was open, at its close.
+    pub(super) fn self_ns(&self, closed_mono_ns: u64, duration_ns: i64) -> i64 {
+        duration_ns.saturating_sub_unsigned(self.covered.until(closed_mono_ns)).max(0)
+    }
+
     pub(super) fn is_failed(&self) -> bool {
         self.errors > 0 || self.has_error_status
     }
@@ -59,6 +114,8 @@ pub(super) struct OpenSpans {
     touched: Vec<(u64, Option<OpenSpan>)>,
     /// How many of those were there before.
     touched_old: u64,
+    /// Of spans that a child's opening or close was told in the current transaction, what it was before.
+    covered: Vec<(u64, Covered)>,
     /// What their payloads take, all told.
     touched_bytes: u64,
 }
@@ -89,6 +146,14 @@ impl OpenSpans {
             span.touched = true;
         }
         Some(span)
+    }
+
+    /// A child of the span opens or closes. That alone changes no row.
+    pub(super) fn cover(&mut self, own: u64, change: impl FnOnce(&mut Covered)) {
+        if let Some(span) = self.spans.get_mut(&own) {
+            self.covered.push((own, span.covered));
+            change(&mut span.covered);
+        }
     }
 
     /// The spans this transaction must write, in order of first touch.
@@ -142,6 +207,7 @@ impl OpenSpans {
     }
 
     pub(super) fn commit(&mut self) {
+        self.covered.clear();
         (self.touched_old, self.touched_bytes) = (0, 0);
         for (own, _) in self.touched.drain(..) {
             match self.spans.get_mut(&own) {
@@ -162,12 +228,46 @@ impl OpenSpans {
                 None => self.spans.remove(&own),
             };
         }
+        for (own, before) in self.covered.drain(..).rev() {
+            if let Some(span) = self.spans.get_mut(&own) {
+                span.covered = before;
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_children_cover_is_counted_once_and_taken_back_by_a_rollback() {
+        let mut spans = OpenSpans::default();
+        spans.insert(1, OpenSpan { row: 1, opened_mono_ns: 100, ..OpenSpan::default() });
+        spans.commit();
+        for (at, opens) in [(110, true), (120, true), (130, false), (140, false), (150, true)] {
+            spans.cover(1, |covered| if opens { covered.child_opens(at) } else { covered.child_closes(at) });
+        }
+        assert!(spans.touched().next().is_none(), "no row is written for that");
+        // 110..140, and 150 until its close.
+        assert_eq!(spans.get(1).unwrap().self_ns(200, 100), 20);
+        spans.rollback();
+        assert_eq!(spans.get(1).unwrap().self_ns(200, 100), 100);
+        spans.cover(1, |covered| covered.child_closes(150));
+        assert_eq!(spans.get(1).unwrap().self_ns(200, 100), 100, "a close without an opening covers nothing");
+    }
+
+    #[test]
+    fn rows_tell_the_same_as_openings_and_closes() {
+        let rows = [(110, Some(130)), (120, Some(140)), (160, None), (150, Some(170)), (180, Some(190))];
+        let mut told = Covered::default();
+        for (at, opens) in [(110, 1), (120, 1), (130, 0), (140, 0), (150, 1), (160, 1), (170, 0), (180, 1), (190, 0)] {
+            if opens == 1 { told.child_opens(at) } else { told.child_closes(at) }
+        }
+        let of_rows = Covered::of_rows(&rows);
+        assert_eq!((of_rows.until(200), of_rows.open), (told.until(200), 1));
+        assert_eq!(Covered::of_rows(&[]), Covered { since_ns: u64::MAX, ..Covered::default() });
+    }
 
     #[test]
     fn a_rollback_restores_and_a_commit_drops_the_closed() {

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 
 use super::{
     TELEMETRY,
+    inspection::is_store,
     recovery::{Recovery, recover_with},
     retention::{Blocked, Keeper},
 };
@@ -107,9 +108,47 @@ impl fmt::Display for Cleanup {
     }
 }
 
+/// Removes what is older than the ages in `retention`, and gives back what the store has too much, without a program that
+/// records; a dry run only says what it would remove. The cap is the one that the store has: the last program said it.
+///
+/// A program that does record goes on meanwhile. Takes at most a minute.
+///
+/// ```no_run
+/// let week = std::time::Duration::from_secs(7 * 24 * 3600);
+/// println!("{}", l0::cleanup("/var/lib/shop/.l0", &l0::Retention::default().max_age(week), true)?);
+/// # Ok::<(), l0::Error>(())
+/// ```
+///
+/// # Errors
+/// `is_storage` if there is no store or it cannot be written, `is_timeout` if a minute is too short: what was done is done
+/// then, and another call goes on.
+pub fn cleanup(dir: impl AsRef<Path>, retention: &Retention, dry_run: bool) -> Result<Cleanup> {
+    is_store(dir.as_ref())?;
+    let clock = Clock::system();
+    let anchor = clock.anchor();
+    cleanup_since(dir.as_ref(), (clock, anchor), retention, dry_run)
+}
+
+/// Gives all free pages of a store back to the file system, without a program that records; see
+/// [`Handle::compact`](crate::Handle::compact).
+///
+/// # Errors
+/// As [`cleanup`].
+pub fn compact(dir: impl AsRef<Path>) -> Result<Cleanup> {
+    is_store(dir.as_ref())?;
+    let clock = Clock::system();
+    let anchor = clock.anchor();
+    compact_since(dir.as_ref(), (clock, anchor), &Retention::default())
+}
+
 /// Removes what is too old, and gives pages back that are too many, as the writer does from time to time; or says what
 /// would be removed.
-pub(crate) fn cleanup(dir: &Path, since: (Clock, Anchor), retention: &Retention, dry_run: bool) -> Result<Cleanup> {
+pub(crate) fn cleanup_since(
+    dir: &Path,
+    since: (Clock, Anchor),
+    retention: &Retention,
+    dry_run: bool,
+) -> Result<Cleanup> {
     by_hand(dir, since, retention, "cannot clean up the store", |connection, keeper, until| {
         if dry_run {
             let (rows, bytes) = keeper.count_too_old(connection)?;
@@ -121,7 +160,7 @@ pub(crate) fn cleanup(dir: &Path, since: (Clock, Anchor), retention: &Retention,
 }
 
 /// Gives all free pages back to the file system.
-pub(crate) fn compact(dir: &Path, since: (Clock, Anchor), retention: &Retention) -> Result<Cleanup> {
+pub(crate) fn compact_since(dir: &Path, since: (Clock, Anchor), retention: &Retention) -> Result<Cleanup> {
     by_hand(dir, since, retention, "cannot compact the store", |connection, keeper, until| {
         let is_done = keeper.compact(connection, until)?;
         Ok((is_done, keeper.done()))

@@ -16,7 +16,7 @@ use rusqlite::{
     hooks::{AuthAction, AuthContext, Authorization},
 };
 
-use super::{TELEMETRY, shared::Shared};
+use super::{StoreSize, TELEMETRY, retention::size, shared::Shared};
 use crate::{
     clock::{Clock, Timestamp, deadline},
     database::{Database, has_wal, identity, is_known_version, open_reader, uri},
@@ -159,6 +159,13 @@ impl Source {
     /// Now, by the clock that stamps the records.
     pub(crate) fn now(&self) -> Timestamp {
         self.0.recording.as_ref().map_or_else(Timestamp::now, |recording| recording.clock.now())
+    }
+
+    /// How large the store is.
+    pub(crate) fn size(&self) -> Result<StoreSize> {
+        self.ask(Asking { fresh: false, ..Asking::default() }, "cannot measure the store", |asked| {
+            Ok(size(&self.0.dir, asked.connection))
+        })
     }
 
     /// A number that changes, nearly always, when another process commits: the sizes and times of the files.

@@ -8,16 +8,17 @@ use std::{path::Path, sync::Arc};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{
-    Opening, TELEMETRY,
+    Opening,
     apply::{Applied, Applier},
     event_rows::is_about_the_value,
-    open_span::OpenSpan,
+    inspection::is_store,
+    open_span::{Covered, OpenSpan},
     retention::{Blocked, Keeper, Look, mark_running},
     statements::Statements,
 };
 use crate::{
     clock::{Clock, Timeline},
-    error::{Error, Result},
+    error::Result,
     event::Severity,
     flight::{Image, Left, Owner, Reason, has_file, limit_set_aside, orphans},
     record::Record,
@@ -65,13 +66,7 @@ pub struct Recovery {
 /// ```
 pub fn recover(dir: impl AsRef<Path>) -> Result<Recovery> {
     let dir = dir.as_ref();
-    if !dir.join(TELEMETRY.file).is_file() {
-        return Err(Error::storage(format!(
-            "there is no l0 store in {}: {} is missing; give the directory a program records into",
-            dir.display(),
-            TELEMETRY.file
-        )));
-    }
+    is_store(dir)?;
     Ok(Opening::open(dir, Clock::system(), default_redactor(dir)?, None)?.recovered())
 }
 
@@ -357,10 +352,18 @@ fn restore_spans(
                 (SELECT p.own FROM span AS p WHERE p.id = span.parent)
            FROM span WHERE run = ?1 AND state = 1",
     )?;
+    let mut children =
+        connection.prepare_cached("SELECT started_at, duration_ns FROM span WHERE trace = ?1 AND +parent = ?2")?;
     let mut rows = statement.query([run])?;
     while let Some(row) = rows.next()? {
         let started_at = row.get(5)?;
+        let inside = children.query_map([row.get::<_, i64>(4)?, row.get(0)?], |row| {
+            let start_ns = timeline.mono_of_wall(row.get(0)?);
+            let duration_ns: Option<i64> = row.get(1)?;
+            Ok((start_ns, duration_ns.map(|ns| start_ns.saturating_add(ns.max(0).cast_unsigned()))))
+        })?;
         let span = OpenSpan {
+            covered: Covered::of_rows(&inside.collect::<rusqlite::Result<Vec<_>>>()?),
             row: row.get(0)?,
             callsite: row.get(2)?,
             parent: row.get(3)?,
@@ -414,8 +417,8 @@ fn minute_of(unix_ns: i64) -> i64 {
     unix_ns.div_euclid(60_000_000_000) * 60
 }
 
-/// Runs that kept their flight in memory leave no file: they ended if their process is gone.
-fn end_vanished(dir: &Path, connection: &Connection, keeper: &mut Keeper, total: &mut Recovery) -> Result<(), Blocked> {
+/// Runs noted as running whose process is gone, and which left no file.
+fn vanished_runs(dir: &Path, connection: &Connection) -> rusqlite::Result<Vec<i64>> {
     let mut statement =
         connection.prepare_cached("SELECT id, uuid, boot, pid, process_started FROM run WHERE outcome = 'running'")?;
     let running = statement
@@ -428,11 +431,20 @@ fn end_vanished(dir: &Path, connection: &Connection, keeper: &mut Keeper, total:
             Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, owner))
         })?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    for (run, uuid, owner) in running {
-        // A file that is still there belongs to the living, or is being recovered by someone else.
-        if owner.may_be_alive() || uuid::Uuid::from_slice(&uuid).is_ok_and(|uuid| has_file(dir, uuid)) {
-            continue;
-        }
+    // A file that is still there belongs to the living, or is being recovered by someone else.
+    let has_vanished = |uuid: &[u8], owner: &Owner| {
+        !owner.may_be_alive() && !uuid::Uuid::from_slice(uuid).is_ok_and(|uuid| has_file(dir, uuid))
+    };
+    Ok(running.into_iter().filter(|(_, uuid, owner)| has_vanished(uuid, owner)).map(|(run, ..)| run).collect())
+}
+
+pub(super) fn has_vanished_runs(dir: &Path, connection: &Connection) -> rusqlite::Result<bool> {
+    Ok(!vanished_runs(dir, connection)?.is_empty())
+}
+
+/// Runs that kept their flight in memory leave no file: they ended if their process is gone.
+fn end_vanished(dir: &Path, connection: &Connection, keeper: &mut Keeper, total: &mut Recovery) -> Result<(), Blocked> {
+    for run in vanished_runs(dir, connection)? {
         let (pages, _) = keeper.budget().of_ending_spans();
         // The run may have ended properly since it was read.
         let ended = keeper.transact_with_room(connection, pages, |_| {

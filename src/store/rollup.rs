@@ -42,12 +42,14 @@ impl SeriesKey {
 /// In the place of a severity.
 const SPAN: i64 = -1;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Tally {
     count: i64,
     errors: i64,
     timed: i64,
     total_ns: i64,
+    /// `None` if what is stored does not tell.
+    self_ns: Option<i64>,
     max_ns: i64,
     durations: Histogram,
 }
@@ -62,8 +64,18 @@ pub(super) struct Rollups {
 }
 
 impl Rollups {
-    /// Counts one event or closed span of this moment.
+    /// Counts one event of this moment.
     pub(super) fn count(&mut self, key: SeriesKey, at_unix_ns: i64, is_error: bool, duration_ns: Option<i64>) {
+        self.tally(key, at_unix_ns, is_error, duration_ns);
+    }
+
+    /// Counts one span that is closed at this moment.
+    pub(super) fn close(&mut self, key: SeriesKey, at_unix_ns: i64, is_error: bool, duration_ns: i64, self_ns: i64) {
+        let tally = self.tally(key, at_unix_ns, is_error, Some(duration_ns));
+        tally.self_ns = tally.self_ns.map(|sum| sum.saturating_add(self_ns));
+    }
+
+    fn tally(&mut self, key: SeriesKey, at_unix_ns: i64, is_error: bool, duration_ns: Option<i64>) -> &mut Tally {
         let minute = at_unix_ns.div_euclid(60_000_000_000) * 60;
         let tally = self.tallies.entry((key, minute)).or_default();
         tally.count += 1;
@@ -74,6 +86,7 @@ impl Rollups {
             tally.max_ns = tally.max_ns.max(duration_ns);
             tally.durations.add(u64::try_from(duration_ns).unwrap_or(0));
         }
+        tally
     }
 
     /// Notes a closed root span.
@@ -128,20 +141,21 @@ impl Rollups {
                 let mut sum = tally;
                 grown += ROLLUP_BYTES;
                 if let Some(stored) = stored {
-                    let durations = stored.get::<_, Option<Vec<u8>>>(5)?;
+                    let durations = stored.get::<_, Option<Vec<u8>>>(6)?;
                     grown -= ROLLUP_BYTES + durations.as_ref().map_or(0, |bytes| bytes.len() as i64);
                     sum.add(&Tally {
                         count: stored.get(0)?,
                         errors: stored.get(1)?,
                         timed: stored.get(2)?,
                         total_ns: stored.get(3)?,
-                        max_ns: stored.get(4)?,
+                        self_ns: stored.get(4)?,
+                        max_ns: stored.get(5)?,
                         durations: durations.map_or_else(Histogram::default, |bytes| Histogram::decode(&bytes)),
                     });
                 }
                 let durations = (!sum.durations.is_empty()).then(|| sum.durations.encode());
                 grown += durations.as_ref().map_or(0, |bytes| bytes.len() as i64);
-                Ok((sum.count, sum.errors, sum.timed, sum.total_ns, sum.max_ns, durations))
+                Ok((sum.count, sum.errors, sum.timed, sum.total_ns, sum.self_ns, sum.max_ns, durations))
             })?;
         }
         Ok(grown)
@@ -166,12 +180,27 @@ impl Rollups {
     }
 }
 
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            errors: 0,
+            timed: 0,
+            total_ns: 0,
+            self_ns: Some(0),
+            max_ns: 0,
+            durations: Histogram::default(),
+        }
+    }
+}
+
 impl Tally {
     fn add(&mut self, other: &Self) {
         self.count += other.count;
         self.errors += other.errors;
         self.timed += other.timed;
         self.total_ns = self.total_ns.saturating_add(other.total_ns);
+        self.self_ns = self.self_ns.zip(other.self_ns).map(|(own, other)| own.saturating_add(other));
         self.max_ns = self.max_ns.max(other.max_ns);
         self.durations.merge(&other.durations);
     }

@@ -21,7 +21,7 @@ pub(super) struct Statements<'c> {
     shed: CachedStatement<'c>,
 }
 
-type RollupRow = (i64, i64, i64, i64, i64, Option<Vec<u8>>);
+type RollupRow = (i64, i64, i64, i64, Option<i64>, i64, Option<Vec<u8>>);
 
 impl<'c> Statements<'c> {
     pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
@@ -39,12 +39,12 @@ impl<'c> Statements<'c> {
             )?,
             link: connection.prepare_cached("INSERT OR IGNORE INTO link (span, follows) VALUES (?1, ?2)")?,
             rollup_read: connection.prepare_cached(
-                "SELECT count, errors, timed, total_ns, max_ns, durations FROM rollup
+                "SELECT count, errors, timed, total_ns, self_ns, max_ns, durations FROM rollup
                   WHERE period = ?1 AND start = ?2 AND series = ?3",
             )?,
             rollup_write: connection.prepare_cached(
-                "INSERT OR REPLACE INTO rollup (period, start, series, count, errors, timed, total_ns, max_ns, durations)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "INSERT OR REPLACE INTO rollup (period, start, series, count, errors, timed, total_ns, self_ns, max_ns, durations)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?,
             position: connection.prepare_cached("INSERT OR REPLACE INTO lane (run, lane, position) VALUES (?1, ?2, ?3)")?,
             run: connection.prepare_cached(
@@ -99,12 +99,12 @@ impl<'c> Statements<'c> {
         series: i64,
         sum: impl FnOnce(Option<&Row<'_>>) -> rusqlite::Result<RollupRow>,
     ) -> rusqlite::Result<()> {
-        let (count, errors, timed, total_ns, max_ns, durations) = {
+        let (count, errors, timed, total_ns, self_ns, max_ns, durations) = {
             let mut rows = self.rollup_read.query([period, start, series])?;
             sum(rows.next()?)?
         };
         self.rollup_write
-            .execute(params![period, start, series, count, errors, timed, total_ns, max_ns, durations])
+            .execute(params![period, start, series, count, errors, timed, total_ns, self_ns, max_ns, durations])
             .map(drop)
     }
 

@@ -105,6 +105,22 @@ fn max_bytes(connection: &Connection) -> rusqlite::Result<u64> {
     cap.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
 }
 
+/// How large a store is, as anyone may see it.
+pub(super) fn size(dir: &Path, connection: &Connection) -> StoreSize {
+    let files = Files::of(dir);
+    StoreSize {
+        max_bytes: max_bytes(connection).unwrap_or(0),
+        database_bytes: files.database,
+        free_bytes: space::pragma(connection, "freelist_count").map_or(0, |pages| pages.cast_unsigned() * PAGE_BYTES),
+        wal_bytes: files.wal,
+        shm_bytes: files.shm,
+        flight_bytes: files.flight,
+        state_bytes: files.state,
+        removed: Cleanup::default(),
+        last_maintenance: None,
+    }
+}
+
 fn unread(error: rusqlite::Error) -> Error {
     Error::sqlite("cannot read the store's cap", error)
 }
@@ -224,18 +240,11 @@ impl Keeper {
 
     /// How large the store is, and what was done to keep it so.
     pub(super) fn size(&self, connection: &Connection) -> StoreSize {
-        let files = self.files();
         StoreSize {
             max_bytes: self.budget.max_bytes,
-            database_bytes: files.database,
-            free_bytes: space::pragma(connection, "freelist_count")
-                .map_or(0, |pages| pages.cast_unsigned() * PAGE_BYTES),
-            wal_bytes: files.wal,
-            shm_bytes: files.shm,
-            flight_bytes: files.flight,
-            state_bytes: files.state,
             removed: self.done,
             last_maintenance: self.last.map(|(at, why)| (Timestamp::from_unix_ns(at), why.as_str())),
+            ..size(&self.dir, connection)
         }
     }
 

@@ -1,0 +1,232 @@
+//! What can be asked on the command line.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args as Group, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  answered
+  1  the answer is no: no such trace, the doctor found something wrong, or with --exit-code: nothing was found
+  2  the question makes no sense: arguments, a search, a time, SQL
+  3  there is no store, or it cannot be read or written
+  4  it took too long; narrow the question, or ask again
+
+Times:  -3h  '2 days ago'  yesterday  10:30  2026-11-22  2026-11-22T10:30:00Z  (UTC, unless --local)
+Search: word \"a phrase\" field:value field:>100 level:warn target:shop duration:>100ms span:name -not";
+
+/// See what happened: logs, errors, traces and figures of a program that records with l0, while it runs or after it died.
+#[derive(Debug, Parser)]
+#[command(name = "l0", version, after_help = EXIT_CODES, max_term_width = 120, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every sub-command takes.
+#[derive(Debug, Group)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct Common {
+    /// The store's directory [default: .l0 here, or in the nearest directory above]
+    #[arg(long, global = true, value_name = "DIR", env = "L0_DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Only what is not older: -3h, '2 days ago', yesterday, 10:30, 2026-11-22
+    #[arg(long, global = true, value_name = "WHEN", allow_hyphen_values = true)]
+    pub(crate) since: Option<String>,
+    /// Only what is older
+    #[arg(long, global = true, value_name = "WHEN", allow_hyphen_values = true)]
+    pub(crate) until: Option<String>,
+    /// At most this many rows
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+    /// One JSON document instead of text; from `tail` and `export` one a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Show and read times in the local zone, not in UTC
+    #[arg(long, global = true)]
+    pub(crate) local: bool,
+    /// Do not bring in what a dead process left in its flight file
+    #[arg(long, global = true)]
+    pub(crate) no_recover: bool,
+    /// Exit with 1 if nothing was found
+    #[arg(long, global = true)]
+    pub(crate) exit_code: bool,
+    /// Colours; auto respects NO_COLOR and pipes
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Colour,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Who records, how it goes, how large the store is
+    Status,
+    /// Log lines, the newest first
+    Logs(Logs),
+    /// The last log lines, oldest first; with -f those to come, too
+    Tail(Tail),
+    /// Errors, grouped by place and message
+    Errors(Search),
+    /// Traces: the newest, the slowest or the failed
+    Traces(Traces),
+    /// One trace as a tree: by correlation id, UUID or hexadecimal id
+    Trace(Trace),
+    /// Spans by name: counts, percentiles, and where the time goes
+    Spans,
+    /// Each time a program recorded, and how it ended
+    Runs,
+    /// A question in SQL, over telemetry_events, logs, spans, runs, maintenance, audit
+    Sql(Sql),
+    /// Events as JSON lines, in the shape of tracing-subscriber's
+    Export(Export),
+    /// Whether the store is well, and what to do if not
+    Doctor,
+    /// Remove what is old
+    Prune(Prune),
+    /// Give free pages back to the file system
+    Compact,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Search {
+    /// Words, "phrases", field:value, level:warn, duration:>100ms; - before what must not be
+    #[arg(value_name = "SEARCH", allow_hyphen_values = true)]
+    pub(crate) search: Vec<String>,
+}
+
+#[derive(Debug, Group)]
+#[command(next_help_heading = "Filters")]
+pub(crate) struct Filters {
+    #[command(flatten)]
+    pub(crate) search: Search,
+    /// Of this level or worse: trace, debug, info, warn, error, critical
+    #[arg(long)]
+    pub(crate) level: Option<String>,
+    /// Whose target, or source, begins with this
+    #[arg(long, visible_alias = "source")]
+    pub(crate) target: Option<String>,
+    /// Whose message contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) message: Option<String>,
+    /// Of this correlation id, or trace
+    #[arg(long, visible_alias = "correlation-id", value_name = "ID")]
+    pub(crate) trace: Option<String>,
+    /// In a span of this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) span: Option<String>,
+    /// Of this tenant
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// By this actor
+    #[arg(long)]
+    pub(crate) actor: Option<String>,
+    /// Of this category
+    #[arg(long)]
+    pub(crate) category: Option<String>,
+    /// Of this type
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) event_type: Option<String>,
+    /// With this status
+    #[arg(long)]
+    pub(crate) status: Option<String>,
+    /// With this field of this value; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) field: Vec<String>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Logs {
+    #[command(flatten)]
+    pub(crate) filters: Filters,
+    /// What was recorded without `tracing` or `log`, and what was audited, too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Oldest first
+    #[arg(long, visible_alias = "reverse")]
+    pub(crate) oldest_first: bool,
+    /// The page behind this cursor, with the same filters
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Tail {
+    #[command(flatten)]
+    pub(crate) filters: Filters,
+    /// Go on with the lines to come, until interrupted
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// How many of the last lines
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    pub(crate) lines: u32,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Traces {
+    /// By duration, the longest first
+    #[arg(long)]
+    pub(crate) slowest: bool,
+    /// Only those with an error
+    #[arg(long, conflicts_with = "slowest")]
+    pub(crate) failed: bool,
+    /// The newest first, which is the default
+    #[arg(long, conflicts_with_all = ["slowest", "failed"])]
+    pub(crate) newest: bool,
+    /// The page behind this cursor, with the same order
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Trace {
+    /// A correlation id, a UUID, or 32 hexadecimal digits
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Sql {
+    /// One statement that reads; `-` reads it from standard input. :since and :until in it are the window in unix nanoseconds,
+    /// to compare with at_unix_ns
+    #[arg(value_name = "STATEMENT", allow_hyphen_values = true)]
+    pub(crate) statement: String,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) filters: Filters,
+    /// The format
+    #[arg(long, default_value = "jsonl")]
+    pub(crate) format: Format,
+    /// Into this file, which must not exist yet, instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Format {
+    /// The lines of tracing_subscriber::fmt().json(), with trace_id and span_id
+    Jsonl,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Prune {
+    /// Events and spans that are older than this: 7d, '2 weeks'
+    #[arg(long, value_name = "AGE")]
+    pub(crate) older_than: String,
+    /// Warnings and errors that are older than this [default: as --older-than]
+    #[arg(long, value_name = "AGE")]
+    pub(crate) warnings_older_than: Option<String>,
+    /// Only say what would be removed
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub(crate) dry_run: bool,
+}

@@ -1,0 +1,298 @@
+//! What is about single events: `logs`, `tail`, `export`, `errors`.
+
+use std::{collections::HashSet, fs::OpenOptions, io, time::Duration};
+
+use l0::{
+    Severity, Timestamp,
+    query::{Cursor, EventRow, Events, Logs, harmless},
+};
+
+use crate::{
+    args::{self, Common, Filters, Search},
+    failure::{Failure, Outcome},
+    json,
+    place::Store,
+    screen::{Screen, Text, Tone},
+    when::Window,
+};
+
+/// Lines and groups unless said otherwise.
+const LINES: u32 = 50;
+const GROUPS: u32 = 20;
+/// A page as large as the library makes them.
+const PAGE: u32 = 10_000;
+/// How far behind the newest line a late one may come: another process commits once a second.
+const LATE: Duration = Duration::from_secs(2);
+
+impl Filters {
+    /// The options and the search, as one search.
+    fn text(&self) -> Result<String, Failure> {
+        let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+        let mut terms = self.search.search.clone();
+        let options = [
+            ("level", &self.level),
+            ("target", &self.target),
+            ("message", &self.message),
+            ("trace", &self.trace),
+            ("span", &self.span),
+            ("tenant", &self.tenant),
+            ("actor", &self.actor),
+            ("category", &self.category),
+            ("type", &self.event_type),
+            ("status", &self.status),
+        ];
+        terms.extend(
+            options.into_iter().filter_map(|(name, value)| Some(format!("{name}:{}", quoted(value.as_ref()?)))),
+        );
+        for field in &self.field {
+            let (name, value) = field.split_once('=').ok_or_else(|| {
+                Failure::Usage(format!("--field {field:?} has no value: write for instance --field order=9"))
+            })?;
+            terms.push(format!("@{name}:{}", quoted(value)));
+        }
+        Ok(terms.join(" "))
+    }
+}
+
+fn cursor(text: &str) -> Result<Cursor, Failure> {
+    Ok(text.parse::<Cursor>()?)
+}
+
+fn within_events(mut events: Events, window: &Window) -> Events {
+    if let Some(since) = window.since {
+        events = events.since(since);
+    }
+    if let Some(until) = window.until {
+        events = events.until(until);
+    }
+    events
+}
+
+fn within_logs(mut logs: Logs, window: &Window) -> Logs {
+    if let Some(since) = window.since {
+        logs = logs.since(since);
+    }
+    if let Some(until) = window.until {
+        logs = logs.until(until);
+    }
+    logs
+}
+
+pub(crate) fn logs(
+    store: &Store,
+    asked: &args::Logs,
+    common: &Common,
+    window: &Window,
+    screen: &mut Screen,
+) -> Result<Outcome, Failure> {
+    let (search, limit) = (asked.filters.text()?, common.limit.unwrap_or(LINES));
+    let after = asked.after.as_deref().map(cursor).transpose()?;
+    let page = |after: Option<&Cursor>, limit: u32| {
+        if asked.all {
+            let mut events = within_events(store.reader.events().search(&search)?.limit(limit), window);
+            events = if asked.oldest_first { events.oldest_first() } else { events };
+            after.map_or(events.clone(), |after| events.after(after)).fetch()
+        } else {
+            let mut logs = within_logs(store.reader.logs().search(&search)?.limit(limit), window);
+            logs = if asked.oldest_first { logs.oldest_first() } else { logs };
+            after.map_or(logs.clone(), |after| logs.after(after)).fetch()
+        }
+    };
+    // More than the library gives at once comes in several pages.
+    let (mut after, mut rows, mut left) = (after, Vec::new(), limit);
+    let (next, total) = loop {
+        let found = page(after.as_ref(), left.min(PAGE))?;
+        left = left.saturating_sub(u32::try_from(found.items.len()).unwrap_or(u32::MAX));
+        screen.incomplete(found.incomplete.as_deref());
+        rows.extend(found.items);
+        match found.next {
+            Some(next) if left > 0 => after = Some(next),
+            next => break (next, found.total),
+        }
+    };
+    if screen.is_json {
+        screen.json_array(&rows.iter().map(json::event).collect::<Vec<_>>())?;
+    } else {
+        for row in &rows {
+            let line = line(row, window, screen);
+            screen.line(&line)?;
+        }
+    }
+    if let Some(next) = next {
+        screen
+            .note(&format!("{} of {total} lines; the next with --after {next}, more at once with --limit", rows.len()));
+    } else if rows.is_empty() {
+        screen.note("no line matches");
+    }
+    Ok(Outcome::of_count(rows.len()))
+}
+
+/// One event as a line: when, how serious, from where, what.
+fn line(row: &EventRow, window: &Window, screen: &Screen) -> String {
+    let (name, tone) = match row.severity {
+        _ if row.is_audit() => ("AUDIT", Tone::Name),
+        Severity::Trace => ("TRACE", Tone::Faint),
+        Severity::Debug => ("DEBUG", Tone::Faint),
+        Severity::Info => ("INFO ", Tone::Good),
+        Severity::Warning => ("WARN ", Tone::Warning),
+        Severity::Error => ("ERROR", Tone::Bad),
+        Severity::Critical => ("CRIT ", Tone::Bad),
+    };
+    let mut parts = vec![
+        screen.paint(&window.microsecond(row.at), Tone::Faint),
+        screen.paint(name, tone),
+        screen.paint(&format!("{}:", harmless(&row.source)), Tone::Faint),
+    ];
+    if row.event_type != "log" {
+        parts.push(screen.paint(&format!("[{}]", harmless(&row.event_type)), Tone::Name));
+    }
+    if !row.message.is_empty() {
+        parts.push(harmless(&row.message).into_owned());
+    }
+    if let Some(duration) = row.duration {
+        parts.push(format!("({})", l0::query::human_duration(duration)));
+    }
+    if row.payload != "{}" {
+        parts.push(screen.paint(&harmless(&row.payload), Tone::Faint));
+    }
+    if let Some(id) = &row.correlation_id {
+        parts.push(screen.paint(&format!("<{}>", harmless(id)), Tone::Name));
+    }
+    parts.join(" ")
+}
+
+pub(crate) fn tail(
+    store: &Store,
+    asked: &args::Tail,
+    common: &Common,
+    window: &Window,
+    screen: &mut Screen,
+) -> Result<Outcome, Failure> {
+    let search = asked.filters.text()?;
+    let limit = common.limit.unwrap_or(asked.lines);
+    let question = || -> Result<Logs, Failure> { Ok(store.reader.logs().search(&search)?) };
+    let mut rows = Vec::new();
+    if limit > 0 {
+        rows = within_logs(question()?.limit(limit), window).fetch()?.items;
+    }
+    rows.reverse();
+    let show = |row: &EventRow, screen: &mut Screen| {
+        if screen.is_json {
+            return screen.json_line(&json::event(row));
+        }
+        let line = line(row, window, screen);
+        screen.line(&line)
+    };
+    for row in &rows {
+        show(row, screen)?;
+    }
+    screen.flush()?;
+    if !asked.follow {
+        return Ok(Outcome::of_count(rows.len()));
+    }
+    // From a little before the last line on, but for what is known: lines of another process may come late.
+    let now = Timestamp::now();
+    let from = rows.last().map_or(now, |row| row.at.min(now)).saturating_sub(LATE);
+    let known = question()?.since(from).limit(PAGE).fetch()?.items;
+    let known: HashSet<i64> = known.iter().chain(&rows).map(|row| row.id).collect();
+    let mut following = question()?.since(from);
+    if let Some(until) = window.until {
+        following = following.until(until);
+    }
+    let mut tail = following.tail();
+    loop {
+        match tail.next_within(LATE)? {
+            Some(row) if known.contains(&row.id) => {}
+            Some(row) => {
+                show(&row, screen)?;
+                screen.flush()?;
+            }
+            None if window.until.is_some_and(|until| Timestamp::now().saturating_sub(LATE) > until) => break,
+            // Its process may have died with its last words in the flight file.
+            None => store.recover_again(screen)?,
+        }
+    }
+    Ok(Outcome::Answered)
+}
+
+pub(crate) fn export(
+    store: &Store,
+    asked: &args::Export,
+    common: &Common,
+    window: &Window,
+    screen: &mut Screen,
+) -> Result<Outcome, Failure> {
+    let args::Format::Jsonl = asked.format;
+    let events = within_events(store.reader.events().search(&asked.filters.text()?)?, window);
+    let at_most = common.limit.map_or(u64::MAX, u64::from);
+    // Counting reads everything once more: only for those who watch.
+    let watched = asked.output.is_some() && screen.shows_progress();
+    let progress =
+        if watched { Some(screen.progress("exporting", events.clone().count()?.min(at_most))) } else { None };
+    let tell = |done| {
+        if let Some(progress) = &progress {
+            progress.at(done);
+        }
+    };
+    let count = match &asked.output {
+        None => events.write_json_lines(screen.stream(), at_most, tell)?,
+        Some(path) => {
+            let failed = |error: io::Error| {
+                Failure::Other(format!("cannot write {}: {error}; choose another file", path.display()))
+            };
+            let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
+            let mut file = io::BufWriter::new(file);
+            let count = events.write_json_lines(&mut file, at_most, tell)?;
+            file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
+            count
+        }
+    };
+    drop(progress);
+    if let Some(path) = &asked.output {
+        screen.note(&format!("{count} events written to {}", path.display()));
+    }
+    Ok(if count == 0 { Outcome::Nothing } else { Outcome::Answered })
+}
+
+pub(crate) fn errors(
+    store: &Store,
+    asked: &Search,
+    common: &Common,
+    window: &Window,
+    screen: &mut Screen,
+) -> Result<Outcome, Failure> {
+    let mut errors = store.reader.errors().search(&asked.search.join(" "))?.limit(common.limit.unwrap_or(GROUPS));
+    if let Some(since) = window.since {
+        errors = errors.since(since);
+    }
+    if let Some(until) = window.until {
+        errors = errors.until(until);
+    }
+    let page = errors.fetch()?;
+    screen.incomplete(page.incomplete.as_deref());
+    if screen.is_json {
+        screen.json_array(&page.items.iter().map(json::error).collect::<Vec<_>>())?;
+        return Ok(Outcome::of_count(page.items.len()));
+    }
+    if page.items.is_empty() {
+        screen.note("no errors");
+        return Ok(Outcome::Nothing);
+    }
+    let rows = page.items.iter().map(|group| {
+        vec![
+            Text::number(group.count).toned(Tone::Bad),
+            Text::plain(window.second(group.first)).toned(Tone::Faint),
+            Text::plain(window.second(group.last)),
+            Text::plain(&group.place).toned(Tone::Faint),
+            Text::plain(&group.message),
+            Text::plain(group.sample.correlation_id.clone().unwrap_or_default()).toned(Tone::Name),
+        ]
+    });
+    screen.table(&["count", "first", "last", "place", "message", "trace"], rows.collect())?;
+    if let l0::query::Total::Exactly(total) = page.total
+        && total > page.items.len() as u64
+    {
+        screen.note(&format!("{} of {total} groups; more with --limit", page.items.len()));
+    }
+    Ok(Outcome::Answered)
+}

@@ -1,0 +1,226 @@
+//! Where answers go: standard output, as text or JSON; notes, errors and progress to standard error.
+
+use std::{
+    io::{self, BufWriter, IsTerminal as _, Stdout, Write as _},
+    time::Duration,
+};
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Row, Table, presets};
+use console::{Style, Term};
+use indicatif::{ProgressBar, ProgressStyle};
+use l0::query::{harmless, harmless_json};
+use serde::Serialize;
+
+use crate::{
+    args::{Colour, Common},
+    failure::Failure,
+};
+
+/// A narrower table says nothing.
+const WIDTH_MIN: usize = 40;
+
+/// What a text is, which decides its colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tone {
+    Plain,
+    Heading,
+    Faint,
+    Good,
+    Warning,
+    Bad,
+    Name,
+}
+
+/// One cell of a table.
+#[derive(Clone, Debug)]
+pub(crate) struct Text {
+    pub(crate) text: String,
+    pub(crate) tone: Tone,
+    /// Numbers stand at the right.
+    pub(crate) is_number: bool,
+}
+
+impl Text {
+    pub(crate) fn plain(text: impl Into<String>) -> Self {
+        Self { text: text.into(), tone: Tone::Plain, is_number: false }
+    }
+
+    pub(crate) fn number(text: impl ToString) -> Self {
+        Self { text: text.to_string(), tone: Tone::Plain, is_number: true }
+    }
+
+    pub(crate) fn toned(self, tone: Tone) -> Self {
+        Self { tone, ..self }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Screen {
+    out: BufWriter<Stdout>,
+    pub(crate) is_json: bool,
+    has_colours: bool,
+    /// Of the terminal, or as COLUMNS says; a pipe takes any width.
+    width: Option<usize>,
+}
+
+impl Screen {
+    pub(crate) fn new(common: &Common) -> Self {
+        let has_colours = match common.color {
+            Colour::Auto => console::colors_enabled() && io::stdout().is_terminal(),
+            Colour::Always => true,
+            Colour::Never => false,
+        };
+        let of_terminal = Term::stdout().size_checked().map(|(_, columns)| usize::from(columns));
+        let said = || std::env::var("COLUMNS").ok()?.parse().ok();
+        let width = of_terminal.filter(|_| io::stdout().is_terminal()).or_else(said);
+        Self {
+            out: BufWriter::new(io::stdout()),
+            is_json: common.json,
+            has_colours,
+            width: width.map(|width| width.max(WIDTH_MIN)),
+        }
+    }
+
+    /// Columns there are for a drawing.
+    pub(crate) fn width_or(&self, width: usize) -> usize {
+        self.width.unwrap_or(width)
+    }
+
+    /// The text in its tone's colour, if there are colours.
+    pub(crate) fn paint(&self, text: &str, tone: Tone) -> String {
+        let style = match tone {
+            Tone::Plain => return text.to_owned(),
+            Tone::Heading => Style::new().bold(),
+            Tone::Faint => Style::new().dim(),
+            Tone::Good => Style::new().green(),
+            Tone::Warning => Style::new().yellow(),
+            Tone::Bad => Style::new().red(),
+            Tone::Name => Style::new().cyan(),
+        };
+        style.force_styling(self.has_colours).apply_to(text).to_string()
+    }
+
+    /// A line of the answer. What comes from a store is made harmless before.
+    pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out, "{text}")
+    }
+
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    /// The answer's own stream, for what is written as it is.
+    pub(crate) fn stream(&mut self) -> &mut impl io::Write {
+        &mut self.out
+    }
+
+    /// A table within the screen's width; cells are cut, never broken over lines.
+    pub(crate) fn table(&mut self, headings: &[&str], rows: Vec<Vec<Text>>) -> io::Result<()> {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        if let Some(width) = self.width {
+            table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
+        } else {
+            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
+        let is_number = |index: usize| rows.iter().any(|row| row.get(index).is_some_and(|cell| cell.is_number));
+        let alignment = |is_number| if is_number { CellAlignment::Right } else { CellAlignment::Left };
+        let heading = headings.iter().enumerate().map(|(index, heading)| {
+            Cell::new(self.paint(heading, Tone::Heading)).set_alignment(alignment(is_number(index)))
+        });
+        table.set_header(Row::from(heading.collect::<Vec<_>>()));
+        for row in &rows {
+            let cells = row.iter().map(|cell| {
+                Cell::new(self.paint(&harmless(&cell.text), cell.tone)).set_alignment(alignment(cell.is_number))
+            });
+            let mut row = Row::from(cells.collect::<Vec<_>>());
+            row.max_height(1);
+            table.add_row(row);
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        for line in table.lines() {
+            writeln!(self.out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// A JSON document: one object.
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let json = serde_json::to_string_pretty(value)?;
+        writeln!(self.out, "{}", harmless_json(&json))
+    }
+
+    /// A JSON document: an array, an element a line.
+    pub(crate) fn json_array(&mut self, rows: &[impl Serialize]) -> io::Result<()> {
+        for (index, row) in rows.iter().enumerate() {
+            let json = serde_json::to_string(row)?;
+            write!(self.out, "{}{}", if index == 0 { "[\n" } else { ",\n" }, harmless_json(&json))?;
+        }
+        writeln!(self.out, "{}", if rows.is_empty() { "[]" } else { "\n]" })
+    }
+
+    /// A line of JSON.
+    pub(crate) fn json_line(&mut self, row: &impl Serialize) -> io::Result<()> {
+        let json = serde_json::to_string(row)?;
+        writeln!(self.out, "{}", harmless_json(&json))
+    }
+
+    /// Something beside the answer that a person should know.
+    pub(crate) fn note(&mut self, text: &str) {
+        // In its place among the lines, where both go to one terminal. Whoever cannot read it goes without.
+        let _ = self.out.flush();
+        let _ = writeln!(io::stderr(), "l0: {}", harmless(text));
+    }
+
+    pub(crate) fn error(&mut self, failure: &Failure) {
+        self.note(&failure.to_string());
+    }
+
+    /// Why an answer may lack something.
+    pub(crate) fn incomplete(&mut self, why: Option<&str>) {
+        if let Some(why) = why {
+            self.note(why);
+        }
+    }
+
+    /// Shows on a terminal that something takes its time, until it is dropped.
+    pub(crate) fn busy(&self, what: &'static str) -> Progress {
+        let bar = ProgressBar::new_spinner().with_message(what);
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Progress(bar)
+    }
+
+    /// A bar of how much is done, until it is dropped.
+    pub(crate) fn progress(&self, what: &'static str, total: u64) -> Progress {
+        let bar = ProgressBar::new(total).with_message(what);
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} {per_sec}, {eta} left")
+        {
+            bar.set_style(style);
+        }
+        Progress(bar)
+    }
+
+    /// Whether progress would be seen.
+    pub(crate) fn shows_progress(&self) -> bool {
+        io::stderr().is_terminal()
+    }
+}
+
+/// Goes away when dropped.
+#[derive(Debug)]
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    pub(crate) fn at(&self, done: u64) {
+        self.0.set_position(done);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,0 +1,97 @@
+//! `status`: who records, how it goes, how large the store is, on one screen.
+
+use std::time::Duration;
+
+use indicatif::{HumanBytes, HumanCount};
+use l0::{Timestamp, query::Summary};
+use serde_json::json;
+
+use crate::{
+    failure::{Failure, Outcome},
+    json,
+    place::Store,
+    runs::{self, Run},
+    screen::{Screen, Tone},
+    when::Window,
+};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const RUNS: u32 = 5;
+
+pub(crate) fn status(store: &Store, window: &Window, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let runs = Run::latest(&store.reader, window, RUNS)?;
+    let (since, until) = last_hour(store, window)?;
+    let summary = store.reader.summary_between(since, until)?;
+    let size = store.reader.size()?;
+    let verdict = verdict(&runs, &summary);
+    let schema = store.inspection.databases.first().and_then(|database| database.schema);
+    if screen.is_json {
+        screen.json(&json!({
+            "dir": store.inspection.dir,
+            "schema": schema,
+            "verdict": verdict,
+            "size": {
+                "bytes": size.bytes(),
+                "max_bytes": size.max_bytes,
+                "database_bytes": size.database_bytes,
+                "free_bytes": size.free_bytes,
+                "wal_bytes": size.wal_bytes,
+                "flight_bytes": size.flight_bytes,
+                "state_bytes": size.state_bytes,
+            },
+            "runs": runs,
+            "summary": json::summary(&summary),
+        }))?;
+        return Ok(Outcome::Answered);
+    }
+    let is_bad = summary.errors > 0 || summary.shed > 0 || runs.first().is_some_and(|run| run.tone() == Tone::Bad);
+    let verdict = screen.paint(&l0::query::harmless(&verdict), if is_bad { Tone::Bad } else { Tone::Good });
+    screen.line(&verdict)?;
+    let bytes = |bytes| HumanBytes(bytes).to_string();
+    let of_cap = match size.max_bytes {
+        0 => String::new(),
+        cap => format!(" of {}", bytes(cap)),
+    };
+    let dir = l0::query::harmless(&store.dir.display().to_string()).into_owned();
+    screen.line(&format!(
+        "{dir}: {}{of_cap}; database {} ({} free), WAL {}, flight recorders {}\n",
+        bytes(size.bytes()),
+        bytes(size.database_bytes),
+        bytes(size.free_bytes),
+        bytes(size.wal_bytes),
+        bytes(size.flight_bytes),
+    ))?;
+    if !runs.is_empty() {
+        runs::table(&runs, window, screen)?;
+        screen.line("")?;
+    }
+    screen.line(summary.to_string().trim_end())?;
+    Ok(Outcome::Answered)
+}
+
+/// What was asked for, or the hour until now; where nothing was recorded in that, the hour until the last record.
+fn last_hour(store: &Store, window: &Window) -> Result<(Option<Timestamp>, Option<Timestamp>), Failure> {
+    if window.since.is_some() || window.until.is_some() {
+        return Ok((window.since, window.until));
+    }
+    let now = Timestamp::now();
+    let since = now.saturating_sub(HOUR);
+    let newest = store.reader.events().limit(1).fetch()?.items.first().map(|event| event.at);
+    Ok(match newest {
+        Some(newest) if newest < since => (Some(newest.saturating_sub(HOUR)), Some(newest)),
+        _ => (Some(since), Some(now)),
+    })
+}
+
+/// The whole, in a sentence.
+fn verdict(runs: &[Run], summary: &Summary) -> String {
+    let running: Vec<String> =
+        runs.iter().filter(|run| run.is_running()).map(|run| format!("{} (pid {})", run.name(), run.pid)).collect();
+    let who = match (running.is_empty(), runs.first()) {
+        (false, _) => format!("{} recording", running.join(", ")),
+        (true, Some(last)) => format!("nothing is recording; {} ended: {}", last.name(), last.outcome),
+        (true, None) => "nothing has been recorded".to_owned(),
+    };
+    let shed = if summary.shed > 0 { format!("; {} records shed", HumanCount(summary.shed)) } else { String::new() };
+    format!("{who}; {} events, {} errors{shed}", HumanCount(summary.events), HumanCount(summary.errors))
+}

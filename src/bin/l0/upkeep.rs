@@ -1,0 +1,98 @@
+//! What changes a store: `prune`, `compact`.
+
+use indicatif::{HumanBytes, HumanCount};
+use l0::{Cleanup, Retention};
+use serde_json::json;
+
+use crate::{
+    args::Prune,
+    failure::{Failure, Outcome},
+    place::Place,
+    screen::Screen,
+    when,
+};
+
+pub(crate) fn prune(place: &Place, asked: &Prune, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let age = when::age("--older-than", &asked.older_than)?;
+    let mut retention = Retention::default().max_age(age);
+    if let Some(text) = &asked.warnings_older_than {
+        retention = retention.max_age_of_warnings(when::age("--warnings-older-than", text)?);
+    }
+    writable(place)?;
+    if asked.dry_run {
+        let would = l0::cleanup(&place.dir, &retention, true)?;
+        tell(
+            &would,
+            &format!("{} rows would be removed, about {}", HumanCount(would.rows), HumanBytes(would.bytes)),
+            screen,
+        )?;
+        return Ok(Outcome::Answered);
+    }
+    let done = to_the_end(place, screen, "pruning", || l0::cleanup(&place.dir, &retention, false))?;
+    let text = format!(
+        "{} rows removed; {} free for new ones, {} given back to the file system",
+        HumanCount(done.rows),
+        HumanBytes(done.bytes),
+        HumanBytes(done.returned_bytes)
+    );
+    tell(&done, &text, screen)?;
+    if done.rows > 0 && done.returned_bytes < done.bytes && !screen.is_json {
+        screen.note("l0 compact gives free pages back to the file system");
+    }
+    Ok(Outcome::Answered)
+}
+
+pub(crate) fn compact(place: &Place, screen: &mut Screen) -> Result<Outcome, Failure> {
+    writable(place)?;
+    let done = to_the_end(place, screen, "compacting", || l0::compact(&place.dir))?;
+    let bytes: u64 = l0::inspect(&place.dir)?.files.iter().map(|file| file.bytes).sum();
+    let text = format!(
+        "{} given back to the file system; the store's databases take {}",
+        HumanBytes(done.returned_bytes),
+        HumanBytes(bytes)
+    );
+    tell(&done, &text, screen)?;
+    Ok(Outcome::Answered)
+}
+
+/// A store of another user, or one that is protected, is not changed, though we could.
+fn writable(place: &Place) -> Result<(), Failure> {
+    let found = l0::inspect(&place.dir)?;
+    let why = match (found.is_own, found.is_writable) {
+        (false, _) => "it belongs to another user: ask as that user",
+        (_, false) => "it is write-protected: work on a copy",
+        _ => return Ok(()),
+    };
+    Err(Failure::Other(format!("{} is not changed: {why}", place.dir.display())))
+}
+
+/// The library works for a minute at a time.
+fn to_the_end(
+    place: &Place,
+    screen: &Screen,
+    what: &'static str,
+    step: impl Fn() -> l0::Result<Cleanup>,
+) -> Result<Cleanup, Failure> {
+    let bytes = || -> Result<u64, Failure> { Ok(l0::inspect(&place.dir)?.files.iter().map(|file| file.bytes).sum()) };
+    let before = bytes()?;
+    let _busy = screen.busy(what);
+    loop {
+        match step() {
+            Err(error) if error.is_timeout() => {}
+            outcome => {
+                let mut done = outcome?;
+                done.returned_bytes = done.returned_bytes.max(before.saturating_sub(bytes()?));
+                return Ok(done);
+            }
+        }
+    }
+}
+
+fn tell(done: &Cleanup, text: &str, screen: &mut Screen) -> Result<(), Failure> {
+    if screen.is_json {
+        let Cleanup { rows, bytes, returned_bytes, .. } = done;
+        screen.json(&json!({"rows": rows, "freed_bytes": bytes, "returned_bytes": returned_bytes}))?;
+        return Ok(());
+    }
+    Ok(screen.line(text)?)
+}

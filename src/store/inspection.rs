@@ -1,0 +1,211 @@
+//! A store seen from outside, without opening it for questions: its files, whose they are, what dead processes left.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use super::{TELEMETRY, recovery::has_vanished_runs};
+use crate::{
+    config::create_directory,
+    database::{self, Database, open_any},
+    error::{Error, Result},
+    flight,
+    state::STATE,
+};
+pub use flight::{FlightFile, FlightState};
+
+/// A copy is begun anew when something was recovered while it was made.
+const COPY_ATTEMPTS: usize = 5;
+
+/// What there is in a store's directory. From [`inspect`].
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// The directory, absolute.
+    pub dir: PathBuf,
+    /// Whether it belongs to this user.
+    pub is_own: bool,
+    /// Whether this user may write to it: as far as permissions tell, for who may do everything, too.
+    pub is_writable: bool,
+    /// Its files and the directory itself, flight files excepted.
+    pub files: Vec<StoreFile>,
+    /// The flight files of this store, in its directory and in shared memory.
+    pub flight_files: Vec<FlightFile>,
+    /// Whether a run is noted as running whose process is gone: it kept its flight recorder in memory.
+    pub has_vanished_runs: bool,
+    /// The databases.
+    pub databases: Vec<DatabaseFile>,
+    /// The SQLite in this program.
+    pub sqlite_version: &'static str,
+}
+
+/// One file of a store.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct StoreFile {
+    /// Its name within the directory; empty for the directory itself.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Whether others may neither read nor write it; `None` where the system does not say.
+    pub is_private: Option<bool>,
+}
+
+/// One of a store's databases.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct DatabaseFile {
+    /// `telemetry.db` or `state.db`.
+    pub name: &'static str,
+    /// The version of its schema; `None` if it cannot be read.
+    pub schema: Option<i64>,
+    /// The version this l0 writes.
+    pub known_schema: i64,
+    /// Why it cannot be read, if so.
+    pub problem: Option<String>,
+}
+
+impl Inspection {
+    /// Whether [`recover`](crate::recover) has something to do.
+    pub fn needs_recovery(&self) -> bool {
+        self.has_vanished_runs || self.flight_files.iter().any(|file| file.state == FlightState::Orphaned)
+    }
+
+    /// Whether an earlier l0 wrote it, and no later one has brought it up to date yet.
+    pub fn is_of_earlier_schema(&self) -> bool {
+        self.databases.iter().any(|database| database.schema.is_some_and(|schema| schema < database.known_schema))
+    }
+}
+
+/// Looks at a store without changing anything: for a diagnosis, or to see whether there is something to recover.
+///
+/// ```no_run
+/// let found = l0::inspect("/var/lib/shop/.l0")?;
+/// println!("{} flight files, something to recover: {}", found.flight_files.len(), found.needs_recovery());
+/// # Ok::<(), l0::Error>(())
+/// ```
+///
+/// # Errors
+/// `is_storage` if the directory holds no store, or cannot be read.
+pub fn inspect(dir: impl AsRef<Path>) -> Result<Inspection> {
+    let dir = dir.as_ref();
+    is_store(dir)?;
+    let dir = std::path::absolute(dir).map_err(|error| Error::io("cannot find the directory", dir, error))?;
+    let metadata = fs::metadata(&dir).map_err(|error| Error::io("cannot look at", &dir, error))?;
+    let database = fs::metadata(dir.join(TELEMETRY.file))
+        .map_err(|error| Error::io("cannot look at", &dir.join(TELEMETRY.file), error))?;
+    let mut files = vec![file(String::new(), &metadata)];
+    let entries = fs::read_dir(&dir).map_err(|error| Error::io("cannot list", &dir, error))?;
+    for entry in entries.flatten() {
+        if let Ok(metadata) = entry.metadata()
+            && metadata.is_file()
+        {
+            files.push(file(entry.file_name().to_string_lossy().into_owned(), &metadata));
+        }
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    let databases = [&TELEMETRY, &STATE].into_iter().filter(|database| dir.join(database.file).exists());
+    Ok(Inspection {
+        is_own: flight::is_own(&metadata) && flight::is_own(&database),
+        is_writable: !metadata.permissions().readonly() && !database.permissions().readonly() && may_write(&dir),
+        files,
+        flight_files: flight::survey(&dir),
+        has_vanished_runs: open_any(&TELEMETRY, &dir)
+            .is_ok_and(|connection| has_vanished_runs(&dir, &connection).unwrap_or(false)),
+        databases: databases.map(|database| look(database, &dir)).collect(),
+        sqlite_version: rusqlite::version(),
+        dir,
+    })
+}
+
+/// That there is a store in the directory.
+pub(super) fn is_store(dir: &Path) -> Result<()> {
+    if dir.join(TELEMETRY.file).is_file() {
+        return Ok(());
+    }
+    Err(Error::storage(format!(
+        "there is no l0 store in {}: {} is missing; give the directory a program records into",
+        dir.display(),
+        TELEMETRY.file
+    )))
+}
+
+fn look(database: &Database, dir: &Path) -> DatabaseFile {
+    let version = open_any(database, dir).and_then(|connection| {
+        let version = connection.pragma_query_value(None, "user_version", |row| row.get(0));
+        version.map_err(|error| Error::sqlite("cannot read its version", error))
+    });
+    let (schema, problem) = match version {
+        Ok(version) => (Some(version), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    DatabaseFile { name: database.file, schema, known_schema: database.migrations.len() as i64, problem }
+}
+
+fn file(name: String, metadata: &fs::Metadata) -> StoreFile {
+    #[cfg(unix)]
+    let is_private = Some(std::os::unix::fs::MetadataExt::mode(metadata) & 0o077 == 0);
+    #[cfg(not(unix))]
+    let is_private = None;
+    StoreFile { name, bytes: metadata.len(), is_private }
+}
+
+/// Whether the system lets this user write there, and the file system is not read-only.
+#[cfg(unix)]
+fn may_write(dir: &Path) -> bool {
+    rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+#[cfg(not(unix))]
+fn may_write(_: &Path) -> bool {
+    true
+}
+
+/// Copies a store into another directory, while programs record into it or from where nothing can be written: what is
+/// committed, and what dead processes left. To keep it, to send it, or to look at it with [`recover`](crate::recover), which
+/// brings the copy up to date, and a `Reader`.
+///
+/// The directory is created; it must hold no store.
+///
+/// # Errors
+/// `is_storage` if there is no store, it cannot be read, or the other directory cannot be written.
+///
+/// ```no_run
+/// l0::copy("/var/lib/shop/.l0", "/tmp/for-support")?;
+/// # Ok::<(), l0::Error>(())
+/// ```
+pub fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    is_store(from)?;
+    if is_store(to).is_ok() {
+        return Err(Error::storage(format!(
+            "there is a store in {} already: choose another directory for the copy",
+            to.display()
+        )));
+    }
+    create_directory(to)?;
+    for _ in 0..COPY_ATTEMPTS {
+        let orphans = orphaned(from);
+        flight::copy_files(&orphans, to)?;
+        for database in [&TELEMETRY, &STATE].into_iter().filter(|database| from.join(database.file).exists()) {
+            database::copy(database, from, to)?;
+        }
+        // Nobody has recovered one meanwhile: each record is in the file or in the database, not in both or in none.
+        if orphaned(from) == orphans {
+            return Ok(());
+        }
+        for database in [&TELEMETRY, &STATE] {
+            database::remove(database, to)?;
+        }
+        flight::remove_files(to)?;
+    }
+    Err(Error::storage(format!("cannot copy {}: its flight files are being recovered; try again", from.display())))
+}
+
+fn orphaned(dir: &Path) -> Vec<PathBuf> {
+    let files = flight::survey(dir).into_iter().filter(|file| file.state == FlightState::Orphaned);
+    files.map(|file| file.path).collect()
+}
