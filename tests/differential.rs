@@ -104,6 +104,7 @@ fn every_event_is_the_same_as_in_the_json_file() {
         assert!(before.is_none(), "the program's events are distinct");
     }
     assert!(expected.len() > 10_000, "{} events", expected.len());
+    exported_lines_are_the_same(&store, &expected);
 
     let rows = store.l0.sql(
         "SELECT e.message, e.fields, e.level, e.target, e.file, e.line, s.name, s.payload, p.name, p.payload
@@ -158,6 +159,57 @@ fn every_event_is_the_same_as_in_the_json_file() {
     }
     assert!(expected.is_empty(), "{} events are missing", expected.len());
     assert_eq!(store.l0.stats().shed, 0);
+}
+
+/// The export has the shape of the file: the same keys, but for two ids more, and without the options the file was given.
+fn exported_lines_are_the_same(store: &support::Store, expected: &BTreeMap<(u64, String), Map<String, Value>>) {
+    let mut lines = Vec::new();
+    let count = store.l0.events().write_json_lines(&mut lines, u64::MAX, |_| {}).unwrap();
+    assert_eq!(count, expected.len() as u64);
+    for line in String::from_utf8(lines).unwrap().lines() {
+        let mut ours: Map<String, Value> = serde_json::from_str(line).unwrap();
+        let fields = ours["fields"].as_object().unwrap().clone();
+        let message = fields["message"].as_str().unwrap();
+        let theirs = &expected[&(fields["key"].as_u64().unwrap(), message.to_owned())];
+        assert_eq!((&ours["level"], &ours["target"]), (&theirs["level"], &theirs["target"]));
+        let mut own = fields.clone();
+        own.remove("message");
+        compare(&own, theirs["fields"].as_object().unwrap(), message);
+        let digits = |value: &Value| value.as_str().unwrap().bytes().filter(u8::is_ascii_hexdigit).count();
+        let shape = |value: &Value| {
+            let text = value.as_str().unwrap().to_owned();
+            text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect::<String>()
+        };
+        assert_eq!(shape(&ours["timestamp"]), shape(&theirs["timestamp"]));
+        let mut keys: Vec<_> = theirs.keys().map(String::as_str).collect();
+        keys.retain(|key| !["filename", "line_number"].contains(key));
+        if message == "in none" {
+            // The file shows the thread's current span for an event that says it has none.
+            keys.retain(|key| !["span", "spans"].contains(key));
+        } else {
+            assert_eq!((digits(&ours["trace_id"]), digits(&ours["span_id"])), (32, 16));
+            let late = |spans: &Value| -> Vec<Map<String, Value>> {
+                let spans = spans.as_array().unwrap().iter().map(|span| span.as_object().unwrap().clone());
+                let without = |mut span: Map<String, Value>| {
+                    span.remove("late");
+                    span
+                };
+                spans.map(without).collect()
+            };
+            let (ours_spans, theirs_spans) = (late(&ours["spans"]), late(&theirs["spans"]));
+            assert_eq!(ours_spans.len(), theirs_spans.len());
+            for (ours, theirs) in ours_spans.iter().zip(&theirs_spans) {
+                compare(ours, theirs, message);
+            }
+            assert_eq!(Some(&ours["span"]), ours["spans"].as_array().unwrap().last());
+            ours.remove("trace_id");
+            ours.remove("span_id");
+        }
+        let mut own: Vec<_> = ours.keys().map(String::as_str).collect();
+        own.sort_unstable();
+        keys.sort_unstable();
+        assert_eq!(own, keys, "{message}");
+    }
 }
 
 fn severity(level: &str) -> String {

@@ -101,7 +101,7 @@ fn opened(schema: &str) -> tempfile::TempDir {
 
 #[test]
 fn stores_of_earlier_schemas_open_with_all_they_hold() {
-    for schema in ["schema-1.sql", "schema-2.sql"] {
+    for schema in ["schema-1.sql", "schema-2.sql", "schema-3.sql"] {
         let dir = opened(schema);
         let refused = Reader::open(dir.path()).unwrap_err();
         assert!(refused.is_storage() && refused.to_string().contains("which this l0 brings up to date"), "{refused}");

@@ -1,8 +1,8 @@
 //! What can be asked on the command line.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
-use clap::{ArgAction, Args as Group, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args as Group, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -23,6 +23,54 @@ pub(crate) struct Args {
     pub(crate) common: Common,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Args {
+    /// Of the process; ends it where they make no sense, or ask for help.
+    pub(crate) fn of_process() -> Self {
+        Self::parse_from(with_negations(std::env::args_os().collect()))
+    }
+}
+
+/// Sub-commands with a search among their arguments.
+const SEARCHING: [&str; 4] = ["logs", "tail", "errors", "export"];
+
+/// `-term` among the words of a search is `--not=term`: the parser would take it for short options.
+fn with_negations(args: Vec<OsString>) -> Vec<OsString> {
+    let text = |arg: &OsString| arg.to_str().map(str::to_owned);
+    let Some(command) = args.iter().filter_map(text).find(|arg| SEARCHING.contains(&arg.as_str())) else { return args };
+    let root = Args::command();
+    let known =
+        || root.get_arguments().chain(root.find_subcommand(&command).into_iter().flat_map(|c| c.get_arguments()));
+    let takes_value = |arg: &str| {
+        known().any(|known| {
+            let names = known.get_long_and_visible_aliases().unwrap_or_default();
+            known.get_action().takes_values() && names.iter().any(|name| arg.strip_prefix("--") == Some(*name))
+        })
+    };
+    let is_short = |arg: &str| {
+        let short = arg.chars().nth(1).and_then(|c| known().find(|known| known.get_short() == Some(c)));
+        let rest = &arg[2.min(arg.len())..];
+        // -n 5, -n5, -f, -h; what goes on otherwise is a word.
+        matches!(arg, "-h" | "-V")
+            || short.is_some_and(|short| {
+                rest.is_empty() || short.get_action().takes_values() && rest.bytes().all(|byte| byte.is_ascii_digit())
+            })
+    };
+    let (mut out, mut is_value, mut is_over) = (Vec::with_capacity(args.len()), false, false);
+    for arg in args {
+        let Some(said) = text(&arg).filter(|_| !is_value && !is_over) else {
+            is_value = false;
+            out.push(arg);
+            continue;
+        };
+        is_over = said == "--";
+        is_value = takes_value(&said) || said == "-n";
+        let is_negation =
+            said.len() > 1 && said.starts_with('-') && !said.starts_with("--") && said.is_char_boundary(1);
+        out.push(if is_negation && !is_short(&said) { format!("--not={}", &said[1..]).into() } else { arg });
+    }
+    out
 }
 
 /// What every sub-command takes.
@@ -98,8 +146,19 @@ pub(crate) enum Command {
 #[derive(Debug, Group)]
 pub(crate) struct Search {
     /// Words, "phrases", field:value, level:warn, duration:>100ms; - before what must not be
-    #[arg(value_name = "SEARCH", allow_hyphen_values = true)]
-    pub(crate) search: Vec<String>,
+    #[arg(value_name = "SEARCH")]
+    search: Vec<String>,
+    /// What must not match; among the words, -TERM is the same
+    #[arg(long, value_name = "TERM")]
+    not: Vec<String>,
+}
+
+impl Search {
+    /// All of it as one search.
+    pub(crate) fn text(&self) -> String {
+        let not = self.not.iter().map(|term| format!("-{term}"));
+        self.search.iter().cloned().chain(not).collect::<Vec<_>>().join(" ")
+    }
 }
 
 #[derive(Debug, Group)]
@@ -208,7 +267,7 @@ pub(crate) struct Export {
     #[arg(long, default_value = "jsonl")]
     pub(crate) format: Format,
     /// Into this file, which must not exist yet, instead of standard output
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 }
 
@@ -229,4 +288,35 @@ pub(crate) struct Prune {
     /// Only say what would be removed
     #[arg(long, action = ArgAction::SetTrue)]
     pub(crate) dry_run: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Args {
+        Args::parse_from(with_negations(line.split(' ').map(OsString::from).collect()))
+    }
+
+    #[test]
+    fn the_arguments_are_well_defined() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_minus_before_a_term_negates_it() {
+        let search = |line: &str| match parsed(line).command {
+            Command::Logs(logs) => logs.filters.search.text(),
+            Command::Tail(tail) => format!("{} {} {}", tail.filters.search.text(), tail.lines, tail.follow),
+            Command::Errors(search) => search.text(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(search("l0 logs timeout -retry level:warn --limit 5 -hello"), "timeout level:warn -retry -hello");
+        assert_eq!(search("l0 --since -3h logs -level:warn --until -1h"), "-level:warn");
+        assert_eq!(search("l0 tail -f -n 5 -needle -füllen"), "-needle -füllen 5 true");
+        assert_eq!(search("l0 tail -n5 a -f"), "a 5 true");
+        assert_eq!(search("l0 errors -- -x"), "-x");
+        assert_eq!(parsed("l0 logs --since -3h").common.since.as_deref(), Some("-3h"));
+        assert_eq!(parsed("l0 trace -7").common.since, None);
+    }
 }

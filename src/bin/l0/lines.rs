@@ -28,7 +28,7 @@ impl Filters {
     /// The options and the search, as one search.
     fn text(&self) -> Result<String, Failure> {
         let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-        let mut terms = self.search.search.clone();
+        let mut terms = vec![self.search.text()];
         let options = [
             ("level", &self.level),
             ("target", &self.target),
@@ -261,7 +261,7 @@ pub(crate) fn errors(
     window: &Window,
     screen: &mut Screen,
 ) -> Result<Outcome, Failure> {
-    let mut errors = store.reader.errors().search(&asked.search.join(" "))?.limit(common.limit.unwrap_or(GROUPS));
+    let mut errors = store.reader.errors().search(&asked.text())?.limit(common.limit.unwrap_or(GROUPS));
     if let Some(since) = window.since {
         errors = errors.since(since);
     }

@@ -19,8 +19,6 @@ mod when;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use crate::{
     args::{Args, Command},
     failure::{Failure, Outcome},
@@ -29,7 +27,7 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::of_process();
     let mut screen = Screen::new(&args.common);
     let outcome = answer(&args, &mut screen).and_then(|outcome| Ok(screen.flush().map(|()| outcome)?));
     match outcome {

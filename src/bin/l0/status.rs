@@ -23,7 +23,7 @@ pub(crate) fn status(store: &Store, window: &Window, screen: &mut Screen) -> Res
     let (since, until) = last_hour(store, window)?;
     let summary = store.reader.summary_between(since, until)?;
     let size = store.reader.size()?;
-    let verdict = verdict(&runs, &summary);
+    let verdict = verdict(&runs, &summary, window);
     let schema = store.inspection.databases.first().and_then(|database| database.schema);
     if screen.is_json {
         screen.json(&json!({
@@ -84,7 +84,7 @@ fn last_hour(store: &Store, window: &Window) -> Result<(Option<Timestamp>, Optio
 }
 
 /// The whole, in a sentence.
-fn verdict(runs: &[Run], summary: &Summary) -> String {
+fn verdict(runs: &[Run], summary: &Summary, window: &Window) -> String {
     let running: Vec<String> =
         runs.iter().filter(|run| run.is_running()).map(|run| format!("{} (pid {})", run.name(), run.pid)).collect();
     let who = match (running.is_empty(), runs.first()) {
@@ -93,5 +93,11 @@ fn verdict(runs: &[Run], summary: &Summary) -> String {
         (true, None) => "nothing has been recorded".to_owned(),
     };
     let shed = if summary.shed > 0 { format!("; {} records shed", HumanCount(summary.shed)) } else { String::new() };
-    format!("{who}; {} events, {} errors{shed}", HumanCount(summary.events), HumanCount(summary.errors))
+    format!(
+        "{who}; from {} until {} {} events, {} errors{shed}",
+        window.second(summary.since),
+        window.second(summary.until),
+        HumanCount(summary.events),
+        HumanCount(summary.errors)
+    )
 }

@@ -53,7 +53,7 @@ impl Window {
 
 /// A span of time before now, whatever its sign; or a moment.
 fn parse(text: &str, now: &Zoned) -> Option<Timestamp> {
-    let text = text.trim();
+    let text = Some(text.trim()).filter(|text| !text.is_empty())?;
     if let Ok(span) = text.parse::<Span>() {
         return of_zoned(&now.checked_sub(span.abs()).ok()?);
     }
