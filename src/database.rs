@@ -169,10 +169,22 @@ pub(crate) fn open_any(database: &Database, dir: &Path) -> Result<Connection> {
         Ok(connection)
     };
     let uri = uri(&path);
-    let connection = match open(&uri) {
-        // A copy on a read-only medium: nobody can be writing it, and no shared-memory file can be made beside it.
-        Err(error) if is_cannot_open(&error) && !has_wal(&path) => open(&format!("{uri}?immutable=1")),
-        outcome => outcome,
+    let immutable = format!("{uri}?immutable=1");
+    let connection = match is_protected(&path) {
+        // Whoever may do everything would make files beside it all the same.
+        true if has_wal(&path) => {
+            return Err(Error::storage(format!(
+                "{} is write-protected, and part of it is in its WAL, which can only be read where files may be made beside it: \
+                 copy the directory, or let l0::copy do it, and ask the copy",
+                path.display()
+            )));
+        }
+        true => open(&immutable),
+        false => match open(&uri) {
+            // A copy on a read-only medium: nobody can be writing it, and no shared-memory file can be made beside it.
+            Err(error) if is_cannot_open(&error) && !has_wal(&path) => open(&immutable),
+            outcome => outcome,
+        },
     }
     .map_err(named)?;
     check_identity(database, &connection, &path)?;
@@ -184,6 +196,23 @@ fn is_cannot_open(error: &rusqlite::Error) -> bool {
         error.sqlite_error_code(),
         Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied)
     )
+}
+
+/// Whether nobody may write it, nor make files beside it.
+fn is_protected(path: &Path) -> bool {
+    [Some(path), path.parent()]
+        .into_iter()
+        .flatten()
+        .all(|path| fs::metadata(path).is_ok_and(|metadata| metadata.permissions().readonly()))
+}
+
+/// The version of the schema, as the file's header has it; a newer one may be in its WAL.
+pub(crate) fn version_in_header(path: &Path) -> Option<i64> {
+    use std::io::Read as _;
+    let mut header = [0; 100];
+    fs::File::open(path).ok()?.read_exact(&mut header).ok()?;
+    let version = header.get(60..64)?.first_chunk().copied().map(u32::from_be_bytes)?;
+    header.starts_with(b"SQLite format 3\0").then_some(i64::from(version))
 }
 
 /// Whether a part of the database may be in its WAL.

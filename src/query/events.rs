@@ -204,7 +204,7 @@ impl Events {
             rows.truncate(limit);
             let total = match behind {
                 None if !has_more => Total::Exactly(rows.len() as u64),
-                _ => total(asked, &legs)?,
+                _ => total(asked, &legs)?.at_least(rows.len() as u64 + u64::from(has_more)),
             };
             let next = rows.last().filter(|_| has_more).map(|row| {
                 let (at, leg) = row.key();
@@ -267,8 +267,14 @@ impl Condition {
         Some(Self { leg, condition, values })
     }
 
-    /// The SQL of one page, behind a row or from the beginning.
-    pub(super) fn page(&self, behind: Option<(i64, Leg)>, oldest_first: bool, limit: usize) -> (String, Vec<Value>) {
+    /// The SQL of one page, behind a row or from the beginning, up to a time or to the end.
+    pub(super) fn page(
+        &self,
+        behind: Option<(i64, Leg)>,
+        upto: Option<i64>,
+        oldest_first: bool,
+        limit: usize,
+    ) -> (String, Vec<Value>) {
         let (columns, condition) = (self.leg.columns(), &self.condition);
         let mut values = self.values.clone();
         let (order, beyond) = if oldest_first { ("ASC", ">") } else { ("DESC", "<") };
@@ -278,7 +284,11 @@ impl Condition {
             let includes_its_time = if oldest_first { self.leg > leg } else { self.leg < leg };
             format!(" AND e.at {beyond}{} ?", if includes_its_time { "=" } else { "" })
         });
-        (format!("SELECT {columns} {condition}{behind} ORDER BY e.at {order} LIMIT {limit}"), values)
+        let upto = upto.map_or_else(String::new, |at| {
+            values.push(at.into());
+            format!(" AND e.at {} ?", if oldest_first { "<=" } else { ">=" })
+        });
+        (format!("SELECT {columns} {condition}{behind}{upto} ORDER BY e.at {order} LIMIT {limit}"), values)
     }
 }
 
@@ -297,9 +307,13 @@ pub(super) fn rows(
     limit: usize,
 ) -> rusqlite::Result<Vec<EventRow>> {
     let mut rows = Vec::new();
+    // Behind the last row of a full page no other table's row is wanted.
+    let mut upto = None;
     for leg in legs {
-        let (sql, values) = leg.page(behind, oldest_first, limit);
-        rows.extend(read(asked.connection, &sql, &values, |row| EventRow::from_row(row, leg.leg))?);
+        let (sql, values) = leg.page(behind, upto, oldest_first, limit);
+        let found = read(asked.connection, &sql, &values, |row| EventRow::from_row(row, leg.leg))?;
+        upto = found.get(limit - 1).map(|row: &EventRow| row.at.as_unix_ns()).or(upto);
+        rows.extend(found);
     }
     rows.sort_unstable_by_key(EventRow::key);
     if !oldest_first {

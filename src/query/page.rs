@@ -28,6 +28,16 @@ pub enum Total {
     AtLeast(u64),
 }
 
+impl Total {
+    /// With what is known without counting.
+    pub(super) fn at_least(self, known: u64) -> Self {
+        match self {
+            Self::AtLeast(count) => Self::AtLeast(count.max(known)),
+            exactly => exactly,
+        }
+    }
+}
+
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -163,7 +163,7 @@ impl Tail {
                 let Some(first) = first_untold(asked.connection, leg, told)? else { continue };
                 // Those told since then are few: what comes late is rare.
                 let known = told.range((first, leg.leg)..).filter(|(_, of)| *of == leg.leg).count();
-                let (sql, values) = leg.page(Some((first - 1, leg.leg)), true, known + PAGE);
+                let (sql, values) = leg.page(Some((first - 1, leg.leg)), None, true, known + PAGE);
                 let found = read(asked.connection, &sql, &values, |row| EventRow::from_row(row, leg.leg))?;
                 rows.extend(found.into_iter().filter(|row| !told.contains(&row.key())).take(PAGE));
             }

@@ -14,7 +14,7 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 /// assert_eq!(l0::query::harmless("naïve 日本"), "naïve 日本");
 /// ```
 pub fn harmless(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_hostile) {
+    if is_plain(text) || !text.contains(is_hostile) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 8);
@@ -22,6 +22,11 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
         if is_hostile(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
     Cow::Owned(out)
+}
+
+/// Whether it is of nothing but ASCII letters, digits and signs, as most is.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
 /// Whether a terminal would obey it rather than show it: control characters, marks and overrides of direction, separators of
@@ -70,7 +75,7 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
 /// ```
 pub fn harmless_json(json: &str) -> Cow<'_, str> {
     let is_hostile = |c: char| c != '\n' && is_hostile(c);
-    if !json.contains(is_hostile) {
+    if is_plain(json) || !json.contains(is_hostile) {
         return json.into();
     }
     let mut out = String::with_capacity(json.len() + 16);

@@ -57,6 +57,26 @@ pub enum SpanState {
     Interrupted,
 }
 
+impl SpanState {
+    /// As it is stored.
+    pub(super) fn from_code(code: i64) -> Self {
+        match code {
+            0 => Self::Closed,
+            1 => Self::Running,
+            _ => Self::Interrupted,
+        }
+    }
+
+    /// As the view `spans` has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Running => "running",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// One span, with what is inside it.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -217,11 +237,7 @@ fn spans(asked: &Asked<'_>, marks: &str, ids: &[Value]) -> rusqlite::Result<Vec<
             id: row.get(0)?,
             started_at: Timestamp::from_unix_ns(row.get(2)?),
             duration: row.get::<_, Option<i64>>(3)?.map(|ns| Duration::from_nanos(ns.unsigned_abs())),
-            state: match row.get::<_, i64>(4)? {
-                0 => SpanState::Closed,
-                1 => SpanState::Running,
-                _ => SpanState::Interrupted,
-            },
+            state: SpanState::from_code(row.get(4)?),
             is_failed: row.get(5)?,
             payload: row.get(6)?,
             name: row.get(7)?,

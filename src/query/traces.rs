@@ -6,7 +6,7 @@ use rusqlite::OptionalExtension as _;
 use serde::Serialize;
 
 use super::{
-    Cursor, Page, Total, Value,
+    Cursor, Page, SpanState, Total, Value,
     events::read,
     page::{FAILED_TRACES, NEWEST_TRACES, Place, SLOWEST_TRACES, TOTAL_EXACT_MAX, TOTAL_WITHIN},
     row::correlation_text,
@@ -68,6 +68,8 @@ pub struct TraceRow {
     pub started_at: Timestamp,
     /// The root span's duration; `None` if it has not ended.
     pub duration: Option<Duration>,
+    /// What became of the root span.
+    pub state: SpanState,
     /// Spans of the trace.
     pub spans: u32,
     /// Events of severity error and above in the trace, and failed spans that hold none.
@@ -301,8 +303,9 @@ impl Order {
 
 /// The row of the trace that a span is in: by that span if it is a root, else by the trace's slowest root.
 pub(super) fn by_span(asked: &Asked<'_>, span: i64) -> rusqlite::Result<Option<TraceRow>> {
+    // `+`: compared with the conditions of partial indexes, a bare parameter would have the statement compiled anew each time.
     let sql = "
-        WITH s AS (SELECT id, trace, is_root FROM span WHERE id = ?1),
+        WITH s AS (SELECT id, trace, is_root FROM span WHERE id = +?1),
              named AS (SELECT trace AS id FROM s UNION
                        SELECT id FROM trace
                         WHERE correlation_id = (SELECT correlation_id FROM trace WHERE id = (SELECT trace FROM s))),
@@ -313,7 +316,8 @@ pub(super) fn by_span(asked: &Asked<'_>, span: i64) -> rusqlite::Result<Option<T
                coalesce((SELECT text FROM name WHERE id = r.name), c.name), r.started_at, r.duration_ns,
                (SELECT count(*) FROM span WHERE trace IN named),
                (SELECT coalesce(sum(max(errors, is_failed)), 0) FROM span WHERE trace IN named)
-                 + (SELECT count(*) FROM warning WHERE trace IN named AND severity >= 4 AND span IS NULL)
+                 + (SELECT count(*) FROM warning WHERE trace IN named AND severity >= 4 AND span IS NULL),
+               r.state
           FROM r JOIN callsite AS c ON c.id = r.callsite";
     let count = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
     asked
@@ -327,6 +331,7 @@ pub(super) fn by_span(asked: &Asked<'_>, span: i64) -> rusqlite::Result<Option<T
                 duration: row.get::<_, Option<i64>>(3)?.map(|ns| Duration::from_nanos(ns.unsigned_abs())),
                 spans: count(row.get(4)?),
                 errors: count(row.get(5)?),
+                state: SpanState::from_code(row.get(6)?),
             })
         })
         .optional()
@@ -335,7 +340,10 @@ pub(super) fn by_span(asked: &Asked<'_>, span: i64) -> rusqlite::Result<Option<T
 impl fmt::Display for TraceRow {
     /// One line: duration, root, correlation id, spans, errors.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = self.duration.map_or_else(|| "running".to_owned(), text::human_duration);
+        let time = match (self.state, self.duration) {
+            (SpanState::Interrupted, _) => "cut short".to_owned(),
+            (_, duration) => duration.map_or_else(|| "running".to_owned(), text::human_duration),
+        };
         let plural = |count: u32, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let errors = if self.errors > 0 { format!("  {}", plural(self.errors, "error")) } else { String::new() };
         let name = text::cut(&self.root, 20);

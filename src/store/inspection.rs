@@ -60,11 +60,11 @@ pub struct StoreFile {
 pub struct DatabaseFile {
     /// `telemetry.db` or `state.db`.
     pub name: &'static str,
-    /// The version of its schema; `None` if it cannot be read.
+    /// The version of its schema; `None` if that cannot be read.
     pub schema: Option<i64>,
     /// The version this l0 writes.
     pub known_schema: i64,
-    /// Why it cannot be read, if so.
+    /// Why it cannot be asked where it is, if so.
     pub problem: Option<String>,
 }
 
@@ -133,16 +133,16 @@ pub(super) fn is_store(dir: &Path) -> Result<()> {
     )))
 }
 
-fn look(database: &Database, dir: &Path) -> DatabaseFile {
-    let version = open_any(database, dir).and_then(|connection| {
+fn look(what: &Database, dir: &Path) -> DatabaseFile {
+    let version = open_any(what, dir).and_then(|connection| {
         let version = connection.pragma_query_value(None, "user_version", |row| row.get(0));
         version.map_err(|error| Error::sqlite("cannot read its version", error))
     });
     let (schema, problem) = match version {
         Ok(version) => (Some(version), None),
-        Err(error) => (None, Some(error.to_string())),
+        Err(error) => (database::version_in_header(&dir.join(what.file)), Some(error.to_string())),
     };
-    DatabaseFile { name: database.file, schema, known_schema: database.migrations.len() as i64, problem }
+    DatabaseFile { name: what.file, schema, known_schema: what.migrations.len() as i64, problem }
 }
 
 fn file(name: String, metadata: &fs::Metadata) -> StoreFile {

@@ -21,6 +21,8 @@ const WAL_BYTES: u64 = 64 << 20;
 const FREE_SHARE: u64 = 2;
 /// Smaller databases are not worth the while.
 const FREE_BYTES: u64 = 16 << 20;
+const DAMAGED: &str =
+    "keep a copy of the directory; move the damaged database away and start the program: a new one is created";
 /// Of the largest tables so many are shown.
 const TABLES: usize = 8;
 
@@ -68,14 +70,14 @@ pub(crate) fn doctor(place: &Place, common: &Common, screen: &mut Screen) -> Res
     databases(&inspection, &mut findings);
     flight(&inspection, &mut findings);
     let mut check = None;
-    match Reader::open(&place.dir) {
-        Ok(reader) => {
+    match place.reader(&inspection, false, screen) {
+        Ok((reader, copy)) => {
             check = content(&reader, &mut findings, screen);
-            sizes(&reader, &mut findings)?;
-            shed(&reader, &mut findings)?;
+            let sizes = if copy.is_none() { sizes(&reader, &mut findings) } else { Ok(()) };
+            if let Err(error) = sizes.and_then(|()| shed(&reader, &mut findings)) {
+                findings.problem("reading", error.to_string(), DAMAGED);
+            }
         }
-        // Of an earlier schema, which is said above.
-        Err(_) if inspection.is_of_earlier_schema() => {}
         Err(error) => findings.problem("reading", error.to_string(), "see above; work on a copy of the directory"),
     }
     let is_well = findings.0.iter().all(|finding| finding.grade < Grade::Problem);
@@ -132,12 +134,17 @@ fn databases(inspection: &Inspection, findings: &mut Findings) {
     for database in &inspection.databases {
         let (name, known) = (database.name, database.known_schema);
         match (database.schema, &database.problem) {
-            (Some(schema), _) if schema < known => findings.warning(
+            (Some(_), Some(problem)) => findings.warning(
+                "schema",
+                problem,
+                "this command reads it from a copy; chmod u+w the directory and its files to use it in its place",
+            ),
+            (Some(schema), None) if schema < known => findings.warning(
                 "schema",
                 format!("{name} has schema {schema}, this l0 writes {known}"),
                 "the next start of a program with this l0 brings it up to date; until then it is read from a copy",
             ),
-            (Some(schema), _) => findings.ok("schema", format!("{name} has schema {schema}, which this l0 writes")),
+            (Some(schema), None) => findings.ok("schema", format!("{name} has schema {schema}, which this l0 writes")),
             (None, problem) => {
                 findings.problem(
                     "schema",
@@ -196,15 +203,13 @@ fn content(reader: &Reader, findings: &mut Findings, screen: &Screen) -> Option<
         let _busy = screen.busy("checking every page");
         reader.check()
     };
-    let advice =
-        "keep a copy of the directory; move the damaged database away and start the program: a new one is created";
     match checked {
         Ok(check) => {
             if check.is_sound() {
                 findings.ok("integrity", "SQLite finds nothing wrong");
             }
             for problem in &check.problems {
-                findings.problem("integrity", problem, advice);
+                findings.problem("integrity", problem, DAMAGED);
             }
             Some(check)
         }
@@ -213,7 +218,7 @@ fn content(reader: &Reader, findings: &mut Findings, screen: &Screen) -> Option<
             None
         }
         Err(error) => {
-            findings.problem("integrity", error.to_string(), advice);
+            findings.problem("integrity", error.to_string(), DAMAGED);
             None
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use l0::{
     Timestamp,
-    query::{ErrorGroup, EventRow, SpanNode, SpanState, SpanSummary, Summary, Trace, TraceRow, Value as Cell},
+    query::{ErrorGroup, EventRow, SpanNode, SpanSummary, Summary, Trace, TraceRow, Value as Cell},
 };
 use serde_json::{Map, Value, json, value::RawValue};
 
@@ -65,6 +65,7 @@ pub(crate) fn trace_row(row: &TraceRow) -> Value {
         "root": row.root,
         "started_at": time(row.started_at),
         "duration_ms": optional_milliseconds(row.duration),
+        "state": row.state.as_str(),
         "spans": row.spans,
         "errors": row.errors,
     })
@@ -77,11 +78,7 @@ fn span(node: &SpanNode) -> Value {
         "name": node.name,
         "target": node.target,
         "severity": node.severity.as_str(),
-        "state": match node.state {
-            SpanState::Closed => "closed",
-            SpanState::Running => "running",
-            SpanState::Interrupted => "interrupted",
-        },
+        "state": node.state.as_str(),
         "started_at": time(node.started_at),
         "duration_ms": optional_milliseconds(node.duration),
         "self_ms": optional_milliseconds(node.self_time),

@@ -76,9 +76,7 @@ impl Place {
                 tell_unrecovered(&inspection, screen);
             }
         }
-        let copy =
-            if self.is_readable(&inspection, may_recover) { None } else { Some(self.copy(may_recover, screen)?) };
-        let reader = Reader::open(copy.as_ref().map_or(self.dir.as_path(), TempDir::path))?;
+        let (reader, copy) = self.reader(&inspection, may_recover, screen)?;
         Ok(Store {
             reader,
             dir: self.dir,
@@ -86,6 +84,17 @@ impl Place {
             inspection,
             _copy: copy,
         })
+    }
+
+    /// Who answers for the store: itself, or a copy that goes when it is dropped.
+    pub(crate) fn reader(
+        &self,
+        inspection: &Inspection,
+        may_recover: bool,
+        screen: &Screen,
+    ) -> Result<(Reader, Option<TempDir>), Failure> {
+        let copy = if self.is_readable(inspection, may_recover) { None } else { Some(self.copy(may_recover, screen)?) };
+        Ok((Reader::open(copy.as_ref().map_or(self.dir.as_path(), TempDir::path))?, copy))
     }
 
     /// Whether it can be asked where it is, without changing it, and tells all.
@@ -100,8 +109,11 @@ impl Place {
     }
 
     /// A private copy, of this l0's schema, with what dead processes left.
-    fn copy(&self, may_recover: bool, screen: &mut Screen) -> Result<TempDir, Failure> {
-        let copy = tempfile::Builder::new().prefix("l0-copy-").tempdir().map_err(|error| {
+    fn copy(&self, may_recover: bool, screen: &Screen) -> Result<TempDir, Failure> {
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        let copy = builder.prefix("l0-copy-").tempdir().map_err(|error| {
             Failure::Other(format!("cannot make a directory for a copy of the store: {error}; set TMPDIR"))
         })?;
         let _busy = screen.busy("copying the store, which cannot be read in its place as it is");

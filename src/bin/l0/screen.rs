@@ -6,7 +6,7 @@ use std::{
 };
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Row, Table, presets};
-use console::{Style, Term};
+use console::{Alignment, Style, Term};
 use indicatif::{ProgressBar, ProgressStyle};
 use l0::query::{harmless, harmless_json};
 use serde::Serialize;
@@ -18,6 +18,8 @@ use crate::{
 
 /// A narrower table says nothing.
 const WIDTH_MIN: usize = 40;
+/// Columns a cell needs to say something, with the space behind it.
+const COLUMN_MIN: usize = 6;
 
 /// What a text is, which decides its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +116,31 @@ impl Screen {
         &mut self.out
     }
 
-    /// A table within the screen's width; cells are cut, never broken over lines.
+    /// A table within the screen's width; cells are cut, never broken over lines. One of so many columns that nothing would
+    /// be left of them is written row by row.
     pub(crate) fn table(&mut self, headings: &[&str], rows: Vec<Vec<Text>>) -> io::Result<()> {
+        match self.width.filter(|width| headings.len() * COLUMN_MIN > *width) {
+            Some(width) => self.records(headings, &rows, width),
+            None => self.grid(headings, &rows),
+        }
+    }
+
+    fn records(&mut self, headings: &[&str], rows: &[Vec<Text>], width: usize) -> io::Result<()> {
+        let name_width = headings.iter().map(|heading| console::measure_text_width(heading)).max().unwrap_or(0);
+        for (index, row) in rows.iter().enumerate() {
+            let title = self.paint(&format!("row {}", index + 1), Tone::Heading);
+            writeln!(self.out, "{title}")?;
+            for (heading, cell) in headings.iter().zip(row) {
+                let name = console::pad_str(heading, name_width, Alignment::Left, None);
+                let line =
+                    format!("  {}  {}", self.paint(&name, Tone::Faint), self.paint(&harmless(&cell.text), cell.tone));
+                writeln!(self.out, "{}", console::truncate_str(&line, width, "…").trim_end())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn grid(&mut self, headings: &[&str], rows: &[Vec<Text>]) -> io::Result<()> {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         if let Some(width) = self.width {
@@ -129,7 +154,7 @@ impl Screen {
             Cell::new(self.paint(heading, Tone::Heading)).set_alignment(alignment(is_number(index)))
         });
         table.set_header(Row::from(heading.collect::<Vec<_>>()));
-        for row in &rows {
+        for row in rows {
             let cells = row.iter().map(|cell| {
                 Cell::new(self.paint(&harmless(&cell.text), cell.tone)).set_alignment(alignment(cell.is_number))
             });

@@ -48,9 +48,10 @@ pub(crate) fn traces(
         let rows = page.items.iter().map(|trace| {
             vec![
                 Text::plain(window.second(trace.started_at)).toned(Tone::Faint),
-                match trace.duration {
-                    Some(duration) => Text::number(human_duration(duration)),
-                    None => Text::number("running").toned(Tone::Warning),
+                match (trace.state, trace.duration) {
+                    (SpanState::Interrupted, _) => Text::number("cut short").toned(Tone::Bad),
+                    (_, Some(duration)) => Text::number(human_duration(duration)),
+                    (_, None) => Text::number("running").toned(Tone::Warning),
                 },
                 Text::number(trace.spans),
                 match trace.errors {
@@ -104,7 +105,14 @@ pub(crate) fn trace(
             TraceLineKind::Note | TraceLineKind::Event(_) => Tone::Faint,
             _ => Tone::Plain,
         };
-        let line = screen.paint(&line.text, tone);
+        // The one time among its figures.
+        let text = match trace.started_at() {
+            Some(at) if line.about == TraceLineKind::Note => {
+                line.text.replacen(&at.to_string(), &window.microsecond(at), 1)
+            }
+            _ => line.text.clone(),
+        };
+        let line = screen.paint(&text, tone);
         screen.line(&line)?;
     }
     if lines.len() > limit {

@@ -89,15 +89,15 @@ fn verdict(runs: &[Run], summary: &Summary, window: &Window) -> String {
         runs.iter().filter(|run| run.is_running()).map(|run| format!("{} (pid {})", run.name(), run.pid)).collect();
     let who = match (running.is_empty(), runs.first()) {
         (false, _) => format!("{} recording", running.join(", ")),
-        (true, Some(last)) => format!("nothing is recording; {} ended: {}", last.name(), last.outcome),
+        (true, Some(last)) => format!("nothing is recording, {} ended: {}", last.name(), last.outcome),
         (true, None) => "nothing has been recorded".to_owned(),
     };
-    let shed = if summary.shed > 0 { format!("; {} records shed", HumanCount(summary.shed)) } else { String::new() };
+    let shed = if summary.shed > 0 { format!(", {} records shed", HumanCount(summary.shed)) } else { String::new() };
     format!(
-        "{who}; from {} until {} {} events, {} errors{shed}",
-        window.second(summary.since),
-        window.second(summary.until),
+        "{who}; {} events, {} errors{shed} from {} until {}",
         HumanCount(summary.events),
-        HumanCount(summary.errors)
+        HumanCount(summary.errors),
+        window.second(summary.since),
+        window.second(summary.until)
     )
 }
