@@ -123,3 +123,24 @@ fn pages_and_limits_give_every_line_once() {
     assert!(all.lines().count() > 300);
     assert_eq!(all, paged);
 }
+
+/// The README's session is of this store, and of a terminal of a hundred columns.
+#[test]
+fn the_readme_shows_what_is_answered() {
+    let dir = private_dir();
+    shop(dir.path(), 2_000);
+    let readme = include_str!("../../README.md");
+    let (_, session) = readme.split_once("$ export L0_DIR=/tmp/shop COLUMNS=100\n").unwrap();
+    let (session, _) = session.split_once("```").unwrap();
+    let mut answered = String::new();
+    let lines: Vec<&str> = session.lines().filter_map(|line| line.strip_prefix("$ l0 ")).collect();
+    assert!(lines.len() >= 6);
+    for line in lines {
+        let output =
+            crate::session::l0(dir.path(), &crate::session::words(line)).env("COLUMNS", "100").output().unwrap();
+        let (shown, notes) = (crate::session::text(&output.stdout), crate::session::text(&output.stderr));
+        answered.push_str(&format!("$ l0 {line}\n{shown}{notes}"));
+    }
+    // Where a terminal shows both, they stand in this order.
+    assert_eq!(answered, session, "the README is not what the command answers; write there:\n{answered}");
+}

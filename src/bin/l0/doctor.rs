@@ -319,6 +319,6 @@ fn show(
         ]
     });
     screen.line("")?;
-    screen.table(&["largest tables and indexes", "size", "unused", "fragmented"], rows.collect())?;
+    screen.table(&["largest tables and indexes", "size", "unused", "fragmented"], &[], rows.collect())?;
     Ok(())
 }

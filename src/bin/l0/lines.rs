@@ -281,14 +281,18 @@ pub(crate) fn errors(
     let rows = page.items.iter().map(|group| {
         vec![
             Text::number(group.count).toned(Tone::Bad),
-            Text::plain(window.second(group.first)).toned(Tone::Faint),
-            Text::plain(window.second(group.last)),
+            Text::time(window.second(group.first)).toned(Tone::Faint),
+            Text::time(window.second(group.last)),
             Text::plain(&group.place).toned(Tone::Faint),
             Text::plain(&group.message),
             Text::plain(group.sample.correlation_id.clone().unwrap_or_default()).toned(Tone::Name),
         ]
     });
-    screen.table(&["count", "first", "last", "place", "message", "trace"], rows.collect())?;
+    screen.table(
+        &["count", "first", "last", "place", "message", "trace"],
+        &["first", "place", "trace"],
+        rows.collect(),
+    )?;
     if let l0::query::Total::Exactly(total) = page.total
         && total > page.items.len() as u64
     {

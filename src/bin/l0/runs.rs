@@ -116,9 +116,9 @@ pub(crate) fn table(runs: &[Run], window: &Window, screen: &mut Screen) -> Resul
             Text::number(run.id),
             Text::plain(run.name()).toned(Tone::Name),
             Text::number(run.pid),
-            Text::plain(run.started(window)),
+            Text::time(run.started(window)),
             Text::number(run.lasted().map_or_else(|| "-".to_owned(), human_duration)),
-            Text::plain(&run.outcome).toned(run.tone()),
+            Text::time(&run.outcome).toned(run.tone()),
             Text::number(run.stored),
             match run.shed {
                 0 => Text::number(0),
@@ -127,5 +127,5 @@ pub(crate) fn table(runs: &[Run], window: &Window, screen: &mut Screen) -> Resul
         ]
     });
     let headings = ["run", "program", "pid", "started", "lasted", "outcome", "stored", "shed"];
-    Ok(screen.table(&headings, rows.collect())?)
+    Ok(screen.table(&headings, &["run", "lasted", "shed"], rows.collect())?)
 }

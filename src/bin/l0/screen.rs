@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Row, Table, presets};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
 use console::{Alignment, Style, Term};
 use indicatif::{ProgressBar, ProgressStyle};
 use l0::query::{harmless, harmless_json};
@@ -20,6 +20,10 @@ use crate::{
 const WIDTH_MIN: usize = 40;
 /// Columns a cell needs to say something, with the space behind it.
 const COLUMN_MIN: usize = 6;
+/// A text that is cut to less says nothing.
+const TEXT_MIN: usize = 20;
+/// Between two columns.
+const SPACE: usize = 2;
 
 /// What a text is, which decides its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,15 +44,22 @@ pub(crate) struct Text {
     pub(crate) tone: Tone,
     /// Numbers stand at the right.
     pub(crate) is_number: bool,
+    /// Numbers and times say nothing when they are cut.
+    pub(crate) is_whole: bool,
 }
 
 impl Text {
     pub(crate) fn plain(text: impl Into<String>) -> Self {
-        Self { text: text.into(), tone: Tone::Plain, is_number: false }
+        Self { text: text.into(), tone: Tone::Plain, is_number: false, is_whole: false }
     }
 
     pub(crate) fn number(text: impl ToString) -> Self {
-        Self { text: text.to_string(), tone: Tone::Plain, is_number: true }
+        Self { text: text.to_string(), tone: Tone::Plain, is_number: true, is_whole: true }
+    }
+
+    /// A time, or a word that is one of a few.
+    pub(crate) fn time(text: impl Into<String>) -> Self {
+        Self { is_whole: true, ..Self::plain(text) }
     }
 
     pub(crate) fn toned(self, tone: Tone) -> Self {
@@ -116,12 +127,32 @@ impl Screen {
         &mut self.out
     }
 
-    /// A table within the screen's width; cells are cut, never broken over lines. One of so many columns that nothing would
-    /// be left of them is written row by row.
-    pub(crate) fn table(&mut self, headings: &[&str], rows: Vec<Vec<Text>>) -> io::Result<()> {
-        match self.width.filter(|width| headings.len() * COLUMN_MIN > *width) {
-            Some(width) => self.records(headings, &rows, width),
-            None => self.grid(headings, &rows),
+    /// A table within the screen's width. Where that is too narrow the dispensable columns go, in that order; then texts
+    /// are cut, never broken over lines. One of so many columns that nothing would be left of them is written row by row.
+    pub(crate) fn table(
+        &mut self,
+        headings: &[&str],
+        dispensable: &[&str],
+        mut rows: Vec<Vec<Text>>,
+    ) -> io::Result<()> {
+        let mut headings = headings.to_vec();
+        let Some(width) = self.width else { return self.grid(&headings, &rows, &[]) };
+        if headings.len() * COLUMN_MIN > width {
+            return self.records(&headings, &rows, width);
+        }
+        let mut dispensable = dispensable.iter();
+        loop {
+            let widths = widths(&headings, &rows);
+            let needed = |(whole, content): &(bool, usize)| if *whole { *content } else { (*content).min(TEXT_MIN) };
+            if widths.iter().map(needed).sum::<usize>() + SPACE * (widths.len() - 1) <= width {
+                let whole: Vec<_> = widths.into_iter().map(|(whole, content)| whole.then_some(content)).collect();
+                return self.grid(&headings, &rows, &whole);
+            }
+            let Some(gone) = dispensable.next() else { return self.grid(&headings, &rows, &[]) };
+            if let Some(index) = headings.iter().position(|heading| heading == gone) {
+                headings.remove(index);
+                rows.iter_mut().for_each(|row| drop(row.remove(index)));
+            }
         }
     }
 
@@ -140,7 +171,7 @@ impl Screen {
         Ok(())
     }
 
-    fn grid(&mut self, headings: &[&str], rows: &[Vec<Text>]) -> io::Result<()> {
+    fn grid(&mut self, headings: &[&str], rows: &[Vec<Text>], whole: &[Option<usize>]) -> io::Result<()> {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         if let Some(width) = self.width {
@@ -162,8 +193,14 @@ impl Screen {
             row.max_height(1);
             table.add_row(row);
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
+        let last = headings.len().saturating_sub(1);
+        for (index, column) in table.column_iter_mut().enumerate() {
+            let space = if index == last { 0 } else { SPACE as u16 };
+            column.set_padding((0, space));
+            if let Some(Some(width)) = whole.get(index) {
+                let width = u16::try_from(*width).unwrap_or(u16::MAX).saturating_add(space);
+                column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(width)));
+            }
         }
         for line in table.lines() {
             writeln!(self.out, "{}", line.trim_end())?;
@@ -232,6 +269,16 @@ impl Screen {
     pub(crate) fn shows_progress(&self) -> bool {
         io::stderr().is_terminal()
     }
+}
+
+/// Of each column, whether its cells are to be whole, and how wide it would be.
+fn widths(headings: &[&str], rows: &[Vec<Text>]) -> Vec<(bool, usize)> {
+    let of_column = |(index, heading): (usize, &&str)| {
+        let cells = || rows.iter().filter_map(|row| row.get(index));
+        let widest = cells().map(|cell| console::measure_text_width(&harmless(&cell.text))).max().unwrap_or(0);
+        (cells().all(|cell| cell.is_whole), widest.max(console::measure_text_width(heading)))
+    };
+    headings.iter().enumerate().map(of_column).collect()
 }
 
 /// Goes away when dropped.

@@ -47,7 +47,7 @@ pub(crate) fn traces(
     } else {
         let rows = page.items.iter().map(|trace| {
             vec![
-                Text::plain(window.second(trace.started_at)).toned(Tone::Faint),
+                Text::time(window.second(trace.started_at)).toned(Tone::Faint),
                 match (trace.state, trace.duration) {
                     (SpanState::Interrupted, _) => Text::number("cut short").toned(Tone::Bad),
                     (_, Some(duration)) => Text::number(human_duration(duration)),
@@ -62,7 +62,11 @@ pub(crate) fn traces(
                 Text::plain(&trace.correlation_id).toned(Tone::Name),
             ]
         });
-        screen.table(&["started", "time", "spans", "errors", "root", "trace"], rows.collect())?;
+        screen.table(
+            &["started", "time", "spans", "errors", "root", "trace"],
+            &["spans", "started"],
+            rows.collect(),
+        )?;
     }
     if let Some(next) = &page.next {
         screen.note(&format!(
@@ -155,7 +159,8 @@ pub(crate) fn spans(store: &Store, common: &Common, window: &Window, screen: &mu
             span.self_time.map_or(Text::number("-"), time),
         ]
     });
-    screen.table(&["span", "count", "failed", "p50", "p95", "p99", "max", "total", "self"], rows.collect())?;
+    let headings = ["span", "count", "failed", "p50", "p95", "p99", "max", "total", "self"];
+    screen.table(&headings, &["p95", "total", "p50", "max"], rows.collect())?;
     if names > spans.len() {
         screen.note(&format!("{} of {names} names; more with --limit", spans.len()));
     }

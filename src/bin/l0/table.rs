@@ -44,7 +44,7 @@ pub(crate) fn sql(
             cells.collect()
         });
         let headings: Vec<_> = table.columns.iter().map(|name| l0::query::harmless(name).into_owned()).collect();
-        screen.table(&headings.iter().map(String::as_str).collect::<Vec<_>>(), rows.collect())?;
+        screen.table(&headings.iter().map(String::as_str).collect::<Vec<_>>(), &[], rows.collect())?;
     }
     if found > table.rows.len() {
         screen.note(&format!("{} of {found} rows; more with --limit", table.rows.len()));
