@@ -23,9 +23,9 @@
 //! [`testing::capture`] lets a test ask what its code recorded.
 //!
 //! - [`init`] for programs; [`builder`] for everything that can be set; [`Handle::layer`] beside layers of your own.
-//! - [`Handle::events`], [`logs`](Handle::logs), [`trace`](Handle::trace), [`traces`](Handle::traces),
-//!   [`summary`](Handle::summary) and [`sql`](Handle::sql) ask in process, [`query::Reader`] from another process, `sqlite3` from
-//!   a shell.
+//! - [`Handle::events`], [`logs`](Handle::logs), [`errors`](Handle::errors), [`trace`](Handle::trace),
+//!   [`traces`](Handle::traces), [`summary`](Handle::summary) and [`sql`](Handle::sql) ask in process, [`query::Reader`] from another process, `sqlite3` from
+//!   a shell. The command `l0` (feature `cli`) is for people.
 //! - [`Handle::record`] for business facts without `tracing`, [`Handle::audit`] for those that must not be lost.
 //!
 //! # What it costs
@@ -49,7 +49,7 @@
 //! set. At the cap the oldest events and spans go; warnings and errors have a quarter of the database to themselves, and
 //! counts, rates and percentiles a tenth. Ages can be set beside it. What was removed is in the view `maintenance`, how large
 //! the store is in [`Stats::store`]. [`Handle::cleanup`], [`compact`](Handle::compact) and [`check`](Handle::check) are for
-//! the hand.
+//! the hand; [`cleanup`], [`compact`], [`copy`] and [`inspect`] for a store whose program does not run.
 //!
 //! # When things go wrong
 //!

@@ -51,6 +51,9 @@ fn what_is_removed_by_hand() {
         &[
             "prune",
             "prune --older-than yesterday",
+            "prune --since -3h --until -1h",
+            "prune --until 2099-01-01",
+            "prune --until 2026-11-20T12:00 --dry-run",
             "prune --older-than 1h --warnings-older-than 900000h --dry-run",
             "prune --older-than 1h --warnings-older-than 900000h",
             "logs --limit 3",

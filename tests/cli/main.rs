@@ -2,6 +2,7 @@
 //!
 //! Whole sessions are compared with `tests/data/cli/*.txt`; `SNAPSHOTS=overwrite cargo test --features cli --test cli`
 //! writes those anew, to be read before they are committed.
+#![cfg(unix)] // terminals, permissions, kills
 #![allow(unreachable_pub, missing_docs)]
 
 mod answers;

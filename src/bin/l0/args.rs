@@ -279,10 +279,10 @@ pub(crate) enum Format {
 
 #[derive(Debug, Group)]
 pub(crate) struct Prune {
-    /// Events and spans that are older than this: 7d, '2 weeks'
-    #[arg(long, value_name = "AGE")]
-    pub(crate) older_than: String,
-    /// Warnings and errors that are older than this [default: as --older-than]
+    /// Events and spans that are older than this: 7d, '2 weeks'; or give a moment with --until
+    #[arg(long, value_name = "AGE", required_unless_present = "until", conflicts_with = "until")]
+    pub(crate) older_than: Option<String>,
+    /// Warnings and errors that are older than this [default: as the others]
     #[arg(long, value_name = "AGE")]
     pub(crate) warnings_older_than: Option<String>,
     /// Only say what would be removed

@@ -13,6 +13,7 @@ use crate::{
     failure::{Failure, Outcome},
     place::Place,
     screen::{Screen, Text, Tone},
+    when::Window,
 };
 
 /// A WAL that is larger has waited long for a reader.
@@ -63,7 +64,7 @@ impl Findings {
     }
 }
 
-pub(crate) fn doctor(place: &Place, common: &Common, screen: &mut Screen) -> Result<Outcome, Failure> {
+pub(crate) fn doctor(place: &Place, common: &Common, window: &Window, screen: &mut Screen) -> Result<Outcome, Failure> {
     let inspection = l0::inspect(&place.dir)?;
     let mut findings = Findings::default();
     files(&inspection, &mut findings);
@@ -74,7 +75,7 @@ pub(crate) fn doctor(place: &Place, common: &Common, screen: &mut Screen) -> Res
         Ok((reader, copy)) => {
             check = content(&reader, &mut findings, screen);
             let sizes = if copy.is_none() { sizes(&reader, &mut findings) } else { Ok(()) };
-            if let Err(error) = sizes.and_then(|()| shed(&reader, &mut findings)) {
+            if let Err(error) = sizes.and_then(|()| shed(&reader, window, &mut findings)) {
                 findings.problem("reading", error.to_string(), DAMAGED);
             }
         }
@@ -262,8 +263,8 @@ fn sizes(reader: &Reader, findings: &mut Findings) -> Result<(), Failure> {
 }
 
 /// What was not recorded for want of room, by reason.
-fn shed(reader: &Reader, findings: &mut Findings) -> Result<(), Failure> {
-    let summary = reader.summary_between(None, None)?;
+fn shed(reader: &Reader, window: &Window, findings: &mut Findings) -> Result<(), Failure> {
+    let summary = reader.summary_between(window.since, window.until)?;
     let day = reader.summary(std::time::Duration::from_secs(24 * 3_600))?;
     if summary.shed == 0 {
         findings.ok("shed", "no record that is known was shed");

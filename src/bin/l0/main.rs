@@ -52,8 +52,8 @@ fn answer(args: &Args, screen: &mut Screen) -> Result<Outcome, Failure> {
     let find = || Place::find(common.dir.as_deref());
     // These look at the store as it is, or change it.
     match &args.command {
-        Command::Doctor => return doctor::doctor(&find()?, common, screen),
-        Command::Prune(prune) => return upkeep::prune(&find()?, prune, screen),
+        Command::Doctor => return doctor::doctor(&find()?, common, &window, screen),
+        Command::Prune(prune) => return upkeep::prune(&find()?, prune, &window, screen),
         Command::Compact => return upkeep::compact(&find()?, screen),
         _ => {}
     }

@@ -9,18 +9,26 @@ use crate::{
     failure::{Failure, Outcome},
     place::Place,
     screen::Screen,
-    when,
+    when::{self, Window},
 };
 
-pub(crate) fn prune(place: &Place, asked: &Prune, screen: &mut Screen) -> Result<Outcome, Failure> {
-    let age = when::age("--older-than", &asked.older_than)?;
+pub(crate) fn prune(place: &Place, asked: &Prune, window: &Window, screen: &mut Screen) -> Result<Outcome, Failure> {
+    if window.since.is_some() {
+        return Err(Failure::Usage(
+            "the oldest go first: prune takes --until or --older-than, and no --since".to_owned(),
+        ));
+    }
+    let age = match &asked.older_than {
+        Some(age) => when::age("--older-than", age)?,
+        None => window.age_of_end()?,
+    };
     let mut retention = Retention::default().max_age(age);
     if let Some(text) = &asked.warnings_older_than {
         retention = retention.max_age_of_warnings(when::age("--warnings-older-than", text)?);
     }
     writable(place)?;
+    let would = l0::cleanup(&place.dir, &retention, true)?;
     if asked.dry_run {
-        let would = l0::cleanup(&place.dir, &retention, true)?;
         tell(
             &would,
             &format!("{} rows would be removed, about {}", HumanCount(would.rows), HumanBytes(would.bytes)),
@@ -28,7 +36,9 @@ pub(crate) fn prune(place: &Place, asked: &Prune, screen: &mut Screen) -> Result
         )?;
         return Ok(Outcome::Answered);
     }
-    let done = to_the_end(place, screen, "pruning", || l0::cleanup(&place.dir, &retention, false))?;
+    let mut done = to_the_end(place, screen, "pruning", || l0::cleanup(&place.dir, &retention, false))?;
+    // A step that took its whole minute has not said what it removed.
+    done.rows = done.rows.max(would.rows);
     let text = format!(
         "{} rows removed; {} free for new ones, {} given back to the file system",
         HumanCount(done.rows),

@@ -31,6 +31,17 @@ impl Window {
         Ok(Self { since, until, zone })
     }
 
+    /// How long ago the window ends.
+    pub(crate) fn age_of_end(&self) -> Result<Duration, Failure> {
+        let end_ns = self.until.map_or(i64::MIN, Timestamp::as_unix_ns);
+        let age = Timestamp::now().as_unix_ns().saturating_sub(end_ns);
+        u64::try_from(age)
+            .map(Duration::from_nanos)
+            .ok()
+            .filter(|age| !age.is_zero())
+            .ok_or_else(|| Failure::Usage("--until is in the future: nothing there can be removed yet".to_owned()))
+    }
+
     /// To the second, for tables.
     pub(crate) fn second(&self, at: Timestamp) -> String {
         self.show(at, 0)
