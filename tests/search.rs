@@ -192,6 +192,46 @@ fn columns_are_fields_again_unless_they_are_inherited() {
 }
 
 #[test]
+fn rows_of_one_nanosecond_in_several_tables_are_on_one_page_each() {
+    let support::Store { l0, dir } = store();
+    l0.shutdown(Duration::from_secs(10)).unwrap();
+    let rows = rusqlite::Connection::open(dir.path().join("telemetry.db")).unwrap();
+    for at in 1_000..1_006_usize {
+        for (table, severity) in [("event", 2), ("warning", 4)].into_iter().take(2 - at % 2) {
+            let sql = format!(
+                "INSERT INTO {table} (at, run, severity, message) VALUES ({at}, 1, {severity}, '{table} {at}')"
+            );
+            rows.execute(&sql, []).unwrap();
+        }
+    }
+    let reader = l0::query::Reader::open(dir.path()).unwrap();
+    for oldest_first in [true, false] {
+        for limit in 1..8 {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let mut question = reader.events().limit(limit);
+                question = if oldest_first { question.oldest_first() } else { question };
+                let page = match &after {
+                    Some(after) => question.after(after).fetch().unwrap(),
+                    None => question.fetch().unwrap(),
+                };
+                seen.extend(page.items.into_iter().map(|row| row.message));
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            if !oldest_first {
+                seen.reverse();
+            }
+            let tables = |at: usize| ["event", "warning"].into_iter().take(2 - at % 2);
+            let all = (1_000..1_006).flat_map(|at| tables(at).map(move |table| format!("{table} {at}")));
+            assert_eq!(seen, all.collect::<Vec<_>>(), "oldest first: {oldest_first}, {limit} on a page");
+        }
+    }
+}
+
+#[test]
 fn everything_is_exported_once_and_in_order_over_many_pages() {
     let store = store();
     store.record(|| {

@@ -5,7 +5,8 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
+    sync::{OnceLock, mpsc},
+    time::Duration,
 };
 
 /// What a process chose by itself has a name in the expectations.
@@ -149,13 +150,14 @@ pub fn shop(dir: &Path, orders: u32) {
 /// A process that is killed when the test is over, and what it prints.
 pub struct Living {
     child: Child,
-    lines: BufReader<std::process::ChildStdout>,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Living {
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
+        let (out, (tell, lines)) = (BufReader::new(child.stdout.take().unwrap()), mpsc::channel());
+        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
         Self { child, lines }
     }
 
@@ -163,11 +165,9 @@ impl Living {
         self.child.id()
     }
 
-    /// Waits for the next line it prints.
+    /// Waits for the next line it prints; fails the test after a minute.
     pub fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line
+        self.lines.recv_timeout(Duration::from_secs(60)).expect("it prints no further line")
     }
 
     /// With SIGKILL.
