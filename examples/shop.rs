@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 shop.take(order);
                 shop.time.pass(Duration::from_millis(50));
             }
+            Ok(())
         }
         Some(orders) => {
             let mut shop = Shop { time, numbers: 7 };
@@ -53,8 +54,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             l0.record(
                 TelemetryEvent::new("shop.closed").source("shop").payload(&serde_json::json!({ "orders": orders })),
             );
-            l0.flush()?;
-            let stats = l0.stats();
+            // However long the disk takes.
+            let handle = (*l0).clone();
+            l0.shutdown(Duration::from_secs(600))?;
+            let stats = handle.stats();
             println!(
                 "{orders} orders: {} records stored, {} shed, into {dir}. What to try next:",
                 stats.stored, stats.shed
@@ -62,9 +65,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             for question in ["status", "errors", "spans", "traces --slowest", "trace order-7", "logs level:warn"] {
                 println!("  cargo run --release --features cli -- {question} --dir {dir}");
             }
+            Ok(())
         }
     }
-    Ok(l0.shutdown(Duration::from_secs(60))?)
 }
 
 enum Time {

@@ -65,16 +65,7 @@ pub(crate) fn wal_identity(database: &Database, dir: &Path) -> Option<(u64, u64)
 
 /// Removes a WAL whose database is gone, before another is opened beside it and takes it for its own.
 pub(crate) fn remove_wal(database: &Database, dir: &Path) -> Result<()> {
-    remove_files(database, dir, &["-wal", "-shm"])
-}
-
-/// Removes the database, and what SQLite keeps beside it.
-pub(crate) fn remove(database: &Database, dir: &Path) -> Result<()> {
-    remove_files(database, dir, &["", "-wal", "-shm"])
-}
-
-fn remove_files(database: &Database, dir: &Path, suffixes: &[&str]) -> Result<()> {
-    for suffix in suffixes {
+    for suffix in ["-wal", "-shm"] {
         let path = beside(&dir.join(database.file), suffix);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -130,12 +121,21 @@ pub(crate) fn open_reader(database: &Database, dir: &Path) -> Result<Connection>
 pub(crate) fn copy(database: &Database, from: &Path, to: &Path) -> Result<()> {
     let (source, target) = (from.join(database.file), to.join(database.file));
     let failed = |error| Error::io("cannot copy the store to", &target, error);
-    if let Ok(connection) = open_any(database, from) {
-        create_private_file(&target)?;
-        let copied = connection.execute("VACUUM INTO ?1", [target.to_string_lossy()]);
-        return copied.map(drop).map_err(|error| Error::sqlite(&format!("cannot copy {}", source.display()), error));
+    match open_any(database, from) {
+        Ok(connection) => {
+            create_private_file(&target)?;
+            let Some(target) = target.to_str() else {
+                return Err(Error::storage(format!("{} is no text: choose another directory", target.display())));
+            };
+            let copied = connection.execute("VACUUM INTO ?1", [target]);
+            return copied
+                .map(drop)
+                .map_err(|error| Error::sqlite(&format!("cannot copy {}", source.display()), error));
+        }
+        // Where no file can be made beside the WAL, and none is there to share it by, nobody writes.
+        Err(_) if has_wal(&source) && !may_make_files(from) => {}
+        Err(error) => return Err(error),
     }
-    // A WAL on a read-only medium: nobody writes there.
     for suffix in ["", "-wal"] {
         let (source, target) = (beside(&source, suffix), beside(&target, suffix));
         if source.exists() {
@@ -196,6 +196,15 @@ fn is_cannot_open(error: &rusqlite::Error) -> bool {
         error.sqlite_error_code(),
         Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied)
     )
+}
+
+/// Whether permissions and the file system let this user make files in a directory.
+pub(crate) fn may_make_files(dir: &Path) -> bool {
+    #[cfg(unix)]
+    let is_let = rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok();
+    #[cfg(not(unix))]
+    let is_let = true;
+    is_let && !fs::metadata(dir).is_ok_and(|metadata| metadata.permissions().readonly())
 }
 
 /// Whether nobody may write it, nor make files beside it.

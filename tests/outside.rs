@@ -31,11 +31,11 @@ fn as_if_killed(living: &Path) -> tempfile::TempDir {
 }
 
 /// A program whose spans overlap, nest and outlive each other, in one thread on a manual clock; flushed here and there.
-fn program(store: &Store, hand: &l0::ManualClock, until: usize) {
+fn program(store: &Store, hand: &l0::ManualClock, seed: u64, until: usize) {
     store.record(|| {
         let pass = |ms| hand.advance(Duration::from_millis(ms));
         let mut open = Vec::new();
-        let mut number: u64 = 11;
+        let mut number = seed;
         for step in 0..until {
             number = number.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
             let choice = number >> 40;
@@ -96,7 +96,7 @@ fn agree([counted, told]: [BTreeMap<String, u128>; 2]) {
 #[test]
 fn self_time_is_counted_as_the_trees_tell_it() {
     let (store, hand) = simulated();
-    program(&store, &hand, 600);
+    program(&store, &hand, 11, 600);
     store.l0.flush().unwrap();
     let times = self_times(&Reader::open(store.dir.path()).unwrap());
     assert!(times[0].len() == 4 && times[0].values().all(|us| *us > 100_000), "{times:?}");
@@ -107,9 +107,9 @@ fn self_time_is_counted_as_the_trees_tell_it() {
 #[cfg(target_os = "linux")] // elsewhere the lock alone tells who lives
 fn self_time_outlives_the_process() {
     // Wherever the last commit was, the rest is counted by a recovery.
-    for steps in [37, 50, 73, 74, 90, 110] {
+    for (seed, steps) in (0..6).flat_map(|seed| [37, 50, 73, 74, 110].map(|steps| (seed, steps))) {
         let (store, hand) = simulated();
-        program(&store, &hand, steps);
+        program(&store, &hand, seed, steps);
         let dead = as_if_killed(store.dir.path());
         assert!(l0::inspect(dead.path()).unwrap().needs_recovery());
         assert_eq!(l0::recover(dead.path()).unwrap().runs, 1);
@@ -139,8 +139,11 @@ fn a_window_has_both_ends() {
     };
     assert_eq!(asked(None, None), (300, 5, 5));
     assert_eq!(asked(at(60), None), (240, 4, 4));
-    assert_eq!(asked(None, Some(at(119).unwrap().saturating_add(Duration::from_secs(59)))), (120, 2, 2));
-    assert_eq!(asked(at(90), Some(at(149).unwrap().saturating_add(Duration::from_secs(59)))), (60, 1, 1));
+    assert_eq!(asked(None, at(120)), (120, 2, 2));
+    assert_eq!(asked(at(90), at(150)), (60, 1, 1));
+    // Within a minute the whole of it counts.
+    assert_eq!(asked(at(90), Some(at(150).unwrap().saturating_add(Duration::from_nanos(1)))), (61, 1, 1));
+    assert_eq!(asked(at(120), at(120)), (0, 0, 0));
     assert!(store.l0.summary_between(at(2), at(1)).unwrap_err().is_invalid_input());
 }
 
@@ -206,9 +209,10 @@ fn a_copy_has_everything_and_the_original_is_left_alone() {
         let (from, to) = (if living { store.dir.path() } else { dead.path() }, tempfile::tempdir().unwrap());
         let to = to.path().join("copy");
         let (flight, before) = (listing(&from.join("flight")), listing(from)["telemetry.db"]);
-        l0::copy(from, &to).unwrap();
+        l0::copy(from, &to, true).unwrap();
         assert_eq!((listing(&from.join("flight")), listing(from)["telemetry.db"]), (flight, before));
-        l0::recover(&to).unwrap();
+        // Nothing is left in it for another machine, where it would not be trusted.
+        assert!(fs::read_dir(to.join("flight")).map_or(0, Iterator::count) == 0);
         is_consistent(&to);
         let found = Reader::open(&to).unwrap().events().oldest_first().fetch().unwrap().items;
         let found: Vec<_> =
@@ -216,9 +220,84 @@ fn a_copy_has_everything_and_the_original_is_left_alone() {
         // What a living process has not committed is still its own.
         let expected = ["committed", "audited", "in the flight file"];
         assert_eq!(found, expected[..if living { 2 } else { 3 }], "living: {living}");
-        let error = l0::copy(from, &to).unwrap_err();
-        assert!(error.to_string().contains("already"), "{error}");
+        let error = l0::copy(from, &to, true).unwrap_err();
+        assert!(error.to_string().contains("not empty"), "{error}");
     }
+    let to = tempfile::tempdir().unwrap();
+    l0::copy(dead.path(), to.path(), false).unwrap();
+    assert_eq!(Reader::open(to.path()).unwrap().logs().fetch().unwrap().items.len(), 1, "what is committed, alone");
+    assert_eq!(fs::read_dir(dead.path().join("flight")).unwrap().count(), 1);
+    // What is no store of ours is refused, and nothing is left of the attempt.
+    for pragma in ["user_version = 99", "application_id = 7"] {
+        let other = tempfile::tempdir().unwrap();
+        l0::copy(store.dir.path(), other.path().join("a"), false).unwrap();
+        let database = rusqlite::Connection::open(other.path().join("a/telemetry.db")).unwrap();
+        database.execute_batch(&format!("PRAGMA {pragma}")).unwrap();
+        assert!(l0::copy(other.path().join("a"), other.path().join("b"), true).unwrap_err().is_storage());
+        assert!(!other.path().join("b").exists());
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_copy_made_while_others_recover_has_each_record_once() {
+    let store = store();
+    for number in 0..200 {
+        store.l0.record(TelemetryEvent::new("n").payload(&number));
+    }
+    for _ in 0..10 {
+        let dead = as_if_killed(store.dir.path());
+        let copies = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| l0::recover(dead.path()).unwrap());
+            for copy in 0..3 {
+                let to = copies.path().join(copy.to_string());
+                l0::copy(dead.path(), &to, true).unwrap();
+                assert_eq!(Reader::open(&to).unwrap().events().event_type("n").count().unwrap(), 200);
+            }
+        });
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_flight_file_without_its_database_becomes_a_store() {
+    let store = store();
+    store.l0.record(TelemetryEvent::new("n"));
+    let dead = as_if_killed(store.dir.path());
+    for name in ["telemetry.db", "telemetry.db-wal"] {
+        fs::remove_file(dead.path().join(name)).unwrap();
+    }
+    assert!(l0::inspect(dead.path()).unwrap().needs_recovery());
+    assert_eq!(l0::recover(dead.path()).unwrap().records, 1);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn many_open_spans_of_one_long_trace_are_recovered_at_once() {
+    let (store, hand) = simulated();
+    store.record(|| {
+        let main = info_span!("main").entered();
+        for _ in 0..20_000 {
+            drop(info_span!("step").entered());
+        }
+        let open: Vec<_> = (0..1_000).map(|_| info_span!("open")).collect();
+        hand.advance(Duration::from_secs(1));
+        store.l0.flush().unwrap();
+        std::mem::forget((open, main));
+    });
+    let dead = as_if_killed(store.dir.path());
+    // Looking at every span for each open one would take minutes.
+    assert_eq!(l0::recover(dead.path()).unwrap().interrupted_spans, 1_001);
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    builder(dir.path()).start().unwrap().shutdown(Duration::from_secs(10)).unwrap();
+    let before = fs::read(dir.path().join("telemetry.db")).unwrap();
+    l0::cleanup(dir.path(), &Retention::default().max_age(Duration::from_secs(1)), true).unwrap();
+    assert_eq!(fs::read(dir.path().join("telemetry.db")).unwrap(), before);
 }
 
 #[test]

@@ -21,6 +21,8 @@ fn shop() -> support::Store {
         info!(target: "shop::pay", duration_ms = 250, "charged");
         info!(target: "shop::pay", duration_ms = 20, "charged");
     });
+    store.l0.record(TelemetryEvent::new("http").source("web").status("503").message("answered"));
+    store.l0.record(TelemetryEvent::new("http").source("web").status("301").message("moved"));
     store.l0.record(TelemetryEvent::new("order.shipped").source("depot").actor_id("u-7").status("done"));
     store.l0.audit(TelemetryEvent::new("refund.granted").source("desk").message("refunded order 9")).unwrap();
     store
@@ -46,7 +48,7 @@ fn a_search_finds_what_it_says() {
         ("target:shop::pay level:error", &["card DECLINED"]),
         ("source:depot", &["order.shipped"]),
         ("source:desk", &["refunded order 9"]),
-        ("-target:shop -target:hyper", &["order.shipped", "refunded order 9"]),
+        ("-target:shop -target:hyper -source:web", &["order.shipped", "refunded order 9"]),
         ("order:9", &["Order placed"]),
         ("order:9.0", &["Order placed"]),
         ("code:402", &["card DECLINED"]),
@@ -67,6 +69,10 @@ fn a_search_finds_what_it_says() {
         ("duration:<0.1s duration:>=20", &["charged"]),
         ("message:ORDER", &["Order placed", "refunded order 9"]),
         ("100% _", &[]),
+        (r#""Ada \"the\" first""#, &["Order placed"]),
+        ("status:>=500", &["answered"]),
+        ("status:<400", &["moved"]),
+        ("status:>=500 -status:503", &[]),
     ] {
         let found = found(text);
         assert_eq!(found, expected, "{text}");
@@ -166,6 +172,9 @@ fn columns_are_fields_again_unless_they_are_inherited() {
         info!(correlation_id = "other", event_type = "order.placed");
     });
     store.l0.record(TelemetryEvent::new("n").payload(&json!([1, 2])).tenant_id("globex"));
+    store.l0.record(TelemetryEvent::new("n").status("ok").payload(&json!({"status": 5, "a": "status"})));
+    let raw = serde_json::value::RawValue::from_string("{\t\"a\":\r\n1}".into()).unwrap();
+    store.l0.record(TelemetryEvent::new("n").payload(&raw));
     let lines = exported(store.l0.events());
     assert_eq!(lines[0]["level"], "ERROR");
     assert_eq!(
@@ -184,8 +193,10 @@ fn columns_are_fields_again_unless_they_are_inherited() {
     assert_eq!(lines[0]["trace_id"], trace.trace_id);
     let id = store.one("SELECT w3c_span_id FROM spans WHERE name = 'renamed'");
     assert_eq!((lines[0]["span_id"].as_str(), lines[1]["span_id"].as_str()), (Some(id.as_str()), Some(id.as_str())));
-    assert_eq!(lines[2]["fields"], json!({"event_type": "n", "tenant_id": "globex", "payload": "[1,2]"}));
+    assert_eq!(lines[2]["fields"], json!({"event_type": "n", "tenant_id": "globex", "payload": [1, 2]}));
     assert_eq!(lines[2].as_object().unwrap().keys().collect::<Vec<_>>(), ["fields", "level", "target", "timestamp"]);
+    assert_eq!(lines[3]["fields"]["payload"], json!({"status": 5, "a": "status"}));
+    assert_eq!((&lines[3]["fields"]["status"], &lines[4]["fields"]["a"]), (&"ok".into(), &1.into()));
     let mut raw = Vec::new();
     store.l0.events().write_json_lines(&mut raw, u64::MAX, |_| {}).unwrap();
     assert!(!raw.contains(&0x1b));
@@ -229,6 +240,28 @@ fn rows_of_one_nanosecond_in_several_tables_are_on_one_page_each() {
             assert_eq!(seen, all.collect::<Vec<_>>(), "oldest first: {oldest_first}, {limit} on a page");
         }
     }
+}
+
+#[test]
+fn a_page_of_large_lines_is_bounded_and_nothing_is_left_out() {
+    let store = store();
+    store.record(|| {
+        let text = "x".repeat(10_000);
+        let mut spans: Vec<_> = (0..50).map(|depth| info_span!("deep", depth, text).entered()).collect();
+        for n in 0..30 {
+            info!(n, "in all of them");
+        }
+        while spans.pop().is_some() {}
+    });
+    let lines = exported(store.l0.events());
+    assert_eq!(
+        lines.iter().map(|line| line["fields"]["n"].as_u64().unwrap()).collect::<Vec<_>>(),
+        (0..30).collect::<Vec<_>>()
+    );
+    assert!(lines.iter().all(|line| line["spans"].as_array().unwrap().len() == 50));
+    let mut pages = 0;
+    store.l0.events().write_json_lines(std::io::sink(), u64::MAX, |_| pages += 1).unwrap();
+    assert!(pages > 2, "{pages}");
 }
 
 #[test]

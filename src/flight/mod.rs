@@ -34,4 +34,4 @@ pub(crate) use process::Owner;
 pub(crate) use recorder::{FlightRecorder, Pushable, next_lane};
 pub(crate) use recover::{Image, Left, has_file, is_own, limit_set_aside, orphans};
 pub use survey::{FlightFile, FlightState};
-pub(crate) use survey::{copy_files, remove_files, survey};
+pub(crate) use survey::{copy_files, survey};

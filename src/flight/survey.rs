@@ -85,8 +85,8 @@ fn read_page(path: &Path, metadata: &fs::Metadata) -> Option<Vec<u8>> {
     Some(page)
 }
 
-/// Copies flight files into another store.
-pub(crate) fn copy_files(files: &[PathBuf], to: &Path) -> Result<()> {
+/// Copies flight files into another store. Says whether all were still there.
+pub(crate) fn copy_files(files: &[PathBuf], to: &Path) -> Result<bool> {
     let dir = directory(to);
     for from in files {
         let Some(name) = from.file_name() else { continue };
@@ -95,18 +95,14 @@ pub(crate) fn copy_files(files: &[PathBuf], to: &Path) -> Result<()> {
         options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut source = match File::open(from) {
+            Ok(source) => source,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(Error::io("cannot read the flight file", from, error)),
+        };
         fs::create_dir_all(&dir)
-            .and_then(|()| io::copy(&mut File::open(from)?, &mut options.open(&to)?))
+            .and_then(|()| io::copy(&mut source, &mut options.open(&to)?))
             .map_err(|error| Error::io("cannot copy a flight file to", &to, error))?;
     }
-    Ok(())
-}
-
-/// Removes a store's flight files, which no process uses.
-pub(crate) fn remove_files(store: &Path) -> Result<()> {
-    let dir = directory(store);
-    match fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("cannot remove", &dir, error)),
-        _ => Ok(()),
-    }
+    Ok(true)
 }

@@ -6,7 +6,7 @@ use super::Handle;
 use crate::{
     clock::Timestamp,
     error::Result,
-    query::{self, Check, Errors, Events, Logs, Summary, Table, Trace, Traces, Value, Window},
+    query::{self, Check, Errors, Events, Logs, Params, Summary, Table, Trace, Traces, Value, Window},
 };
 
 impl Handle {
@@ -99,7 +99,7 @@ impl Handle {
     /// `is_invalid_input` for SQL that does not parse, would write, or has other parameters; `is_storage` if the store
     /// cannot be read; `is_closed` in a forked child.
     pub fn sql(&self, sql: &str, params: &[Value]) -> Result<Table> {
-        query::sql(&self.inner.source, sql, params)
+        query::sql(&self.inner.source, sql, Params::InOrder(params), usize::MAX)
     }
 
     /// Whether the store is sound by SQLite's own check, what its tables take, and what in them is free, unused or out of

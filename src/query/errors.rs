@@ -27,7 +27,7 @@ const MESSAGE_BYTES: usize = 512;
 /// A run of letters and digits that is as long is an id.
 const ID_BYTES: usize = 16;
 /// So is a shorter one of hexadecimal digits.
-const HEX_ID_BYTES: usize = 8;
+const HEX_ID_BYTES: usize = 4;
 
 /// A question about errors: events of severity error and above, those of one place and one message together, the most
 /// frequent first.
@@ -252,8 +252,9 @@ impl Group {
 
 /// The text with `<n>` in the place of numbers and `<id>` in that of ids.
 ///
-/// A number is a run of digits, with points between digits. An id is a UUID, a run of at least eight hexadecimal digits of
-/// which some are digits and some letters, or of at least sixteen letters and digits of which both are there.
+/// A number is a run of digits, with points between digits. An id is a UUID; `0x` and hexadecimal digits; three or more groups
+/// of those with colons between; four or more of them, digits and letters both; any sixteen digits and letters, both. Groups and
+/// runs of nothing but digits are numbers, of nothing but letters words.
 fn normalise(text: &str, out: &mut String) {
     out.clear();
     let text = &text[..text.floor_char_boundary(MESSAGE_BYTES)];
@@ -318,10 +319,38 @@ fn id(bytes: &[u8], at: usize, word: usize) -> Option<usize> {
     if is_uuid {
         return Some(36);
     }
+    if let Some(length) = colons(bytes, at) {
+        return Some(length);
+    }
     let word = &bytes[at..at + word];
-    let has_both = word.iter().any(u8::is_ascii_digit) && word.iter().any(u8::is_ascii_alphabetic);
+    if word.len() > 2 && word.starts_with(b"0x") && word[2..].iter().all(u8::is_ascii_hexdigit) {
+        return Some(word.len());
+    }
     let is_long = word.len() >= ID_BYTES || word.len() >= HEX_ID_BYTES && word.iter().all(u8::is_ascii_hexdigit);
-    (has_both && is_long).then_some(word.len())
+    (has_both(word) && is_long).then_some(word.len())
+}
+
+/// Addresses of networks and of their cards: at least three groups of at most four hexadecimal digits, with colons between.
+fn colons(bytes: &[u8], at: usize) -> Option<usize> {
+    let (mut end, mut groups) = (at, 0);
+    loop {
+        let digits = run(bytes, end, u8::is_ascii_hexdigit);
+        if digits == 0 || digits > 4 || bytes.get(end + digits).is_some_and(u8::is_ascii_alphanumeric) {
+            return None;
+        }
+        (end, groups) = (end + digits, groups + 1);
+        let colons = run(bytes, end, |byte| *byte == b':');
+        let goes_on = matches!(colons, 1 | 2) && bytes.get(end + colons).is_some_and(u8::is_ascii_hexdigit);
+        if !goes_on {
+            return (groups >= 3 && has_both(&bytes[at..end])).then_some(end - at);
+        }
+        end += colons;
+    }
+}
+
+/// Both digits and letters.
+fn has_both(word: &[u8]) -> bool {
+    word.iter().any(u8::is_ascii_digit) && word.iter().any(u8::is_ascii_alphabetic)
 }
 
 #[cfg(test)]
@@ -345,7 +374,11 @@ mod tests {
             ("10.0.0.1:8080 refused", "<n>:<n> refused"),
             ("version 2.", "version <n>."),
             ("key 550e8400-e29b-41d4-a716-446655440000 is gone", "key <id> is gone"),
-            ("550e8400-e29b is short", "<id>-e<n>b is short"),
+            ("550e8400-e29b is short", "<id>-<id> is short"),
+            ("bad pointer 0x7ffd3a10", "bad pointer <id>"),
+            ("from fe80::1:a2b3 via 3a:ff:01:9c:00:d4", "from <id> via <id>"),
+            ("at 10:15:30 in shop::a::b9 c3", "at <n>:<n>:<n> in shop::a::b<n> c<n>"),
+            ("commit a1b2c3d of 1f", "commit <id> of <n>f"),
             ("commit deadbeef1", "commit <id>"),
             ("deadbeef is a word", "deadbeef is a word"),
             ("token sk4mXq81LpZr9TvB", "token <id>"),

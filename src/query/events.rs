@@ -134,9 +134,11 @@ impl Events {
     /// That match what a person types: words, `"phrases"`, `field:value`, numbers as `field:>100`, and each of these with
     /// a `-` for what must not be.
     ///
-    /// - A word or phrase is looked for in the message and in the fields, whatever its case (of ASCII letters).
+    /// - A word or phrase is looked for in the message and in the fields, their names included, whatever its case (of ASCII
+    ///   letters).
     /// - `level:warn` is that or worse. `target:` (or `source:`) compares beginnings, `message:` looks for a part, `span:` is the
-    ///   name of the span it is in, `trace:`, `tenant:`, `actor:`, `category:`, `type:` and `status:` are the columns.
+    ///   name of the span it is in, `trace:`, `tenant:`, `actor:`, `category:`, `type:` and `status:` are the columns;
+    ///   `status:>=500` compares numbers.
     /// - `duration:>100ms` is about the event's own duration, or else that of the span it is in.
     /// - Every other name is a field of the payload, and so is `@name`; `name:*` asks whether there is such a field.
     ///
@@ -153,7 +155,7 @@ impl Events {
     /// # Errors
     /// `is_invalid_input` for an open quote, an unknown level, a comparison with what is no number.
     pub fn search(mut self, text: &str) -> Result<Self> {
-        self.filters.extend(search::parse(text, |id| self.source.hashed(id))?);
+        self.filters.extend(search::parse(text, self.filters.len(), |id| self.source.hashed(id))?);
         Ok(self)
     }
 

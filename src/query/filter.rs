@@ -99,6 +99,8 @@ pub(super) enum Filter {
     Duration(Comparison, i64),
     /// A field that is a number.
     Compare(String, Comparison, Value),
+    /// The status, where it is a number.
+    StatusCompare(Comparison, Value),
     HasField(String),
     AnyOf(Vec<Filter>),
     Not(Box<Filter>),
@@ -170,6 +172,11 @@ impl Filter {
                 let own = "coalesce(e.duration_ns, (SELECT duration_ns FROM span WHERE id = e.span))";
                 format!("{own} {} ?", comparison.sign())
             }
+            Self::StatusCompare(comparison, number) => {
+                values.push(number.clone());
+                let compared = format!("CAST(text AS REAL) {} ?", comparison.sign());
+                format!("e.status IN (SELECT id FROM name WHERE text GLOB '[0-9]*' AND {compared})")
+            }
             Self::IsLog => "e.callsite IS NOT NULL".to_owned(),
             other => return other.common(values),
         })
@@ -197,6 +204,10 @@ impl Filter {
                 values.extend(vec![Value::from(text.as_str()); 2]);
                 "substr(e.source, 1, length(?)) = ?".to_owned()
             }
+            Self::StatusCompare(comparison, number) => {
+                values.push(number.clone());
+                format!("e.status GLOB '[0-9]*' AND CAST(e.status AS REAL) {} ?", comparison.sign())
+            }
             Self::Duration(comparison, ns) => {
                 values.push((*ns).into());
                 format!("e.duration_ns {} ?", comparison.sign())
@@ -217,7 +228,9 @@ impl Filter {
                 "instr(e.message, ?) > 0".to_owned()
             }
             Self::Text(text) => {
-                values.extend(vec![Value::from(text.as_str()); 2]);
+                // As it stands in JSON, without the quotes around it.
+                let json = serde_json::Value::from(text.as_str()).to_string();
+                values.extend([text.as_str().into(), json[1..json.len() - 1].into()]);
                 "(instr(lower(e.message), lower(?)) > 0 OR instr(lower(e.payload), lower(?)) > 0)".to_owned()
             }
             Self::MessageAnyCase(text) => {

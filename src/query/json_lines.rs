@@ -10,7 +10,7 @@ use super::{
     EventRow, Events,
     events::{Condition, rows},
     filter::Leg,
-    text::harmless_json,
+    text::json_line,
 };
 use crate::{
     correlation::trace_id_of,
@@ -21,6 +21,8 @@ use crate::{
 
 /// Rows read in one transaction: a long one would keep the WAL from being emptied.
 const PAGE: usize = 2_000;
+/// Lines held at once: each repeats the spans around it.
+const PAGE_BYTES: usize = 4 << 20;
 /// Spans remembered.
 const SPANS_KEPT: usize = 20_000;
 /// Around each other; more would be a mistake in the store.
@@ -32,7 +34,8 @@ impl Events {
     /// many; `each_page` is told how many so far.
     ///
     /// What became a column is a field again: `event_type`, `category`, `tenant_id`, `actor_id`, `correlation_id` (unless the
-    /// span has the same), `status`, `duration_ms`, and `severity` where it is `critical`. Control characters are escaped, so
+    /// span has the same), `status`, `duration_ms`, and `severity` where it is `critical`; ids and status are texts. A payload that is
+    /// no object, or has a field of a column's name, stands whole under `payload`. Control characters are escaped, so
     /// that the lines are harmless on a terminal. Instead of the question's limit and cursor `at_most` bounds the lines. It is
     /// read in pieces, each a snapshot of its own.
     ///
@@ -59,7 +62,7 @@ impl Events {
         let mut spans = Spans::default();
         let (mut behind, mut count) = (None, 0);
         loop {
-            let lines = self
+            let (lines, is_last) = self
                 .source
                 .clone()
                 .ask(self.asking, "cannot export events", |asked| spans.page(asked, &legs, behind))?;
@@ -69,12 +72,12 @@ impl Events {
                 if count == at_most {
                     break;
                 }
-                let written = out.write_all(harmless_json(line).as_bytes()).and_then(|()| out.write_all(b"\n"));
+                let written = out.write_all(json_line(line).as_bytes()).and_then(|()| out.write_all(b"\n"));
                 written.map_err(|error| Error::output("cannot write the exported lines", error))?;
                 (behind, count) = (Some(*key), count + 1);
             }
             each_page(count);
-            if lines.len() < PAGE || count == at_most {
+            if is_last || count == at_most {
                 return Ok(count);
             }
         }
@@ -108,10 +111,20 @@ fn object(entries: &[(&str, serde_json::Value)], payload: &str, name: Option<&st
         let all: Vec<String> = entries.chain(payload).chain(name).collect();
         RawValue::from_string(format!("{{{}}}", all.join(",")))
     };
-    let inside = payload.strip_prefix('{').and_then(|inside| inside.strip_suffix('}'));
-    // What is no object, or too deep for JSON's readers, stands there as a text.
+    let inside = payload.trim().strip_prefix('{').and_then(|inside| inside.strip_suffix('}')).map(str::trim);
+    // A name that is a column's, too, would be there twice.
+    let is_taken = |name: &str| payload.contains(&quoted(name)) && has_field(payload, name);
+    let inside = inside.filter(|_| !entries.iter().any(|(name, _)| is_taken(name)));
+    // What is no object stands there as a whole; what is too deep for JSON's readers as a text.
     let object = inside.and_then(|inside| whole(inside).ok());
+    let object = object.or_else(|| whole(&format!("\"payload\":{payload}")).ok());
     object.or_else(|| whole(&format!("\"payload\":{}", quoted(payload))).ok()).unwrap_or_default()
+}
+
+/// Whether an object has a field of this name.
+fn has_field(object: &str, name: &str) -> bool {
+    let fields = serde_json::from_str::<HashMap<String, serde::de::IgnoredAny>>(object);
+    fields.is_ok_and(|fields| fields.contains_key(name))
 }
 
 /// A span, as it stands in the lines of its events.
@@ -124,22 +137,36 @@ struct Span {
     inherited: [Option<String>; 3],
 }
 
+/// Lines, each with the key of its row.
+type Lines = Vec<((i64, Leg), String)>;
+
 #[derive(Default)]
 struct Spans {
     known: HashMap<i64, Option<Arc<Span>>>,
 }
 
 impl Spans {
+    /// Some lines, and whether they are the last.
     fn page(
         &mut self,
         asked: &Asked<'_>,
         legs: &[Condition],
         behind: Option<(i64, Leg)>,
-    ) -> rusqlite::Result<Vec<((i64, Leg), String)>> {
+    ) -> rusqlite::Result<(Lines, bool)> {
         // A span may have been told more since the last page.
         self.known.clear();
         let rows = rows(asked, legs, behind, true, PAGE)?;
-        rows.into_iter().map(|row| Ok((row.key(), self.line(asked, row)?))).collect()
+        let (count, mut bytes, mut lines) = (rows.len(), 0, Vec::with_capacity(rows.len()));
+        for row in rows {
+            let (key, line) = (row.key(), self.line(asked, row)?);
+            bytes += line.len();
+            lines.push((key, line));
+            if bytes >= PAGE_BYTES {
+                break;
+            }
+        }
+        let is_last = count < PAGE && lines.len() == count;
+        Ok((lines, is_last))
     }
 
     fn line(&mut self, asked: &Asked<'_>, row: EventRow) -> rusqlite::Result<String> {

@@ -43,6 +43,6 @@ pub use value::Value;
 
 pub(crate) use check::check;
 pub(crate) use summary::summary;
-pub(crate) use table::sql;
+pub(crate) use table::{Params, sql};
 pub(crate) use trace::trace;
 pub(crate) use window::Window;

@@ -3,7 +3,10 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    Check, Errors, Events, Logs, Summary, Table, Trace, Traces, Value, check, summary, table, trace, window::Window,
+    Check, Errors, Events, Logs, Summary, Table, Trace, Traces, Value, check, summary,
+    table::{self, Params},
+    trace,
+    window::Window,
 };
 use crate::{
     clock::Timestamp,
@@ -111,6 +114,14 @@ impl Reader {
     /// # Errors
     /// `is_invalid_input` for SQL that does not parse, would write, or has other parameters.
     pub fn sql(&self, sql: &str, params: &[Value]) -> Result<Table> {
-        table::sql(&self.source, sql, params)
+        table::sql(&self.source, sql, Params::InOrder(params), usize::MAX)
+    }
+
+    /// The same with parameters by name (`:since`), of which the statement need not have all, and for so many rows at most.
+    ///
+    /// # Errors
+    /// `is_invalid_input` for SQL that does not parse, would write, or has a parameter that is not given.
+    pub fn sql_named(&self, sql: &str, params: &[(&str, Value)], at_most: usize) -> Result<Table> {
+        table::sql(&self.source, sql, Params::Named(params), at_most)
     }
 }

@@ -18,6 +18,27 @@ use crate::{
 /// More would be a mistake.
 const TERMS_MAX: usize = 100;
 
+/// Columns that are texts.
+const TEXTS: [&str; 17] = [
+    "level",
+    "severity",
+    "target",
+    "source",
+    "message",
+    "type",
+    "event_type",
+    "category",
+    "span",
+    "trace",
+    "trace_id",
+    "correlation",
+    "correlation_id",
+    "tenant",
+    "tenant_id",
+    "actor",
+    "actor_id",
+];
+
 /// One term, before its meaning is known.
 #[derive(Debug, PartialEq, Eq)]
 struct Term {
@@ -28,11 +49,12 @@ struct Term {
     is_quoted: bool,
 }
 
-/// All filters of a search; `hashed` tells as what else an id may be stored.
-pub(super) fn parse(text: &str, hashed: impl Fn(&str) -> Vec<String>) -> Result<Vec<Filter>> {
+/// All filters of a search, beside so many that the question has; `hashed` tells as what else an id may be stored.
+pub(super) fn parse(text: &str, known: usize, hashed: impl Fn(&str) -> Vec<String>) -> Result<Vec<Filter>> {
     let terms = terms(text)?;
-    if terms.len() > TERMS_MAX {
-        return Err(Error::invalid_input(format!("a search has {TERMS_MAX} terms at most, this has {}", terms.len())));
+    let count = terms.len() + known;
+    if count > TERMS_MAX {
+        return Err(Error::invalid_input(format!("a question has {TERMS_MAX} terms at most, this has {count}")));
     }
     terms.into_iter().map(|term| filter(term, &hashed)).collect()
 }
@@ -107,9 +129,18 @@ fn filter(term: Term, hashed: &impl Fn(&str) -> Vec<String>) -> Result<Filter> {
             };
             Filter::Duration(comparison, duration_ns(&value)?)
         }
+        (Some("level" | "severity"), Some(Comparison::AtLeast)) => Filter::AtLeast(value.parse::<Severity>()?),
+        (Some(field), Some(_)) if TEXTS.contains(&field) => {
+            return Err(Error::invalid_input(format!(
+                "{field} is no number: write {field}:{value}, or -{field}:{value} for what it must not be"
+            )));
+        }
         (Some(field), Some(comparison)) => match value.parse::<f64>() {
+            Ok(number) if number.is_finite() && field == "status" => {
+                Filter::StatusCompare(comparison, value_of(&value, number))
+            }
             Ok(number) if number.is_finite() => {
-                Filter::Compare(field.trim_start_matches('@').to_owned(), comparison, value_of(&value, number))
+                Filter::Compare(payload_field(field), comparison, value_of(&value, number))
             }
             _ => {
                 return Err(Error::invalid_input(format!(
@@ -137,7 +168,7 @@ fn filter(term: Term, hashed: &impl Fn(&str) -> Vec<String>) -> Result<Filter> {
             Filter::ActorId(value, hashed)
         }
         (Some(field), None) => {
-            let field = field.trim_start_matches('@').to_owned();
+            let field = payload_field(field);
             match value.parse::<f64>() {
                 _ if value == "*" && !is_quoted => Filter::HasField(field),
                 // Twelve is `12`, `12.0` and `"12"`.
@@ -150,6 +181,11 @@ fn filter(term: Term, hashed: &impl Fn(&str) -> Vec<String>) -> Result<Filter> {
         }
     };
     Ok(if is_negated { Filter::Not(Box::new(filter)) } else { filter })
+}
+
+/// Its name without the mark that says it is no column.
+fn payload_field(name: &str) -> String {
+    name.strip_prefix('@').unwrap_or(name).to_owned()
 }
 
 fn value_of(text: &str, number: f64) -> Value {
@@ -212,9 +248,11 @@ mod tests {
             ("duration:>soon", "100ms"),
             ("duration:>-5", "100ms"),
             ("order:>many", "order:>100"),
+            ("level:<warn", "-level:warn"),
+            ("tenant:>5", "tenant:5"),
             (&"x ".repeat(101), "100 terms"),
         ] {
-            let error = parse(text, |_| Vec::new()).unwrap_err();
+            let error = parse(text, 0, |_| Vec::new()).unwrap_err();
             assert!(error.is_invalid_input() && error.to_string().contains(advice), "{text}: {error}");
         }
     }
@@ -229,7 +267,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_a_search_or_an_error(text in "(\\PC|[-:\"\\\\ <>=@*a]){0,40}") {
-            let _ = parse(&text, |_| Vec::new());
+            let _ = parse(&text, 0, |_| Vec::new());
         }
     }
 }

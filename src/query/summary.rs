@@ -29,8 +29,8 @@ const LINES: usize = 8;
 
 /// A window's counts, rates and percentiles.
 ///
-/// Counts come from the rollups, which are kept longer than rows: by whole minutes, so the window is up to a minute longer
-/// than asked for. `Display` is a page to be read at a glance.
+/// Counts come from the rollups, which are kept longer than rows: by whole minutes at both ends, and by whole hours where the
+/// minutes are not kept any more (after 48 hours), so the window is that much longer than asked for. `Display` is a page to be read at a glance.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Summary {
@@ -82,8 +82,8 @@ pub struct SpanSummary {
     pub max: Duration,
     /// All of them together.
     pub total: Duration,
-    /// The part of `total` in which none of a span's children was open: where the time goes. `None` if the window has
-    /// counts from before l0 counted it.
+    /// The part of `total` in which none of a span's children, of whatever trace, was open: where the time goes. `None` if the
+    /// window has counts from before l0 counted it.
     pub self_time: Option<Duration>,
 }
 
@@ -129,12 +129,13 @@ struct Part {
     until: i64,
 }
 
-/// Hours for the middle, minutes for the edges, unless they are from before the oldest minute that is kept.
+/// Hours for the middle, minutes for the edges, unless they are from before the oldest minute that is kept. The end is
+/// exclusive; what lies within the last minute, or hour, counts whole.
 fn parts(since: i64, until: i64, oldest_minute: i64) -> Vec<Part> {
     let floor = |time: i64, period: i64| time.div_euclid(period) * period;
     let ceil = |time: i64, period: i64| -(-time).div_euclid(period) * period;
     let from = floor(since, if since < oldest_minute { HOUR } else { MINUTE });
-    let until = if until < oldest_minute { ceil(until + 1, HOUR) } else { until + 1 };
+    let until = ceil(until, if until < oldest_minute { HOUR } else { MINUTE });
     let (first_hour, last_hour) = (ceil(from, HOUR), floor(until, HOUR));
     let all = if first_hour >= last_hour {
         vec![Part { period: MINUTE, from, until }]
@@ -159,7 +160,8 @@ pub(crate) fn summary(source: &Source, window: Window) -> Result<Summary> {
             oldest.query_row([period], |row| row.get::<_, Option<i64>>(0))
         };
         let seconds = |ns: i64| ns.div_euclid(1_000_000_000);
-        let until_s = seconds(until.as_unix_ns());
+        // The first second that is not asked for.
+        let until_s = seconds(until.as_unix_ns().saturating_sub(1)) + 1;
         let since_s = since.map_or(oldest(HOUR)?.unwrap_or(until_s).min(until_s), seconds);
         let parts = parts(since_s, until_s, oldest(MINUTE)?.unwrap_or(i64::MIN));
         let from = parts.first().map_or(until_s, |part| part.from);
@@ -406,9 +408,11 @@ mod tests {
             let until = since + length;
             let parts = parts(since, until, oldest);
             let begins = since.div_euclid(MINUTE) * MINUTE;
-            prop_assert!(parts[0].from == begins || since < oldest && (begins - HOUR..=begins).contains(&parts[0].from));
-            let end = parts.last().unwrap().until;
-            prop_assert!(end == until + 1 || until < oldest && (until..=until + HOUR).contains(&end));
+            let from = parts.first().map_or(begins, |part| part.from);
+            prop_assert!(from == begins || since < oldest && (begins - HOUR..=begins).contains(&from));
+            let end = parts.last().map_or(until, |part| part.until);
+            let within = if until < oldest { HOUR } else { MINUTE };
+            prop_assert!((until..until + within).contains(&end), "{} {:?}", until, parts);
             for part in parts.iter().filter(|part| part.period == MINUTE) {
                 prop_assert!(part.from + HOUR > oldest, "{:?} is of minutes that are gone", part);
             }

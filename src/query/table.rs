@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rusqlite::{ErrorCode, params_from_iter};
+use rusqlite::{ErrorCode, Statement};
 
 use super::{Value, text::harmless};
 use crate::{
@@ -23,8 +23,49 @@ pub struct Table {
     pub rows: Vec<Vec<Value>>,
 }
 
-/// Asks one read-only statement.
-pub(crate) fn sql(source: &Source, sql: &str, params: &[Value]) -> Result<Table> {
+/// What a statement's parameters are.
+#[derive(Clone, Copy)]
+pub(crate) enum Params<'a> {
+    InOrder(&'a [Value]),
+    /// Each by its name, sign and all; a statement need not name them all.
+    Named(&'a [(&'a str, Value)]),
+}
+
+impl Params<'_> {
+    fn bind(self, sql: &str, statement: &mut Statement<'_>) -> rusqlite::Result<Result<()>> {
+        let count = statement.parameter_count();
+        match self {
+            Self::InOrder(params) if params.len() != count => {
+                return Ok(Err(Error::invalid_input(format!(
+                    "{sql:?} has {count} parameters, {} were given",
+                    params.len()
+                ))));
+            }
+            Self::InOrder(params) => {
+                for (index, value) in params.iter().enumerate() {
+                    statement.raw_bind_parameter(index + 1, value)?;
+                }
+            }
+            Self::Named(params) => {
+                for index in 1..=count {
+                    let name = statement.parameter_name(index).unwrap_or("?").to_owned();
+                    let Some((_, value)) = params.iter().find(|(known, _)| *known == name) else {
+                        let known: Vec<_> = params.iter().map(|(name, _)| *name).collect();
+                        return Ok(Err(Error::invalid_input(format!(
+                            "{sql:?} has the parameter {name}; those that are known here are {}",
+                            known.join(" and ")
+                        ))));
+                    };
+                    statement.raw_bind_parameter(index, value)?;
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Asks one read-only statement, for so many rows at most.
+pub(crate) fn sql(source: &Source, sql: &str, params: Params<'_>, at_most: usize) -> Result<Table> {
     source.ask(Asking::default(), "cannot answer the SQL question", |asked| {
         let mut statement = match asked.prepare_guarded(sql) {
             Ok(statement) => statement,
@@ -41,19 +82,18 @@ pub(crate) fn sql(source: &Source, sql: &str, params: &[Value]) -> Result<Table>
         if !statement.readonly() {
             return Ok(Err(Error::invalid_input(format!("{sql:?} would write: only questions are answered here"))));
         }
-        if statement.parameter_count() != params.len() {
-            let count = statement.parameter_count();
-            return Ok(Err(Error::invalid_input(format!(
-                "{sql:?} has {count} parameters, {} were given",
-                params.len()
-            ))));
+        if let Err(error) = params.bind(sql, &mut statement)? {
+            return Ok(Err(error));
         }
         #[allow(clippy::useless_conversion)] // an iterator in one version of rusqlite, a Vec in another
         let columns: Vec<String> = statement.column_names().into_iter().map(ToOwned::to_owned).collect();
-        let mut rows = statement.query(params_from_iter(params))?;
+        let mut rows = statement.raw_query();
         let mut found = Vec::new();
         let mut bytes = 0;
         loop {
+            if found.len() == at_most {
+                return Ok(Ok(Table { columns, rows: found }));
+            }
             match rows.next() {
                 Ok(Some(row)) => {
                     let values: Vec<Value> = (0..columns.len())

@@ -34,15 +34,16 @@ fn is_plain(text: &str) -> bool {
 pub(super) fn is_hostile(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{206F}'
-            | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
+            | '\u{00AD}' | '\u{180E}' | '\u{200B}' | '\u{2060}'..='\u{2064}' | '\u{3164}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
 }
 
 /// The text, cut where it does not fit into this many columns.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     // Nothing that does not fit is even looked at: a message may be long.
-    let start = &text[..text.floor_char_boundary(columns * 8 + 8)];
+    let start = &text[..text.floor_char_boundary(columns.saturating_mul(8).saturating_add(8))];
+    let is_whole = start.len() == text.len();
     let text = harmless(start);
-    if text.width() <= columns {
+    if text.width() <= columns && is_whole {
         return text.into_owned();
     }
     let mut out = String::new();
@@ -68,23 +69,38 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
     out
 }
 
-/// JSON in which what a terminal would obey is escaped: in JSON such characters stand in texts only, and mean the same.
+/// JSON in which what a terminal would obey is escaped where it stands in a text, and means the same. Line feeds between values
+/// are left as they are, other space of that kind becomes a blank.
 ///
 /// ```
-/// assert_eq!(l0::query::harmless_json("{\"a\":\"\u{202e}\"}"), r#"{"a":"\u202e"}"#);
+/// assert_eq!(l0::query::harmless_json("{\"a\":\t\"\u{202e}\"}"), r#"{"a": "\u202e"}"#);
 /// ```
 pub fn harmless_json(json: &str) -> Cow<'_, str> {
-    let is_hostile = |c: char| c != '\n' && is_hostile(c);
+    escaped_json(json, '\n')
+}
+
+/// The same on one line.
+pub(super) fn json_line(json: &str) -> Cow<'_, str> {
+    escaped_json(json, ' ')
+}
+
+fn escaped_json(json: &str, line_feed: char) -> Cow<'_, str> {
     if is_plain(json) || !json.contains(is_hostile) {
         return json.into();
     }
-    let mut out = String::with_capacity(json.len() + 16);
+    let (mut out, mut is_text, mut is_escaped) = (String::with_capacity(json.len() + 16), false, false);
     for c in json.chars() {
-        if is_hostile(c) {
-            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
-        } else {
-            out.push(c);
+        match c {
+            // JSON's readers take no other control character there.
+            '\t' | '\r' if !is_text => out.push(' '),
+            '\n' if !is_text => out.push(line_feed),
+            c if is_hostile(c) => {
+                c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+            }
+            c => out.push(c),
         }
+        is_text ^= c == '"' && !is_escaped;
+        is_escaped = is_text && c == '\\' && !is_escaped;
     }
     out.into()
 }
@@ -134,6 +150,13 @@ mod tests {
         assert!(!harmless.contains(is_hostile), "{harmless}");
         assert_eq!(serde_json::from_str::<String>(&harmless).unwrap(), text);
         assert!(!super::harmless(text).contains(is_hostile));
+        let spaced = "{\t\"a\\\\\":\r\n[1,\t\"\u{9b}\\\"\t\"]}";
+        let expected = serde_json::json!({"a\\": [1, "\u{9b}\"\t"]});
+        // A tab within a text is not JSON, but is made so.
+        for json in [harmless_json(spaced), json_line(spaced)] {
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), expected, "{json}");
+        }
+        assert!(!json_line(spaced).contains('\n') && harmless_json(spaced).contains('\n'));
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub struct SpanNode {
     pub started_at: Timestamp,
     /// From opening to close; `None` if it has not ended.
     pub duration: Option<Duration>,
-    /// The part of its duration in which none of its children was open.
+    /// The part of its duration in which none of its children in this trace was open.
     pub self_time: Option<Duration>,
     /// The spans in it, in the order they were opened.
     pub children: Vec<SpanNode>,

@@ -21,6 +21,7 @@ use crate::event::Severity;
 /// Columns unless said otherwise, and at least.
 const COLUMNS: usize = 80;
 const COLUMNS_MIN: usize = 60;
+const COLUMNS_MAX: usize = 10_000;
 /// Of what is left beside the times, the bar has two fifths.
 const TIME: usize = 9;
 /// Levels of indentation that are drawn; deeper ones are as far in.
@@ -60,10 +61,10 @@ impl fmt::Display for Trace {
 }
 
 impl Trace {
-    /// The tree, line by line, within so many columns (60 at least): what [`Display`](fmt::Display) writes, for those who want
+    /// The tree, line by line, within so many columns (60 at least, 10,000 at most): what [`Display`](fmt::Display) writes, for those who want
     /// it in colour or as wide as their terminal.
     pub fn lines(&self, columns: usize) -> Vec<TraceLine> {
-        let mut lines = Lines::new(columns.max(COLUMNS_MIN));
+        let mut lines = Lines::new(columns.clamp(COLUMNS_MIN, COLUMNS_MAX));
         self.draw(&mut lines);
         lines.done
     }
@@ -108,11 +109,9 @@ impl Trace {
                 "├─ " => format!("{prefix}│  "),
                 _ => format!("{prefix}   "),
             };
-            let inside = if inside.chars().count() > INDENT_MAX * 3 {
-                inside.chars().take(INDENT_MAX * 3).collect()
-            } else {
-                inside
-            };
+            // Half of the room is the names'.
+            let deepest = (INDENT_MAX * 3).min(f.name / 2 / 3 * 3);
+            let inside = if inside.chars().count() > deepest { inside.chars().take(deepest).collect() } else { inside };
             let below = if span.children.is_empty() { "  " } else { "│ " };
             events(f, &frame, &format!("{inside}{below}"), &span.events);
             for (index, child) in span.children.iter().enumerate().rev() {

@@ -7,10 +7,10 @@ use std::{
 
 use serde::Serialize;
 
-use super::{TELEMETRY, recovery::has_vanished_runs};
+use super::{TELEMETRY, recovery::dead_runs};
 use crate::{
     config::create_directory,
-    database::{self, Database, open_any},
+    database::{self, Database, may_make_files, open_any},
     error::{Error, Result},
     flight,
     state::STATE,
@@ -34,7 +34,9 @@ pub struct Inspection {
     pub files: Vec<StoreFile>,
     /// The flight files of this store, in its directory and in shared memory.
     pub flight_files: Vec<FlightFile>,
-    /// Whether a run is noted as running whose process is gone: it kept its flight recorder in memory.
+    /// Runs (`runs.id`) that are noted as running, but whose process is gone.
+    pub dead_runs: Vec<i64>,
+    /// Whether one of them left no flight file: it kept its flight recorder in memory.
     pub has_vanished_runs: bool,
     /// The databases.
     pub databases: Vec<DatabaseFile>,
@@ -80,7 +82,8 @@ impl Inspection {
     }
 }
 
-/// Looks at a store without changing anything: for a diagnosis, or to see whether there is something to recover.
+/// Looks at a store and changes nothing of it: for a diagnosis, or to see whether there is something to recover. SQLite may
+/// leave an empty `-wal` and a `-shm` beside a database, as with every reader.
 ///
 /// ```no_run
 /// let found = l0::inspect("/var/lib/shop/.l0")?;
@@ -92,11 +95,11 @@ impl Inspection {
 /// `is_storage` if the directory holds no store, or cannot be read.
 pub fn inspect(dir: impl AsRef<Path>) -> Result<Inspection> {
     let dir = dir.as_ref();
-    is_store(dir)?;
+    has_records(dir)?;
     let dir = std::path::absolute(dir).map_err(|error| Error::io("cannot find the directory", dir, error))?;
     let metadata = fs::metadata(&dir).map_err(|error| Error::io("cannot look at", &dir, error))?;
-    let database = fs::metadata(dir.join(TELEMETRY.file))
-        .map_err(|error| Error::io("cannot look at", &dir.join(TELEMETRY.file), error))?;
+    // Without a database there may be a flight file, from which one is made.
+    let database = fs::metadata(dir.join(TELEMETRY.file)).unwrap_or_else(|_| metadata.clone());
     let mut files = vec![file(String::new(), &metadata)];
     let entries = fs::read_dir(&dir).map_err(|error| Error::io("cannot list", &dir, error))?;
     for entry in entries.flatten() {
@@ -107,18 +110,26 @@ pub fn inspect(dir: impl AsRef<Path>) -> Result<Inspection> {
         }
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
+    let dead = open_any(&TELEMETRY, &dir).ok().and_then(|connection| dead_runs(&dir, &connection).ok());
+    let dead = dead.unwrap_or_default();
     let databases = [&TELEMETRY, &STATE].into_iter().filter(|database| dir.join(database.file).exists());
     Ok(Inspection {
         is_own: flight::is_own(&metadata) && flight::is_own(&database),
-        is_writable: !metadata.permissions().readonly() && !database.permissions().readonly() && may_write(&dir),
+        is_writable: !database.permissions().readonly() && may_make_files(&dir),
         files,
         flight_files: flight::survey(&dir),
-        has_vanished_runs: open_any(&TELEMETRY, &dir)
-            .is_ok_and(|connection| has_vanished_runs(&dir, &connection).unwrap_or(false)),
+        has_vanished_runs: dead.iter().any(|(_, left_nothing)| *left_nothing),
+        dead_runs: dead.into_iter().map(|(run, _)| run).collect(),
         databases: databases.map(|database| look(database, &dir)).collect(),
         sqlite_version: rusqlite::version(),
         dir,
     })
+}
+
+/// That there is a store in the directory, or a flight file of which one can be made.
+pub(super) fn has_records(dir: &Path) -> Result<()> {
+    let has_flight = || flight::survey(dir).iter().any(|file| file.state == FlightState::Orphaned);
+    is_store(dir).or_else(|error| if has_flight() { Ok(()) } else { Err(error) })
 }
 
 /// That there is a store in the directory.
@@ -153,54 +164,48 @@ fn file(name: String, metadata: &fs::Metadata) -> StoreFile {
     StoreFile { name, bytes: metadata.len(), is_private }
 }
 
-/// Whether the system lets this user write there, and the file system is not read-only.
-#[cfg(unix)]
-fn may_write(dir: &Path) -> bool {
-    rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
-}
-
-#[cfg(not(unix))]
-fn may_write(_: &Path) -> bool {
-    true
-}
-
 /// Copies a store into another directory, while programs record into it or from where nothing can be written: what is
-/// committed, and what dead processes left. To keep it, to send it, or to look at it with [`recover`](crate::recover), which
-/// brings the copy up to date, and a `Reader`.
+/// committed and, if `recover` says so, what dead processes left. To keep it, to send it, or to look at it with a `Reader`: the
+/// copy has this l0's schema, whatever the store's is.
 ///
-/// The directory is created; it must hold no store.
+/// The directory is created, or must be empty. A program that records is noted in the copy as running, and where its process is
+/// not known, as killed.
 ///
 /// # Errors
-/// `is_storage` if there is no store, it cannot be read, or the other directory cannot be written.
+/// `is_storage` if there is no store, it cannot be read, or the other directory cannot be written or is not empty.
 ///
 /// ```no_run
-/// l0::copy("/var/lib/shop/.l0", "/tmp/for-support")?;
+/// l0::copy("/var/lib/shop/.l0", "/tmp/for-support", true)?;
 /// # Ok::<(), l0::Error>(())
 /// ```
-pub fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+pub fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>, recover: bool) -> Result<()> {
     let (from, to) = (from.as_ref(), to.as_ref());
-    is_store(from)?;
-    if is_store(to).is_ok() {
-        return Err(Error::storage(format!(
-            "there is a store in {} already: choose another directory for the copy",
-            to.display()
-        )));
+    has_records(from)?;
+    if fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Error::storage(format!("{} is not empty: choose a new directory for the copy", to.display())));
     }
-    create_directory(to)?;
+    let copied = try_copy(from, to, recover);
+    if copied.is_err() {
+        // Nothing was there before.
+        let _ = fs::remove_dir_all(to);
+    }
+    copied
+}
+
+fn try_copy(from: &Path, to: &Path, recover: bool) -> Result<()> {
     for _ in 0..COPY_ATTEMPTS {
-        let orphans = orphaned(from);
-        flight::copy_files(&orphans, to)?;
+        create_directory(to)?;
+        let orphans = if recover { orphaned(from) } else { Vec::new() };
+        let mut is_whole = flight::copy_files(&orphans, to)?;
         for database in [&TELEMETRY, &STATE].into_iter().filter(|database| from.join(database.file).exists()) {
             database::copy(database, from, to)?;
         }
         // Nobody has recovered one meanwhile: each record is in the file or in the database, not in both or in none.
-        if orphaned(from) == orphans {
-            return Ok(());
+        is_whole &= !recover || orphaned(from) == orphans;
+        if is_whole {
+            return super::recover(to).map(drop);
         }
-        for database in [&TELEMETRY, &STATE] {
-            database::remove(database, to)?;
-        }
-        flight::remove_files(to)?;
+        fs::remove_dir_all(to).map_err(|error| Error::io("cannot begin the copy anew in", to, error))?;
     }
     Err(Error::storage(format!("cannot copy {}: its flight files are being recovered; try again", from.display())))
 }

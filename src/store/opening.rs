@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::{Anchor, Clock},
     config::Retention,
-    database::open_writer,
+    database::{open_reader, open_writer},
     error::{Error, Result},
     redaction::Redactor,
 };
@@ -149,11 +149,14 @@ pub(crate) fn cleanup_since(
     retention: &Retention,
     dry_run: bool,
 ) -> Result<Cleanup> {
-    by_hand(dir, since, retention, "cannot clean up the store", |connection, keeper, until| {
-        if dry_run {
-            let (rows, bytes) = keeper.count_too_old(connection)?;
-            return Ok((true, Cleanup { rows, bytes, returned_bytes: 0 }));
-        }
+    const WHAT: &str = "cannot clean up the store";
+    if dry_run {
+        let connection = open_reader(&TELEMETRY, dir)?;
+        let keeper = Keeper::open(dir, &connection, since, retention)?;
+        let (rows, bytes) = keeper.count_too_old(&connection).map_err(|blocked| blocked.into_error(WHAT))?;
+        return Ok(Cleanup { rows, bytes, returned_bytes: 0 });
+    }
+    by_hand(dir, since, retention, WHAT, |connection, keeper, until| {
         let is_done = keeper.tidy(connection, until)?;
         Ok((is_done, keeper.done()))
     })

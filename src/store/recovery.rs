@@ -6,12 +6,13 @@
 use std::{path::Path, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
+use rustc_hash::FxHashMap;
 
 use super::{
     Opening,
     apply::{Applied, Applier},
     event_rows::is_about_the_value,
-    inspection::is_store,
+    inspection::has_records,
     open_span::{Covered, OpenSpan},
     retention::{Blocked, Keeper, Look, mark_running},
     statements::Statements,
@@ -66,7 +67,7 @@ pub struct Recovery {
 /// ```
 pub fn recover(dir: impl AsRef<Path>) -> Result<Recovery> {
     let dir = dir.as_ref();
-    is_store(dir)?;
+    has_records(dir)?;
     Ok(Opening::open(dir, Clock::system(), default_redactor(dir)?, None)?.recovered())
 }
 
@@ -352,19 +353,13 @@ fn restore_spans(
                 (SELECT p.own FROM span AS p WHERE p.id = span.parent)
            FROM span WHERE run = ?1 AND state = 1",
     )?;
-    let mut children =
-        connection.prepare_cached("SELECT started_at, duration_ns FROM span WHERE trace = ?1 AND +parent = ?2")?;
+    let mut children = children_of_running(connection, run, timeline)?;
     let mut rows = statement.query([run])?;
     while let Some(row) = rows.next()? {
-        let started_at = row.get(5)?;
-        let inside = children.query_map([row.get::<_, i64>(4)?, row.get(0)?], |row| {
-            let start_ns = timeline.mono_of_wall(row.get(0)?);
-            let duration_ns: Option<i64> = row.get(1)?;
-            Ok((start_ns, duration_ns.map(|ns| start_ns.saturating_add(ns.max(0).cast_unsigned()))))
-        })?;
+        let (id, started_at) = (row.get(0)?, row.get(5)?);
         let span = OpenSpan {
-            covered: Covered::of_rows(&inside.collect::<rusqlite::Result<Vec<_>>>()?),
-            row: row.get(0)?,
+            covered: Covered::of_rows(&children.remove(&id).unwrap_or_default()),
+            row: id,
             callsite: row.get(2)?,
             parent: row.get(3)?,
             trace: row.get(4)?,
@@ -389,6 +384,31 @@ fn restore_spans(
         applier.spans().restore(row.get::<_, i64>(1)?.cast_unsigned(), span);
     }
     Ok(())
+}
+
+/// When a span was open: its start, and its end if it has ended.
+type Interval = (u64, Option<u64>);
+
+/// When the children of the run's running spans were open, by parent. One pass: a parent may have very many.
+fn children_of_running(
+    connection: &Connection,
+    run: i64,
+    timeline: &Timeline,
+) -> rusqlite::Result<FxHashMap<i64, Vec<Interval>>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT parent, started_at, duration_ns FROM span
+          WHERE id > (SELECT min(id) FROM span WHERE run = ?1 AND state = 1) AND run = ?1
+            AND parent IN (SELECT id FROM span WHERE run = ?1 AND state = 1)",
+    )?;
+    let mut rows = statement.query([run])?;
+    let mut children: FxHashMap<i64, Vec<Interval>> = FxHashMap::default();
+    while let Some(row) = rows.next()? {
+        let start_ns = timeline.mono_of_wall(row.get(1)?);
+        let duration_ns: Option<i64> = row.get(2)?;
+        let end_ns = duration_ns.map(|ns| start_ns.saturating_add(ns.max(0).cast_unsigned()));
+        children.entry(row.get(0)?).or_default().push((start_ns, end_ns));
+    }
+    Ok(children)
 }
 
 /// The file's counters, less what is stored of them. A dead process's do not change: what a replay adds later, because
@@ -417,8 +437,8 @@ fn minute_of(unix_ns: i64) -> i64 {
     unix_ns.div_euclid(60_000_000_000) * 60
 }
 
-/// Runs noted as running whose process is gone, and which left no file.
-fn vanished_runs(dir: &Path, connection: &Connection) -> rusqlite::Result<Vec<i64>> {
+/// Runs noted as running whose process is gone: each with whether it left no file.
+pub(super) fn dead_runs(dir: &Path, connection: &Connection) -> rusqlite::Result<Vec<(i64, bool)>> {
     let mut statement =
         connection.prepare_cached("SELECT id, uuid, boot, pid, process_started FROM run WHERE outcome = 'running'")?;
     let running = statement
@@ -431,20 +451,15 @@ fn vanished_runs(dir: &Path, connection: &Connection) -> rusqlite::Result<Vec<i6
             Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, owner))
         })?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    // A file that is still there belongs to the living, or is being recovered by someone else.
-    let has_vanished = |uuid: &[u8], owner: &Owner| {
-        !owner.may_be_alive() && !uuid::Uuid::from_slice(uuid).is_ok_and(|uuid| has_file(dir, uuid))
-    };
-    Ok(running.into_iter().filter(|(_, uuid, owner)| has_vanished(uuid, owner)).map(|(run, ..)| run).collect())
-}
-
-pub(super) fn has_vanished_runs(dir: &Path, connection: &Connection) -> rusqlite::Result<bool> {
-    Ok(!vanished_runs(dir, connection)?.is_empty())
+    let left_nothing = |uuid: &[u8]| !uuid::Uuid::from_slice(uuid).is_ok_and(|uuid| has_file(dir, uuid));
+    let dead = running.into_iter().filter(|(_, _, owner)| !owner.may_be_alive());
+    Ok(dead.map(|(run, uuid, _)| (run, left_nothing(&uuid))).collect())
 }
 
 /// Runs that kept their flight in memory leave no file: they ended if their process is gone.
 fn end_vanished(dir: &Path, connection: &Connection, keeper: &mut Keeper, total: &mut Recovery) -> Result<(), Blocked> {
-    for run in vanished_runs(dir, connection)? {
+    // A file that is still there is being recovered by someone else.
+    for (run, _) in dead_runs(dir, connection)?.into_iter().filter(|(_, left_nothing)| *left_nothing) {
         let (pages, _) = keeper.budget().of_ending_spans();
         // The run may have ended properly since it was read.
         let ended = keeper.transact_with_room(connection, pages, |_| {

@@ -131,6 +131,15 @@ fn errors_say_what_to_do_and_scripts_can_tell_them_apart() {
         ("logs \"'open\"", 0, ""),
         ("logs 'say \"open'", 2, "closed"),
         ("logs --since soon", 2, "'2 days ago'"),
+        ("logs --since 5", 2, "'2 days ago'"),
+        ("prune --older-than 1h --limit 3", 2, "no --limit"),
+        ("compact --since -3h", 2, "no --since"),
+        ("prune --older-than 10:30:00", 2, "7d"),
+        ("sql 'SELECT :sincere'", 2, ":since and :until"),
+        ("trace order-7 --since 2099-01-01 --exit-code", 1, "began then"),
+        ("status --since 2099-01-01 --exit-code", 1, ""),
+        ("trace --help", 0, ""),
+        ("help", 0, ""),
         ("logs --since -1h --until -2h", 2, "swap"),
         ("logs --after nonsense", 2, "cursor"),
         ("logs --limit 0", 2, "--limit"),
@@ -159,12 +168,53 @@ fn errors_say_what_to_do_and_scripts_can_tell_them_apart() {
     let output = l0(dir.path(), &["doctor"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
     assert!(text(&output.stdout).contains("PROBLEM") && text(&output.stdout).contains("keep a copy"));
+    fs::write(&path, "").unwrap();
+    let output = l0(dir.path(), &["logs"]).output().unwrap();
+    assert!(text(&output.stderr).contains("nothing was ever recorded"), "{}", text(&output.stderr));
     fs::write(&path, "no database, but as long as a header of one would have to be, or longer than that: it is")
         .unwrap();
     let output = l0(dir.path(), &["logs"]).output().unwrap();
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output.stderr).contains("not l0's"), "{}", text(&output.stderr));
     assert_eq!(l0(dir.path(), &["doctor"]).output().unwrap().status.code(), Some(1));
+}
+
+#[test]
+fn parameters_are_bound_by_name_and_a_limit_is_a_limit() {
+    let dir = private_dir();
+    shop(dir.path(), 20);
+    let sql =
+        "sql \"SELECT ':until' AS x, :until AS u, /* :since */ :since AS s\" --since 2026-11-20 --until 2026-11-21";
+    let row = &json(dir.path(), sql)[0];
+    assert_eq!((&row["s"], &row["u"]), (&1_795_132_800_000_000_000_i64.into(), &1_795_219_200_000_000_000_i64.into()));
+    // More than an answer may have, but for the limit.
+    let sql = "sql 'WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i, hex(zeroblob(9999)) FROM n' --limit 3";
+    assert_eq!(json(dir.path(), sql).as_array().unwrap().len(), 3);
+    let shown = answer(dir.path(), "sql 'SELECT hex(zeroblob(1000000)) AS long'", 0);
+    assert_eq!(shown.matches('0').count(), 2_000_000);
+}
+
+#[test]
+fn phrases_are_phrases_also_when_they_are_negated() {
+    let dir = private_dir();
+    shop(dir.path(), 150);
+    let count = |line: &str| json(dir.path(), &format!("logs --limit 10000 {line}")).as_array().unwrap().len();
+    let (all, placed) = (count(""), count("'\"order placed\"'"));
+    assert_eq!(placed, 150);
+    for without in ["'-order placed'", "--not 'order placed'", "'-message:order placed'", "'-\"order placed\"'"] {
+        assert_eq!(count(without), all - placed, "{without}");
+    }
+}
+
+#[test]
+fn a_follower_ends_when_nobody_reads() {
+    let dir = private_dir();
+    shop(dir.path(), 2);
+    let mut child = l0(dir.path(), &["tail", "-f", "-n", "1"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    // Nothing more will be recorded: it must notice by itself.
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(child.wait().unwrap().success() && first.contains("order shipped"), "{first}");
 }
 
 #[test]
@@ -194,6 +244,8 @@ fn the_store_is_found_from_where_one_is() {
     let file = home.path().join("file");
     fs::write(&file, "").unwrap();
     assert!(text(&run(&["logs", "--dir", file.to_str().unwrap()], &deep).stderr).contains("no directory"));
+    let by_empty_variable = l0(Path::new(""), &["logs"]).current_dir(&deep).output().unwrap();
+    assert_eq!(found(by_empty_variable), lines);
 }
 
 #[test]

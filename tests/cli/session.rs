@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{OnceLock, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// What a process chose by itself has a name in the expectations.
@@ -24,6 +24,7 @@ fn redactions(dir: &Path) -> snapbox::Redactions {
         ("[BEGUN]", r"started(?<redacted> +time)"),
         ("[FIGURES]", r"(?m)^event (?<redacted>.* %)$"),
         ("[TABLES]", r"indexes(?<redacted> +size.*)"),
+        ("[TOTAL]", r"of (?<redacted>at least \d+) "),
         ("[PID]", r"\b(?:pid|process) (?<redacted>\d+)"),
         // In a table the widths of columns, too.
         ("[ITSPID]", r"(?:1\.4\.2|0\.0\.1|crash|idle)(?<redacted> +\d+)  "),
@@ -90,6 +91,14 @@ pub fn words(line: &str) -> Vec<String> {
     }
     words.extend(word);
     words
+}
+
+/// Waits until something holds; fails the test after a minute.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+    }
 }
 
 /// One command of a session, as it stands in an expectation.

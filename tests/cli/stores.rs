@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::session::{Living, answer, example, is_as_expected, json, l0, private_dir, shop, text, words};
+use crate::session::{Living, answer, example, is_as_expected, json, l0, private_dir, shop, text, wait_until, words};
 
 /// The store that the example `crash` leaves: nothing was committed but its spans.
 fn killed(home: &Path) -> std::path::PathBuf {
@@ -153,6 +153,8 @@ fn another_users_store_is_read_and_nothing_is_recovered() {
         let output = l0(&dir, &["logs"]).output().unwrap();
         assert!(text(&output.stderr).contains("belongs to another user"), "{}", text(&output.stderr));
         assert!(output.stdout.is_empty() && output.status.success());
+        let status = answer(&dir, "status", 0);
+        assert!(status.contains("vanished") && !status.contains(" recording;"), "{status}");
         assert_eq!(fs::read_dir(dir.join("flight")).unwrap().count(), 1);
         let output = l0(&dir, &["prune", "--older-than", "1h"]).output().unwrap();
         assert_eq!(output.status.code(), Some(3));
@@ -181,15 +183,41 @@ fn a_living_process_is_followed_to_its_last_words() {
     assert_eq!(doctor["flight_files"][0]["state"], "in_use", "{doctor}");
     shop.kill();
     // What it had not committed is recovered by who follows it.
-    let rows = loop {
-        let rows = json(dir.path(), "logs --limit 100000 --no-recover");
-        if json(dir.path(), "runs --no-recover")[0]["outcome"] == "killed" {
-            break rows;
-        }
-    };
+    wait_until("its run has ended", || json(dir.path(), "runs --no-recover")[0]["outcome"] == "killed");
+    let rows = json(dir.path(), "logs --limit 100000 --no-recover");
     let newest = rows[0]["correlation_id"].as_str().unwrap().strip_prefix("order-").unwrap().parse::<u64>().unwrap();
     while order_of(&tail.line()) < newest {}
     assert_eq!(json(dir.path(), "doctor")["flight_files"], serde_json::json!([]));
+}
+
+#[test]
+fn the_last_words_are_told_beside_those_who_go_on() {
+    let dir = private_dir();
+    let mut one = Living::start(example("shop").env("L0_DIR", dir.path()));
+    let mut other = Living::start(example("shop").env("L0_DIR", dir.path()));
+    assert!(one.line().contains("takes orders") && other.line().contains("takes orders"));
+    let mut tail = Living::start(&mut l0(dir.path(), &["tail", "-f", "-n", "0", "--json"]));
+    let id = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_i64().unwrap();
+    let first = id(&tail.line());
+    let run = json(dir.path(), &format!("sql 'SELECT id FROM runs WHERE pid = {}'", one.pid()))[0]["id"].clone();
+    one.kill();
+    // Its lines, once they are recovered by who follows.
+    let ended = format!("sql \"SELECT count(*) AS n FROM runs WHERE id = {run} AND outcome = 'killed'\" --no-recover");
+    wait_until("its run has ended", || json(dir.path(), &ended)[0]["n"] != 0);
+    let lines =
+        json(dir.path(), &format!("sql 'SELECT id FROM logs WHERE run_id = {run} AND id >= {first}' --no-recover"));
+    let mut missing: std::collections::BTreeSet<i64> =
+        lines.as_array().unwrap().iter().map(|row| row["id"].as_i64().unwrap()).collect();
+    assert!(!missing.is_empty());
+    missing.remove(&first);
+    while !missing.is_empty() {
+        missing.remove(&id(&tail.line()));
+    }
+    // Who records is told, however many have come and gone.
+    for _ in 0..6 {
+        shop(dir.path(), 1);
+    }
+    assert!(answer(dir.path(), "status", 0).contains(&format!("(pid {}) recording", other.pid())));
 }
 
 #[test]

@@ -17,7 +17,7 @@ Search: word \"a phrase\" field:value field:>100 level:warn target:shop duration
 
 /// See what happened: logs, errors, traces and figures of a program that records with l0, while it runs or after it died.
 #[derive(Debug, Parser)]
-#[command(name = "l0", version, after_help = EXIT_CODES, max_term_width = 120, disable_help_subcommand = true)]
+#[command(name = "l0", version, after_help = EXIT_CODES, max_term_width = 120)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -48,14 +48,11 @@ fn with_negations(args: Vec<OsString>) -> Vec<OsString> {
             known.get_action().takes_values() && names.iter().any(|name| arg.strip_prefix("--") == Some(*name))
         })
     };
+    // -h, -f, -n, -fn, -n5; what goes on otherwise is a word.
     let is_short = |arg: &str| {
-        let short = arg.chars().nth(1).and_then(|c| known().find(|known| known.get_short() == Some(c)));
-        let rest = &arg[2.min(arg.len())..];
-        // -n 5, -n5, -f, -h; what goes on otherwise is a word.
-        matches!(arg, "-h" | "-V")
-            || short.is_some_and(|short| {
-                rest.is_empty() || short.get_action().takes_values() && rest.bytes().all(|byte| byte.is_ascii_digit())
-            })
+        let letters = arg[1..].trim_end_matches(|c: char| c.is_ascii_digit());
+        !letters.is_empty()
+            && letters.chars().all(|c| matches!(c, 'h' | 'V') || known().any(|k| k.get_short() == Some(c)))
     };
     let (mut out, mut is_value, mut is_over) = (Vec::with_capacity(args.len()), false, false);
     for arg in args {
@@ -65,7 +62,12 @@ fn with_negations(args: Vec<OsString>) -> Vec<OsString> {
             continue;
         };
         is_over = said == "--";
-        is_value = takes_value(&said) || said == "-n";
+        is_value = takes_value(&said) || is_short(&said) && said.ends_with('n');
+        // As tail's users have it.
+        if command == "tail" && said.strip_prefix('-').is_some_and(|count| count.parse::<u32>().is_ok()) {
+            out.push(format!("-n{}", &said[1..]).into());
+            continue;
+        }
         let is_negation =
             said.len() > 1 && said.starts_with('-') && !said.starts_with("--") && said.is_char_boundary(1);
         out.push(if is_negation && !is_short(&said) { format!("--not={}", &said[1..]).into() } else { arg });
@@ -77,8 +79,8 @@ fn with_negations(args: Vec<OsString>) -> Vec<OsString> {
 #[derive(Debug, Group)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Common {
-    /// The store's directory [default: .l0 here, or in the nearest directory above]
-    #[arg(long, global = true, value_name = "DIR", env = "L0_DIR")]
+    /// The store's directory [env: L0_DIR] [default: .l0 here, or in the nearest directory above]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// Only what is not older: -3h, '2 days ago', yesterday, 10:30, 2026-11-22
     #[arg(long, global = true, value_name = "WHEN", allow_hyphen_values = true)]
@@ -149,14 +151,19 @@ pub(crate) struct Search {
     #[arg(value_name = "SEARCH")]
     search: Vec<String>,
     /// What must not match; among the words, -TERM is the same
-    #[arg(long, value_name = "TERM")]
+    #[arg(long, value_name = "TERM", allow_hyphen_values = true)]
     not: Vec<String>,
 }
 
 impl Search {
     /// All of it as one search.
     pub(crate) fn text(&self) -> String {
-        let not = self.not.iter().map(|term| format!("-{term}"));
+        // A shell took the quotes of a phrase: without them its second word would be wanted.
+        let not = self.not.iter().map(|term| match term.split_once(':') {
+            _ if term.contains('"') || !term.contains(char::is_whitespace) => format!("-{term}"),
+            Some((field, text)) if !field.contains(char::is_whitespace) => format!("-{field}:\"{text}\""),
+            _ => format!("-\"{term}\""),
+        });
         self.search.iter().cloned().chain(not).collect::<Vec<_>>().join(" ")
     }
 }
@@ -280,10 +287,16 @@ pub(crate) enum Format {
 #[derive(Debug, Group)]
 pub(crate) struct Prune {
     /// Events and spans that are older than this: 7d, '2 weeks'; or give a moment with --until
-    #[arg(long, value_name = "AGE", required_unless_present = "until", conflicts_with = "until")]
+    #[arg(
+        long,
+        value_name = "AGE",
+        required_unless_present = "until",
+        conflicts_with = "until",
+        allow_hyphen_values = true
+    )]
     pub(crate) older_than: Option<String>,
     /// Warnings and errors that are older than this [default: as the others]
-    #[arg(long, value_name = "AGE")]
+    #[arg(long, value_name = "AGE", allow_hyphen_values = true)]
     pub(crate) warnings_older_than: Option<String>,
     /// Only say what would be removed
     #[arg(long, action = ArgAction::SetTrue)]
@@ -315,7 +328,11 @@ mod tests {
         assert_eq!(search("l0 --since -3h logs -level:warn --until -1h"), "-level:warn");
         assert_eq!(search("l0 tail -f -n 5 -needle -füllen"), "-needle -füllen 5 true");
         assert_eq!(search("l0 tail -n5 a -f"), "a 5 true");
+        assert_eq!(search("l0 tail -fn 5 a"), "a 5 true");
+        assert_eq!(search("l0 tail -20"), " 20 false");
         assert_eq!(search("l0 errors -- -x"), "-x");
+        let phrases = Search { search: vec![], not: ["a b", "message:a b", "x:\"a b\"", "a"].map(String::from).into() };
+        assert_eq!(phrases.text(), r#"-"a b" -message:"a b" -x:"a b" -a"#);
         assert_eq!(parsed("l0 logs --since -3h").common.since.as_deref(), Some("-3h"));
         assert_eq!(parsed("l0 trace -7").common.since, None);
     }

@@ -79,7 +79,7 @@ pub(crate) fn doctor(place: &Place, common: &Common, window: &Window, screen: &m
                 findings.problem("reading", error.to_string(), DAMAGED);
             }
         }
-        Err(error) => findings.problem("reading", error.to_string(), "see above; work on a copy of the directory"),
+        Err(error) => findings.problem("reading", error.to_string(), DAMAGED),
     }
     let is_well = findings.0.iter().all(|finding| finding.grade < Grade::Problem);
     if screen.is_json {
@@ -135,6 +135,10 @@ fn databases(inspection: &Inspection, findings: &mut Findings) {
     for database in &inspection.databases {
         let (name, known) = (database.name, database.known_schema);
         match (database.schema, &database.problem) {
+            (Some(schema), Some(problem)) if schema > known => {
+                findings.problem("schema", problem, "use the l0 that wrote it, or a later one");
+            }
+            (Some(_), Some(problem)) if inspection.is_writable => findings.problem("schema", problem, DAMAGED),
             (Some(_), Some(problem)) => findings.warning(
                 "schema",
                 problem,
@@ -150,7 +154,7 @@ fn databases(inspection: &Inspection, findings: &mut Findings) {
                 findings.problem(
                     "schema",
                     problem.clone().unwrap_or_else(|| format!("{name} cannot be read")),
-                    "keep a copy of the directory before anything else",
+                    DAMAGED,
                 );
             }
         }

@@ -63,7 +63,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(text) | Self::Other(text) => f.write_str(text),
-            Self::Store(error) => error.fmt(f),
+            // What is said to programmers is no help here.
+            Self::Store(error) => f.write_str(&error.to_string().replace(", or allow it more with within(..)", "")),
             Self::ClosedPipe => f.write_str("nobody reads the answer"),
         }
     }

@@ -1,10 +1,15 @@
 //! What is about single events: `logs`, `tail`, `export`, `errors`.
 
-use std::{collections::HashSet, fs::OpenOptions, io, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs::OpenOptions,
+    io,
+    time::{Duration, Instant},
+};
 
 use l0::{
     Severity, Timestamp,
-    query::{Cursor, EventRow, Events, Logs, harmless},
+    query::{Cursor, EventRow, Events, Logs, Page, Total, harmless},
 };
 
 use crate::{
@@ -23,6 +28,9 @@ const GROUPS: u32 = 20;
 const PAGE: u32 = 10_000;
 /// How far behind the newest line a late one may come: another process commits once a second.
 const LATE: Duration = Duration::from_secs(2);
+/// How far back the last words of a process that died may lie, and so many lines are remembered in any case.
+const REMEMBERED: Duration = Duration::from_secs(600);
+const TOLD_MAX: usize = 100_000;
 
 impl Filters {
     /// The options and the search, as one search.
@@ -87,7 +95,7 @@ pub(crate) fn logs(
 ) -> Result<Outcome, Failure> {
     let (search, limit) = (asked.filters.text()?, common.limit.unwrap_or(LINES));
     let after = asked.after.as_deref().map(cursor).transpose()?;
-    let page = |after: Option<&Cursor>, limit: u32| {
+    let (rows, next, total) = pages(limit, after, screen, |after, limit| {
         if asked.all {
             let mut events = within_events(store.reader.events().search(&search)?.limit(limit), window);
             events = if asked.oldest_first { events.oldest_first() } else { events };
@@ -97,19 +105,7 @@ pub(crate) fn logs(
             logs = if asked.oldest_first { logs.oldest_first() } else { logs };
             after.map_or(logs.clone(), |after| logs.after(after)).fetch()
         }
-    };
-    // More than the library gives at once comes in several pages.
-    let (mut after, mut rows, mut left) = (after, Vec::new(), limit);
-    let (next, total) = loop {
-        let found = page(after.as_ref(), left.min(PAGE))?;
-        left = left.saturating_sub(u32::try_from(found.items.len()).unwrap_or(u32::MAX));
-        screen.incomplete(found.incomplete.as_deref());
-        rows.extend(found.items);
-        match found.next {
-            Some(next) if left > 0 => after = Some(next),
-            next => break (next, found.total),
-        }
-    };
+    })?;
     if screen.is_json {
         screen.json_array(&rows.iter().map(json::event).collect::<Vec<_>>())?;
     } else {
@@ -169,12 +165,17 @@ pub(crate) fn tail(
     screen: &mut Screen,
 ) -> Result<Outcome, Failure> {
     let search = asked.filters.text()?;
-    let limit = common.limit.unwrap_or(asked.lines);
     let question = || -> Result<Logs, Failure> { Ok(store.reader.logs().search(&search)?) };
-    let mut rows = Vec::new();
-    if limit > 0 {
-        rows = within_logs(question()?.limit(limit), window).fetch()?.items;
-    }
+    let mut left = common.limit.unwrap_or(u32::MAX);
+    let first = left.min(asked.lines);
+    let (mut rows, ..) = if first == 0 {
+        (Vec::new(), None, Total::Exactly(0))
+    } else {
+        pages(first, None, screen, |after, limit| {
+            let logs = within_logs(store.reader.logs().search(&search)?.limit(limit), window);
+            after.map_or(logs.clone(), |after| logs.after(after)).fetch()
+        })?
+    };
     rows.reverse();
     let show = |row: &EventRow, screen: &mut Screen| {
         if screen.is_json {
@@ -187,32 +188,90 @@ pub(crate) fn tail(
         show(row, screen)?;
     }
     screen.flush()?;
+    left -= u32::try_from(rows.len()).unwrap_or(left);
     if !asked.follow {
         return Ok(Outcome::of_count(rows.len()));
     }
     // From a little before the last line on, but for what is known: lines of another process may come late.
     let now = Timestamp::now();
     let from = rows.last().map_or(now, |row| row.at.min(now)).saturating_sub(LATE);
-    let known = question()?.since(from).limit(PAGE).fetch()?.items;
-    let known: HashSet<i64> = known.iter().chain(&rows).map(|row| row.id).collect();
+    let before = question()?.since(from).limit(PAGE).fetch()?.items;
+    let mut told = Told::default();
+    for row in before.iter().chain(&rows) {
+        told.is_new(row);
+    }
     let mut following = question()?.since(from);
     if let Some(until) = window.until {
         following = following.until(until);
     }
     let mut tail = following.tail();
-    loop {
-        match tail.next_within(LATE)? {
-            Some(row) if known.contains(&row.id) => {}
-            Some(row) => {
-                show(&row, screen)?;
-                screen.flush()?;
+    let mut looked = Instant::now();
+    while left > 0 {
+        let mut rows: Vec<EventRow> = tail.next_within(LATE)?.into_iter().collect();
+        if looked.elapsed() >= LATE {
+            looked = Instant::now();
+            screen.is_read()?;
+            // A process may have died with its last words in its flight file: they are older than what others say since.
+            if store.recover_again(screen)? {
+                let since = from.max(Timestamp::now().saturating_sub(REMEMBERED));
+                rows.extend(
+                    pages(u32::MAX, None, screen, |after, limit| {
+                        let logs = store.reader.logs().search(&search)?.since(since).oldest_first().limit(limit);
+                        after.map_or(logs.clone(), |after| logs.after(after)).fetch()
+                    })?
+                    .0,
+                );
             }
-            None if window.until.is_some_and(|until| Timestamp::now().saturating_sub(LATE) > until) => break,
-            // Its process may have died with its last words in the flight file.
-            None => store.recover_again(screen)?,
         }
+        let is_over = window.until.is_some_and(|until| Timestamp::now().saturating_sub(LATE) > until);
+        if rows.is_empty() && is_over {
+            break;
+        }
+        for row in rows.iter().filter(|row| window.until.is_none_or(|until| row.at < until)) {
+            if left > 0 && told.is_new(row) {
+                show(row, screen)?;
+                left -= 1;
+            }
+        }
+        screen.flush()?;
     }
     Ok(Outcome::Answered)
+}
+
+/// Lines that were told, as long as one may come again.
+#[derive(Debug, Default)]
+struct Told(BTreeSet<(Timestamp, i64)>);
+
+impl Told {
+    /// Whether the line is told for the first time.
+    fn is_new(&mut self, row: &EventRow) -> bool {
+        if self.0.len() >= TOLD_MAX {
+            self.0 = self.0.split_off(&(row.at.saturating_sub(REMEMBERED), i64::MIN));
+        }
+        self.0.insert((row.at, row.id))
+    }
+}
+
+/// As many rows as are wanted: more than the library gives at once come in several pages.
+fn pages(
+    wanted: u32,
+    mut after: Option<Cursor>,
+    screen: &mut Screen,
+    page: impl Fn(Option<&Cursor>, u32) -> l0::Result<Page<EventRow>>,
+) -> Result<(Vec<EventRow>, Option<Cursor>, Total), Failure> {
+    let (mut rows, mut left) = (Vec::new(), wanted);
+    loop {
+        let found = page(after.as_ref(), left.min(PAGE))?;
+        left = left.saturating_sub(u32::try_from(found.items.len()).unwrap_or(u32::MAX));
+        if after.is_none() {
+            screen.incomplete(found.incomplete.as_deref());
+        }
+        rows.extend(found.items);
+        match found.next {
+            Some(next) if left > 0 => after = Some(next),
+            next => return Ok((rows, next, found.total)),
+        }
+    }
 }
 
 pub(crate) fn export(
@@ -240,7 +299,12 @@ pub(crate) fn export(
             let failed = |error: io::Error| {
                 Failure::Other(format!("cannot write {}: {error}; choose another file", path.display()))
             };
-            let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true);
+            // As private as the store.
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            let file = options.open(path).map_err(failed)?;
             let mut file = io::BufWriter::new(file);
             let count = events.write_json_lines(&mut file, at_most, tell)?;
             file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
@@ -293,7 +357,7 @@ pub(crate) fn errors(
         &["first", "place", "trace"],
         rows.collect(),
     )?;
-    if let l0::query::Total::Exactly(total) = page.total
+    if let Total::Exactly(total) = page.total
         && total > page.items.len() as u64
     {
         screen.note(&format!("{} of {total} groups; more with --limit", page.items.len()));

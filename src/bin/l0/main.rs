@@ -49,17 +49,18 @@ fn main() -> ExitCode {
 fn answer(args: &Args, screen: &mut Screen) -> Result<Outcome, Failure> {
     let common = &args.common;
     let window = when::Window::of(common)?;
-    let find = || Place::find(common.dir.as_deref());
+    let given = common.dir.clone().or_else(|| std::env::var_os("L0_DIR").filter(|dir| !dir.is_empty()).map(Into::into));
+    let find = || Place::find(given.as_deref());
     // These look at the store as it is, or change it.
     match &args.command {
         Command::Doctor => return doctor::doctor(&find()?, common, &window, screen),
-        Command::Prune(prune) => return upkeep::prune(&find()?, prune, &window, screen),
-        Command::Compact => return upkeep::compact(&find()?, screen),
+        Command::Prune(prune) => return upkeep::prune(&find()?, prune, common, &window, screen),
+        Command::Compact => return upkeep::compact(&find()?, common, screen),
         _ => {}
     }
     let store = find()?.open(!common.no_recover, screen)?;
     match &args.command {
-        Command::Status => status::status(&store, &window, screen),
+        Command::Status => status::status(&store, common, &window, screen),
         Command::Logs(filters) => lines::logs(&store, filters, common, &window, screen),
         Command::Tail(tail) => lines::tail(&store, tail, common, &window, screen),
         Command::Export(export) => lines::export(&store, export, common, &window, screen),

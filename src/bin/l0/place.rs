@@ -1,11 +1,11 @@
 //! Finding the store, bringing it up to date as far as that is ours to do, and opening it.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
 };
 
-use l0::{FlightState, Inspection, query::Reader};
+use l0::{FlightState, Inspection, Recovery, query::Reader};
 use tempfile::TempDir;
 
 use crate::{failure::Failure, screen::Screen};
@@ -34,47 +34,49 @@ pub(crate) struct Store {
 impl Place {
     /// The directory that was given, by option or environment; else `.l0` here or above.
     pub(crate) fn find(given: Option<&Path>) -> Result<Self, Failure> {
-        let is_store = |dir: &Path| dir.join(DATABASE).is_file();
         if let Some(given) = given {
             // A project's directory is as good as the store's in it.
-            let places = [given.to_owned(), given.join(".l0")];
-            return places.into_iter().find(|dir| is_store(dir)).map(|dir| Self { dir }).ok_or_else(|| {
-                let why = match fs::metadata(given) {
-                    Err(error) => error.to_string(),
-                    Ok(metadata) if !metadata.is_dir() => "it is no directory".to_owned(),
-                    Ok(_) => format!("{DATABASE} is missing in it"),
-                };
-                Failure::Other(format!(
-                    "there is no l0 store in {}: {why}; give the directory a program records into, with --dir or $L0_DIR",
-                    given.display()
-                ))
-            });
+            for dir in [given.to_owned(), given.join(".l0")] {
+                if is_store(&dir)? {
+                    return Ok(Self { dir });
+                }
+            }
+            let why = match fs::metadata(given) {
+                Err(error) => error.to_string(),
+                Ok(metadata) if !metadata.is_dir() => "it is no directory".to_owned(),
+                Ok(_) => format!("{DATABASE} is missing in it"),
+            };
+            return Err(Failure::Other(format!(
+                "there is no l0 store in {}: {why}; give the directory a program records into, with --dir or $L0_DIR",
+                given.display()
+            )));
         }
         let here = env::current_dir().map_err(|error| {
             Failure::Other(format!("the current directory is unknown ({error}); give the store's with --dir"))
         })?;
         let above = here.ancestors().map(|dir| dir.join(".l0"));
-        std::iter::once(here.clone()).chain(above).find(|dir| is_store(dir)).map(|dir| Self { dir }).ok_or_else(|| {
-            Failure::Other(format!(
-                "there is no l0 store in {} or above: run a program that records with l0 here, or give its store with --dir or $L0_DIR",
-                here.join(".l0").display()
-            ))
-        })
+        for dir in std::iter::once(here.clone()).chain(above) {
+            if is_store(&dir)? {
+                return Ok(Self { dir });
+            }
+        }
+        Err(Failure::Other(format!(
+            "there is no l0 store in {} or above: run a program that records with l0 here, or give its store with --dir or $L0_DIR",
+            here.join(".l0").display()
+        )))
     }
 
     /// Opens the store; recovers first what dead processes left, if that may be done and is ours to do.
     pub(crate) fn open(self, may_recover: bool, screen: &mut Screen) -> Result<Store, Failure> {
         let mut inspection = l0::inspect(&self.dir)?;
         let may_recover = may_recover && inspection.is_own;
-        if inspection.needs_recovery() {
-            if may_recover && inspection.is_writable {
-                match recover(&self.dir, screen) {
-                    Ok(()) => inspection = l0::inspect(&self.dir)?,
-                    Err(error) => screen.note(&format!("nothing was recovered: {error}")),
-                }
-            } else if !may_recover {
-                tell_unrecovered(&inspection, screen);
+        if inspection.needs_recovery() && may_recover && inspection.is_writable {
+            match recover(&self.dir, screen) {
+                Ok(_) => inspection = l0::inspect(&self.dir)?,
+                Err(error) => screen.note(&format!("nothing was recovered: {error}")),
             }
+        } else if !may_recover {
+            tell_unrecovered(&inspection, screen);
         }
         let (reader, copy) = self.reader(&inspection, may_recover, screen)?;
         Ok(Store {
@@ -93,6 +95,12 @@ impl Place {
         may_recover: bool,
         screen: &Screen,
     ) -> Result<(Reader, Option<TempDir>), Failure> {
+        if inspection.databases.first().is_some_and(|db| db.schema == Some(0) && db.problem.is_none()) {
+            return Err(Failure::Other(format!(
+                "nothing was ever recorded in {}: its program ended as it began",
+                self.dir.display()
+            )));
+        }
         let copy = if self.is_readable(inspection, may_recover) { None } else { Some(self.copy(may_recover, screen)?) };
         Ok((Reader::open(copy.as_ref().map_or(self.dir.as_path(), TempDir::path))?, copy))
     }
@@ -117,26 +125,22 @@ impl Place {
             Failure::Other(format!("cannot make a directory for a copy of the store: {error}; set TMPDIR"))
         })?;
         let _busy = screen.busy("copying the store, which cannot be read in its place as it is");
-        l0::copy(&self.dir, copy.path())?;
-        if !may_recover {
-            let _ = fs::remove_dir_all(copy.path().join("flight"));
-        }
-        l0::recover(copy.path())?;
+        l0::copy(&self.dir, copy.path(), may_recover)?;
         Ok(copy)
     }
 }
 
 impl Store {
     /// While a store is followed its process may die: brings in its last words. Says whether there were any.
-    pub(crate) fn recover_again(&self, screen: &mut Screen) -> Result<(), Failure> {
+    pub(crate) fn recover_again(&self, screen: &mut Screen) -> Result<bool, Failure> {
         if self.may_recover && l0::inspect(&self.dir)?.needs_recovery() {
-            recover(&self.dir, screen)?;
+            return Ok(recover(&self.dir, screen)?.records > 0);
         }
-        Ok(())
+        Ok(false)
     }
 }
 
-fn recover(dir: &Path, screen: &mut Screen) -> Result<(), Failure> {
+fn recover(dir: &Path, screen: &mut Screen) -> Result<Recovery, Failure> {
     let found = {
         let _busy = screen.busy("recovering what a dead process left");
         l0::recover(dir)?
@@ -163,14 +167,30 @@ fn recover(dir: &Path, screen: &mut Screen) -> Result<(), Failure> {
             counted(found.postponed.into(), "flight file")
         ));
     }
-    Ok(())
+    Ok(found)
+}
+
+/// Whether there is a store in the directory, or a flight file of which one can be made; what cannot be looked into is no answer.
+fn is_store(dir: &Path) -> Result<bool, Failure> {
+    let flight = || fs::read_dir(dir.join("flight")).into_iter().flatten().flatten();
+    match fs::metadata(dir.join(DATABASE)) {
+        Ok(metadata) => Ok(metadata.is_file()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(Failure::Other(format!("cannot look into {}: {error}; ask as the user that records", dir.display())))
+        }
+        Err(_) => Ok(flight().any(|entry| entry.path().extension().is_some_and(|extension| extension == "flight"))),
+    }
 }
 
 fn tell_unrecovered(inspection: &Inspection, screen: &mut Screen) {
-    let count = inspection.flight_files.iter().filter(|file| file.state == FlightState::Orphaned).count();
+    let is_unread = |state| state == FlightState::Orphaned || !inspection.is_own && state == FlightState::NotOurs;
+    let count = inspection.flight_files.iter().filter(|file| is_unread(file.state)).count();
+    if count == 0 && inspection.dead_runs.is_empty() {
+        return;
+    }
     let why = if inspection.is_own { "as --no-recover says" } else { "the store belongs to another user" };
     screen.note(&format!(
-        "what dead processes left is not shown ({count} flight file{}), {why}",
+        "what is not in the database yet is not shown ({count} flight file{}), {why}",
         if count == 1 { "" } else { "s" }
     ));
 }

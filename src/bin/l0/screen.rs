@@ -8,7 +8,12 @@ use std::{
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
 use console::{Alignment, Style, Term};
 use indicatif::{ProgressBar, ProgressStyle};
-use l0::query::{harmless, harmless_json};
+use l0::query::{Total, harmless, harmless_json};
+#[cfg(unix)]
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    time::Timespec,
+};
 use serde::Serialize;
 
 use crate::{
@@ -22,6 +27,8 @@ const WIDTH_MIN: usize = 40;
 const COLUMN_MIN: usize = 6;
 /// A text that is cut to less says nothing.
 const TEXT_MIN: usize = 20;
+/// A cell of more bytes does not stand in a column.
+const CELL_MAX: usize = 10_000;
 /// Between two columns.
 const SPACE: usize = 2;
 
@@ -136,7 +143,15 @@ impl Screen {
         mut rows: Vec<Vec<Text>>,
     ) -> io::Result<()> {
         let mut headings = headings.to_vec();
-        let Some(width) = self.width else { return self.grid(&headings, &rows, &[]) };
+        let Some(width) = self.width else {
+            // Laying out a text of megabytes takes its time, and nobody reads it in a column.
+            let is_long = rows.iter().flatten().any(|cell| cell.text.len() > CELL_MAX);
+            return if is_long { self.records(&headings, &rows, usize::MAX) } else { self.grid(&headings, &rows, &[]) };
+        };
+        for cell in rows.iter_mut().flatten() {
+            // More does not fit into any column.
+            cell.text.truncate(cell.text.floor_char_boundary(width * 8));
+        }
         if headings.len() * COLUMN_MIN > width {
             return self.records(&headings, &rows, width);
         }
@@ -165,7 +180,8 @@ impl Screen {
                 let name = console::pad_str(heading, name_width, Alignment::Left, None);
                 let line =
                     format!("  {}  {}", self.paint(&name, Tone::Faint), self.paint(&harmless(&cell.text), cell.tone));
-                writeln!(self.out, "{}", console::truncate_str(&line, width, "…").trim_end())?;
+                let line = if width < usize::MAX { console::truncate_str(&line, width, "…") } else { line.into() };
+                writeln!(self.out, "{}", line.trim_end())?;
             }
         }
         Ok(())
@@ -234,6 +250,31 @@ impl Screen {
         // In its place among the lines, where both go to one terminal. Whoever cannot read it goes without.
         let _ = self.out.flush();
         let _ = writeln!(io::stderr(), "l0: {}", harmless(text));
+    }
+
+    /// That there is more than was shown, and how to get it.
+    pub(crate) fn more(&mut self, shown: usize, total: Total, what: &str, next: &str) {
+        let of = match total {
+            Total::AtLeast(count) if count <= shown as u64 + 1 => "more".to_owned(),
+            total => total.to_string(),
+        };
+        self.note(&format!("{shown} of {of} {what}; the next with --after {next}, more at once with --limit"));
+    }
+
+    /// Whether whoever reads the answer is still there: one who waits for the next line would not notice otherwise.
+    #[cfg(unix)]
+    pub(crate) fn is_read(&self) -> Result<(), Failure> {
+        let stdout = io::stdout();
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let is_gone = poll(&mut polled, Some(&now)).is_ok()
+            && polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
+        if is_gone { Err(Failure::ClosedPipe) } else { Ok(()) }
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn is_read(&self) -> Result<(), Failure> {
+        Ok(())
     }
 
     pub(crate) fn error(&mut self, failure: &Failure) {

@@ -12,6 +12,8 @@ use crate::{
 };
 
 const TRACES: u32 = 20;
+/// As many as the library gives at once.
+const PAGE: u32 = 1_000;
 /// Columns of a tree where no terminal says.
 const COLUMNS: usize = 100;
 
@@ -22,7 +24,7 @@ pub(crate) fn traces(
     window: &Window,
     screen: &mut Screen,
 ) -> Result<Outcome, Failure> {
-    let mut traces = store.reader.traces().limit(common.limit.unwrap_or(TRACES));
+    let mut traces = store.reader.traces();
     if asked.slowest {
         traces = traces.slowest();
     }
@@ -35,17 +37,28 @@ pub(crate) fn traces(
     if let Some(until) = window.until {
         traces = traces.until(until);
     }
-    if let Some(after) = &asked.after {
-        traces = traces.after(&after.parse::<Cursor>()?);
-    }
-    let page = traces.fetch()?;
-    screen.incomplete(page.incomplete.as_deref());
+    let mut after = asked.after.as_deref().map(str::parse::<Cursor>).transpose()?;
+    let (mut items, mut left) = (Vec::new(), common.limit.unwrap_or(TRACES));
+    // More than the library gives at once comes in several pages.
+    let (next, total) = loop {
+        let asked = traces.clone().limit(left.min(PAGE));
+        let page = after.as_ref().map_or(asked.clone(), |after| asked.after(after)).fetch()?;
+        left = left.saturating_sub(u32::try_from(page.items.len()).unwrap_or(u32::MAX));
+        if after.is_none() {
+            screen.incomplete(page.incomplete.as_deref());
+        }
+        items.extend(page.items);
+        match page.next {
+            Some(next) if left > 0 => after = Some(next),
+            next => break (next, page.total),
+        }
+    };
     if screen.is_json {
-        screen.json_array(&page.items.iter().map(json::trace_row).collect::<Vec<_>>())?;
-    } else if page.items.is_empty() {
+        screen.json_array(&items.iter().map(json::trace_row).collect::<Vec<_>>())?;
+    } else if items.is_empty() {
         screen.note("no trace matches");
     } else {
-        let rows = page.items.iter().map(|trace| {
+        let rows = items.iter().map(|trace| {
             vec![
                 Text::time(window.second(trace.started_at)).toned(Tone::Faint),
                 match (trace.state, trace.duration) {
@@ -68,14 +81,10 @@ pub(crate) fn traces(
             rows.collect(),
         )?;
     }
-    if let Some(next) = &page.next {
-        screen.note(&format!(
-            "{} of {} traces; the next with --after {next}, more at once with --limit",
-            page.items.len(),
-            page.total
-        ));
+    if let Some(next) = &next {
+        screen.more(items.len(), total, "traces", next.as_str());
     }
-    Ok(Outcome::of_count(page.items.len()))
+    Ok(Outcome::of_count(items.len()))
 }
 
 pub(crate) fn trace(
@@ -94,9 +103,14 @@ pub(crate) fn trace(
     let limit = common.limit.map_or(usize::MAX, |limit| limit as usize);
     trace.spans.retain(|span| is_within(span.started_at));
     trace.events.retain(|event| is_within(event.at));
+    let is_empty = trace.spans.is_empty() && trace.events.is_empty();
     if screen.is_json {
         screen.json(&json::trace(&trace))?;
-        return Ok(Outcome::Answered);
+        return Ok(if is_empty { Outcome::Nothing } else { Outcome::Answered });
+    }
+    if is_empty {
+        screen.note("nothing of this trace began then");
+        return Ok(Outcome::Nothing);
     }
     let lines = trace.lines(screen.width_or(COLUMNS));
     for line in lines.iter().take(limit) {

@@ -7,6 +7,7 @@ use l0::{Timestamp, query::Summary};
 use serde_json::json;
 
 use crate::{
+    args::Common,
     failure::{Failure, Outcome},
     json,
     place::Store,
@@ -18,8 +19,12 @@ use crate::{
 const HOUR: Duration = Duration::from_secs(3_600);
 const RUNS: u32 = 5;
 
-pub(crate) fn status(store: &Store, window: &Window, screen: &mut Screen) -> Result<Outcome, Failure> {
-    let runs = Run::latest(&store.reader, window, RUNS)?;
+pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &mut Screen) -> Result<Outcome, Failure> {
+    // Who records comes first, however long ago it began.
+    let mut runs = Run::running(store)?;
+    let latest = Run::latest(store, window, common.limit.unwrap_or(RUNS))?;
+    runs.extend(latest.into_iter().filter(|run| run.outcome != "running"));
+    runs.truncate(common.limit.unwrap_or(RUNS).max(1) as usize);
     let (since, until) = last_hour(store, window)?;
     let summary = store.reader.summary_between(since, until)?;
     let size = store.reader.size()?;
@@ -65,8 +70,10 @@ pub(crate) fn status(store: &Store, window: &Window, screen: &mut Screen) -> Res
         runs::table(&runs, window, screen)?;
         screen.line("")?;
     }
-    screen.line(summary.to_string().trim_end())?;
-    Ok(Outcome::Answered)
+    // Its own title is said above.
+    let text = summary.to_string();
+    screen.line(text.split_once('\n').map_or("", |(_, rest)| rest).trim_end())?;
+    Ok(if summary.events == 0 { Outcome::Nothing } else { Outcome::Answered })
 }
 
 /// What was asked for, or the hour until now; where nothing was recorded in that, the hour until the last record.
@@ -89,8 +96,11 @@ fn verdict(runs: &[Run], summary: &Summary, window: &Window) -> String {
         runs.iter().filter(|run| run.is_running()).map(|run| format!("{} (pid {})", run.name(), run.pid)).collect();
     let who = match (running.is_empty(), runs.first()) {
         (false, _) => format!("{} recording", running.join(", ")),
+        (true, Some(last)) if last.is_dead => {
+            format!("nothing is recording, {} vanished, and what it left is not recovered", last.name())
+        }
         (true, Some(last)) => format!("nothing is recording, {} ended: {}", last.name(), last.outcome),
-        (true, None) => "nothing has been recorded".to_owned(),
+        (true, None) => "nothing recorded then".to_owned(),
     };
     let shed = if summary.shed > 0 { format!(", {} records shed", HumanCount(summary.shed)) } else { String::new() };
     format!(

@@ -27,10 +27,21 @@ pub(crate) fn sql(
             .read_to_string(&mut statement)
             .map_err(|error| Failure::Usage(format!("the statement cannot be read from standard input: {error}")))?;
     }
-    let params = params(&statement, window)?;
-    let mut table = store.reader.sql(&statement, &params)?;
+    // Open at a side that was not said.
+    let end = |at: Option<l0::Timestamp>, open| Value::Integer(at.map_or(open, l0::Timestamp::as_unix_ns));
+    let params = [(":since", end(window.since, i64::MIN)), (":until", end(window.until, i64::MAX))];
+    for ((name, _), is_said) in params.iter().zip([window.since.is_some(), window.until.is_some()]) {
+        if is_said && !statement.contains(name) {
+            return Err(Failure::Usage(format!(
+                "a statement has its own conditions: name {name} in it, in unix nanoseconds, as in WHERE at_unix_ns >= :since"
+            )));
+        }
+    }
+    let limit = common.limit.map_or(usize::MAX, |limit| limit as usize);
+    // One more tells whether there are more.
+    let mut table = store.reader.sql_named(&statement, &params, limit.saturating_add(1))?;
     let found = table.rows.len();
-    table.rows.truncate(common.limit.map_or(usize::MAX, |limit| limit as usize));
+    table.rows.truncate(limit);
     if screen.is_json {
         let rows: Vec<_> = table.rows.iter().map(|row| json::table_row(&table.columns, row)).collect();
         screen.json_array(&rows)?;
@@ -47,26 +58,7 @@ pub(crate) fn sql(
         screen.table(&headings.iter().map(String::as_str).collect::<Vec<_>>(), &[], rows.collect())?;
     }
     if found > table.rows.len() {
-        screen.note(&format!("{} of {found} rows; more with --limit", table.rows.len()));
+        screen.note(&format!("the first {} rows; there are more: raise --limit", table.rows.len()));
     }
     Ok(Outcome::of_count(table.rows.len()))
-}
-
-/// The window's ends, in the order in which the statement first names them.
-fn params(statement: &str, window: &Window) -> Result<Vec<Value>, Failure> {
-    let ends = [(":since", window.since, i64::MIN), (":until", window.until, i64::MAX)];
-    let mut named = Vec::new();
-    for (name, at, open) in ends {
-        match statement.find(name) {
-            Some(place) => named.push((place, Value::Integer(at.map_or(open, l0::Timestamp::as_unix_ns)))),
-            None if at.is_some() => {
-                return Err(Failure::Usage(format!(
-                    "a statement has its own conditions: name {name} in it, in unix nanoseconds, as in WHERE at_unix_ns >= :since"
-                )));
-            }
-            None => {}
-        }
-    }
-    named.sort_by_key(|(place, _)| *place);
-    Ok(named.into_iter().map(|(_, value)| value).collect())
 }

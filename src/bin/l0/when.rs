@@ -17,7 +17,12 @@ pub(crate) struct Window {
 
 impl Window {
     pub(crate) fn of(common: &Common) -> Result<Self, Failure> {
-        let zone = if common.local { TimeZone::system() } else { TimeZone::UTC };
+        let zone = if common.local {
+            TimeZone::try_system()
+                .map_err(|error| Failure::Usage(format!("--local: the local zone is unknown: {error}; set TZ")))?
+        } else {
+            TimeZone::UTC
+        };
         let now = jiff::Timestamp::now().to_zoned(zone.clone());
         let time = |option: &str, text: &Option<String>| {
             text.as_deref().map(|text| parse(text, &now).ok_or_else(|| not_a_time(option, text))).transpose()
@@ -64,15 +69,25 @@ impl Window {
 
 /// A span of time before now, whatever its sign; or a moment.
 fn parse(text: &str, now: &Zoned) -> Option<Timestamp> {
-    let text = Some(text.trim()).filter(|text| !text.is_empty())?;
-    if let Ok(span) = text.parse::<Span>() {
+    let text = Some(text.trim()).filter(|text| !text.is_empty() && !text.starts_with('+'))?;
+    if let Some(span) = span(text) {
         return of_zoned(&now.checked_sub(span.abs()).ok()?);
+    }
+    // A number alone, and one with the letter of a military zone, is taken for an hour: nobody means that.
+    let has_digits = text.starts_with(|c: char| c.is_ascii_digit());
+    if has_digits && text.trim_start_matches(|c: char| c.is_ascii_digit()).len() <= 1 {
+        return None;
     }
     // A day without an hour is meant from its beginning.
     let is_day = ["today", "yesterday", "tomorrow"].iter().any(|day| text.eq_ignore_ascii_case(day));
     let text = if is_day { format!("{text} 00:00") } else { text.to_owned() };
     let parsed = parse_datetime::parse_datetime_at_date(now.clone(), &text).ok()?;
     of_zoned(&parsed.into_zoned()?)
+}
+
+/// `3h`, `-3h`, `3 hours ago`; not `10:30:15`, which is a time of the day.
+fn span(text: &str) -> Option<Span> {
+    if text.contains(':') { None } else { text.parse().ok() }
 }
 
 fn of_zoned(at: &Zoned) -> Option<Timestamp> {
@@ -88,8 +103,7 @@ fn not_a_time(option: &str, text: &str) -> Failure {
 /// An age, as in `7d` or `2 weeks`.
 pub(crate) fn age(option: &str, text: &str) -> Result<Duration, Failure> {
     let now = Zoned::now();
-    let span = text.trim().parse::<Span>().ok();
-    let age = span.and_then(|span| now.checked_sub(span.abs()).ok()).map(|then| then.duration_until(&now));
+    let age = span(text.trim()).and_then(|span| now.checked_sub(span.abs()).ok()).map(|then| then.duration_until(&now));
     age.and_then(|age| Duration::try_from(age).ok())
         .filter(|age| !age.is_zero())
         .ok_or_else(|| Failure::Usage(format!("{option} {text:?} is no age: write for instance 12h, 7d or '2 weeks'")))
@@ -111,13 +125,14 @@ mod tests {
             ("Today", "2026-11-22T23:00:00.000000000Z"),
             ("now", "2026-11-23T09:00:00.000000000Z"),
             ("09:30", "2026-11-23T08:30:00.000000000Z"),
+            ("09:30:15", "2026-11-23T08:30:15.000000000Z"),
             ("2026-11-22", "2026-11-21T23:00:00.000000000Z"),
             ("2026-07-01 10:30", "2026-07-01T08:30:00.000000000Z"),
             ("2026-11-22T10:30:00Z", "2026-11-22T10:30:00.000000000Z"),
         ] {
             assert_eq!(parse(text, &now).unwrap().to_string(), expected, "{text}");
         }
-        for text in ["", "soon", "25:99", "99999999y"] {
+        for text in ["", "soon", "25:99", "99999999y", "2026", "5", "1M", "+3h"] {
             assert!(parse(text, &now).is_none(), "{text}");
         }
     }
@@ -126,7 +141,7 @@ mod tests {
     fn ages_are_understood() {
         let hours = |text| age("--older-than", text).unwrap().as_secs() / 3600;
         assert_eq!((hours("12h"), hours("2 days")), (12, 48));
-        for text in ["", "0s", "old"] {
+        for text in ["", "0s", "old", "10:30:00", "7"] {
             assert!(age("--older-than", text).is_err(), "{text}");
         }
     }
