@@ -156,6 +156,7 @@ fn an_inspection_tells_who_records_and_what_a_death_left() {
     assert!(found.is_own && found.is_writable && !found.needs_recovery() && !found.is_of_earlier_schema());
     let [file] = &found.flight_files[..] else { panic!("{found:?}") };
     assert_eq!((file.state, file.pid), (FlightState::InUse, Some(std::process::id())));
+    let store_file = file.path.clone();
     let names: Vec<_> = found.databases.iter().map(|database| database.name).collect();
     assert_eq!(names, ["telemetry.db", "state.db"]);
     for file in found.files.iter().filter(|file| file.name.ends_with(".db")) {
@@ -172,11 +173,27 @@ fn an_inspection_tells_who_records_and_what_a_death_left() {
     assert!(before.contains_key("flight"));
     assert!(!l0::inspect(dead.path()).unwrap().needs_recovery());
 
+    // A run that kept its flight recorder in memory left no file.
+    let database = rusqlite::Connection::open(dead.path().join("telemetry.db")).unwrap();
+    database
+        .execute("UPDATE run SET outcome = 'running', ended_at = NULL, process_started = process_started + 1", [])
+        .unwrap();
+    let found = l0::inspect(dead.path()).unwrap();
+    assert!(found.has_vanished_runs && found.dead_runs == [1] && found.needs_recovery());
+    l0::recover(dead.path()).unwrap();
+    assert!(!l0::inspect(dead.path()).unwrap().needs_recovery());
+    database.execute("UPDATE run SET outcome = 'running'", []).unwrap();
+    assert!(l0::inspect(dead.path()).unwrap().has_vanished_runs);
+    database.execute("UPDATE run SET outcome = 'clean'", []).unwrap();
+
     let flight = dead.path().join("flight");
+    let mut later = fs::read(&store_file).unwrap();
+    later[8] += 1;
+    fs::write(flight.join("0199a1b1-0000-7000-8000-000000000000.flight"), later).unwrap();
     fs::write(flight.join("0199a1b2-0000-7000-8000-000000000000.flight"), b"no flight file").unwrap();
     fs::write(flight.join("old.unreadable"), b"x").unwrap();
     let states: Vec<_> = l0::inspect(dead.path()).unwrap().flight_files.into_iter().map(|file| file.state).collect();
-    assert_eq!(states, [FlightState::Orphaned, FlightState::SetAside]);
+    assert_eq!(states, [FlightState::OfLaterVersion, FlightState::Orphaned, FlightState::SetAside]);
 
     fs::write(dead.path().join("telemetry.db"), b"not a database at all, but long enough for a header").unwrap();
     let found = l0::inspect(dead.path()).unwrap();

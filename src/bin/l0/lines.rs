@@ -1,14 +1,9 @@
-//! What is about single events: `logs`, `tail`, `export`, `errors`.
+//! What is about single events: `logs`, `export`, `errors`; and the lines that `tail` shows, too.
 
-use std::{
-    collections::BTreeSet,
-    fs::OpenOptions,
-    io,
-    time::{Duration, Instant},
-};
+use std::{fs::OpenOptions, io};
 
 use l0::{
-    Severity, Timestamp,
+    Severity,
     query::{Cursor, EventRow, Events, Logs, Page, Total, harmless},
 };
 
@@ -26,15 +21,9 @@ const LINES: u32 = 50;
 const GROUPS: u32 = 20;
 /// A page as large as the library makes them.
 const PAGE: u32 = 10_000;
-/// How far behind the newest line a late one may come: another process commits once a second.
-const LATE: Duration = Duration::from_secs(2);
-/// How far back the last words of a process that died may lie, and so many lines are remembered in any case.
-const REMEMBERED: Duration = Duration::from_secs(600);
-const TOLD_MAX: usize = 100_000;
-
 impl Filters {
     /// The options and the search, as one search.
-    fn text(&self) -> Result<String, Failure> {
+    pub(crate) fn text(&self) -> Result<String, Failure> {
         let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
         let mut terms = vec![self.search.text()];
         let options = [
@@ -76,7 +65,7 @@ fn within_events(mut events: Events, window: &Window) -> Events {
     events
 }
 
-fn within_logs(mut logs: Logs, window: &Window) -> Logs {
+pub(crate) fn within_logs(mut logs: Logs, window: &Window) -> Logs {
     if let Some(since) = window.since {
         logs = logs.since(since);
     }
@@ -115,8 +104,7 @@ pub(crate) fn logs(
         }
     }
     if let Some(next) = next {
-        screen
-            .note(&format!("{} of {total} lines; the next with --after {next}, more at once with --limit", rows.len()));
+        screen.more(rows.len(), total, "lines", next.as_str());
     } else if rows.is_empty() {
         screen.note("no line matches");
     }
@@ -124,7 +112,7 @@ pub(crate) fn logs(
 }
 
 /// One event as a line: when, how serious, from where, what.
-fn line(row: &EventRow, window: &Window, screen: &Screen) -> String {
+pub(crate) fn line(row: &EventRow, window: &Window, screen: &Screen) -> String {
     let (name, tone) = match row.severity {
         _ if row.is_audit() => ("AUDIT", Tone::Name),
         Severity::Trace => ("TRACE", Tone::Faint),
@@ -157,103 +145,8 @@ fn line(row: &EventRow, window: &Window, screen: &Screen) -> String {
     parts.join(" ")
 }
 
-pub(crate) fn tail(
-    store: &Store,
-    asked: &args::Tail,
-    common: &Common,
-    window: &Window,
-    screen: &mut Screen,
-) -> Result<Outcome, Failure> {
-    let search = asked.filters.text()?;
-    let question = || -> Result<Logs, Failure> { Ok(store.reader.logs().search(&search)?) };
-    let mut left = common.limit.unwrap_or(u32::MAX);
-    let first = left.min(asked.lines);
-    let (mut rows, ..) = if first == 0 {
-        (Vec::new(), None, Total::Exactly(0))
-    } else {
-        pages(first, None, screen, |after, limit| {
-            let logs = within_logs(store.reader.logs().search(&search)?.limit(limit), window);
-            after.map_or(logs.clone(), |after| logs.after(after)).fetch()
-        })?
-    };
-    rows.reverse();
-    let show = |row: &EventRow, screen: &mut Screen| {
-        if screen.is_json {
-            return screen.json_line(&json::event(row));
-        }
-        let line = line(row, window, screen);
-        screen.line(&line)
-    };
-    for row in &rows {
-        show(row, screen)?;
-    }
-    screen.flush()?;
-    left -= u32::try_from(rows.len()).unwrap_or(left);
-    if !asked.follow {
-        return Ok(Outcome::of_count(rows.len()));
-    }
-    // From a little before the last line on, but for what is known: lines of another process may come late.
-    let now = Timestamp::now();
-    let from = rows.last().map_or(now, |row| row.at.min(now)).saturating_sub(LATE);
-    let before = question()?.since(from).limit(PAGE).fetch()?.items;
-    let mut told = Told::default();
-    for row in before.iter().chain(&rows) {
-        told.is_new(row);
-    }
-    let mut following = question()?.since(from);
-    if let Some(until) = window.until {
-        following = following.until(until);
-    }
-    let mut tail = following.tail();
-    let mut looked = Instant::now();
-    while left > 0 {
-        let mut rows: Vec<EventRow> = tail.next_within(LATE)?.into_iter().collect();
-        if looked.elapsed() >= LATE {
-            looked = Instant::now();
-            screen.is_read()?;
-            // A process may have died with its last words in its flight file: they are older than what others say since.
-            if store.recover_again(screen)? {
-                let since = from.max(Timestamp::now().saturating_sub(REMEMBERED));
-                rows.extend(
-                    pages(u32::MAX, None, screen, |after, limit| {
-                        let logs = store.reader.logs().search(&search)?.since(since).oldest_first().limit(limit);
-                        after.map_or(logs.clone(), |after| logs.after(after)).fetch()
-                    })?
-                    .0,
-                );
-            }
-        }
-        let is_over = window.until.is_some_and(|until| Timestamp::now().saturating_sub(LATE) > until);
-        if rows.is_empty() && is_over {
-            break;
-        }
-        for row in rows.iter().filter(|row| window.until.is_none_or(|until| row.at < until)) {
-            if left > 0 && told.is_new(row) {
-                show(row, screen)?;
-                left -= 1;
-            }
-        }
-        screen.flush()?;
-    }
-    Ok(Outcome::Answered)
-}
-
-/// Lines that were told, as long as one may come again.
-#[derive(Debug, Default)]
-struct Told(BTreeSet<(Timestamp, i64)>);
-
-impl Told {
-    /// Whether the line is told for the first time.
-    fn is_new(&mut self, row: &EventRow) -> bool {
-        if self.0.len() >= TOLD_MAX {
-            self.0 = self.0.split_off(&(row.at.saturating_sub(REMEMBERED), i64::MIN));
-        }
-        self.0.insert((row.at, row.id))
-    }
-}
-
 /// As many rows as are wanted: more than the library gives at once come in several pages.
-fn pages(
+pub(crate) fn pages(
     wanted: u32,
     mut after: Option<Cursor>,
     screen: &mut Screen,

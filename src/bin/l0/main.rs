@@ -14,6 +14,7 @@ mod screen;
 mod spans;
 mod status;
 mod table;
+mod tail;
 mod upkeep;
 mod when;
 
@@ -62,7 +63,7 @@ fn answer(args: &Args, screen: &mut Screen) -> Result<Outcome, Failure> {
     match &args.command {
         Command::Status => status::status(&store, common, &window, screen),
         Command::Logs(filters) => lines::logs(&store, filters, common, &window, screen),
-        Command::Tail(tail) => lines::tail(&store, tail, common, &window, screen),
+        Command::Tail(tail) => tail::tail(&store, tail, common, &window, screen),
         Command::Export(export) => lines::export(&store, export, common, &window, screen),
         Command::Errors(search) => lines::errors(&store, search, common, &window, screen),
         Command::Traces(traces) => spans::traces(&store, traces, common, &window, screen),
