@@ -18,7 +18,7 @@ fn main() {
         ("errors", &["errors"][..], "card refused"),
         ("trace", &["trace", "request-70000"], "order 70000 billed"),
         ("spans", &["spans"], "query"),
-        ("status", &["status"], "summary of"),
+        ("status", &["status"], "nothing is recording"),
         ("logs_page", &["logs", "level:warn"], "stock is low"),
         ("traces_slowest", &["traces", "--slowest"], "request-"),
         ("search_day", &["logs", "70000 billed"], "order 70000 billed"),
