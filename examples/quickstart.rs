@@ -54,6 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "  sqlite3 {}/telemetry.db 'SELECT timestamp, level, message, fields FROM logs LIMIT 5'",
         l0.dir().display()
     );
+    println!("  cargo run --release --features cli -- status --dir {}", l0.dir().display());
     println!("  cargo run --release --example crash     (kills itself with SIGKILL; run it twice)");
     println!("  cargo run --release --example read_back (asks a store from another process)");
     l0.shutdown(Duration::from_secs(5))?;

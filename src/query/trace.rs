@@ -416,15 +416,33 @@ mod tests {
         assert_eq!(roots[0].children[0].children[0].self_time, None);
     }
 
-    #[test]
-    fn a_chain_deeper_than_the_cap_loses_nothing() {
-        let count = 20_000;
+    /// Spans inside each other.
+    fn chain(count: i64) -> Trace {
         let spans = (1..=count).map(|id| loaded(id, (id > 1).then_some(id - 1), id, Some(1))).collect();
         let (spans, events) = tree(spans, Vec::new());
         let (correlation_id, trace_id) = (String::new(), String::new());
-        let trace = Trace { correlation_id, trace_id, spans, events, left_out: 0, incomplete: None };
-        assert_eq!(trace.all_spans().count(), count as usize);
+        Trace { correlation_id, trace_id, spans, events, left_out: 0, incomplete: None }
+    }
+
+    #[test]
+    fn a_chain_deeper_than_the_cap_loses_nothing() {
+        let trace = chain(20_000);
+        assert_eq!(trace.all_spans().count(), 20_000);
         assert!(!trace.to_string().is_empty());
+    }
+
+    #[test]
+    fn a_tree_is_as_wide_as_it_is_asked_to_be() {
+        let trace = chain(150);
+        for width in [0, 60, 80, 120, 300] {
+            let text = format!("{trace:width$}");
+            assert_eq!(text.lines().count(), 150 + 3);
+            let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= width.max(60), "{widest} of {width}");
+            assert!(text.contains("s150"), "however deep, there is room for its name");
+        }
+        assert_eq!(trace.to_string(), format!("{trace:80}"));
+        assert_eq!(trace.lines(usize::MAX).len(), 150 + 3);
     }
 
     proptest! {

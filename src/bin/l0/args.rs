@@ -147,7 +147,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Group)]
 pub(crate) struct Search {
-    /// Words, "phrases", field:value, level:warn, duration:>100ms; - before what must not be
+    /// Words, field:value, field:>100, level:warn, duration:>100ms, and phrases in quotes that the shell leaves: '"not found"'; -
+    /// before what must not be
     #[arg(value_name = "SEARCH")]
     search: Vec<String>,
     /// What must not match; among the words, -TERM is the same
