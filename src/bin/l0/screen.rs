@@ -125,6 +125,14 @@ impl Screen {
         writeln!(self.out, "{text}")
     }
 
+    /// A line of a table that is laid out already, cut where the screen ends.
+    pub(crate) fn line_within(&mut self, text: &str) -> io::Result<()> {
+        match self.width {
+            Some(width) => writeln!(self.out, "{}", console::truncate_str(text, width, "…")),
+            None => self.line(text),
+        }
+    }
+
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }

@@ -28,13 +28,13 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
     let (since, until) = last_hour(store, window)?;
     let summary = store.reader.summary_between(since, until)?;
     let size = store.reader.size()?;
-    let verdict = verdict(&runs, &summary, window);
+    let (who, figures) = verdict(&runs, &summary, window);
     let schema = store.inspection.databases.first().and_then(|database| database.schema);
     if screen.is_json {
         screen.json(&json!({
             "dir": store.inspection.dir,
             "schema": schema,
-            "verdict": verdict,
+            "verdict": format!("{who}; {figures}"),
             "size": {
                 "bytes": size.bytes(),
                 "max_bytes": size.max_bytes,
@@ -50,17 +50,19 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
         return Ok(Outcome::Answered);
     }
     let is_bad = summary.errors > 0 || summary.shed > 0 || runs.first().is_some_and(|run| run.tone() == Tone::Bad);
-    let verdict = screen.paint(&l0::query::harmless(&verdict), if is_bad { Tone::Bad } else { Tone::Good });
-    screen.line(&verdict)?;
+    for text in [&who, &figures] {
+        let line = screen.paint(&l0::query::harmless(text), if is_bad { Tone::Bad } else { Tone::Good });
+        screen.line(&line)?;
+    }
     let bytes = |bytes| HumanBytes(bytes).to_string();
     let of_cap = match size.max_bytes {
         0 => String::new(),
         cap => format!(" of {}", bytes(cap)),
     };
     let dir = l0::query::harmless(&store.dir.display().to_string()).into_owned();
+    screen.line(&format!("{dir}: {}{of_cap}", bytes(size.bytes())))?;
     screen.line(&format!(
-        "{dir}: {}{of_cap}; database {} ({} free), WAL {}, flight recorders {}\n",
-        bytes(size.bytes()),
+        "database {} ({} free), WAL {}, flight recorders {}\n",
         bytes(size.database_bytes),
         bytes(size.free_bytes),
         bytes(size.wal_bytes),
@@ -72,7 +74,9 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
     }
     // Its own title is said above.
     let text = summary.to_string();
-    screen.line(text.split_once('\n').map_or("", |(_, rest)| rest).trim_end())?;
+    for line in text.trim_end().lines().skip(1) {
+        screen.line_within(line)?;
+    }
     Ok(if summary.events == 0 { Outcome::Nothing } else { Outcome::Answered })
 }
 
@@ -90,8 +94,8 @@ fn last_hour(store: &Store, window: &Window) -> Result<(Option<Timestamp>, Optio
     })
 }
 
-/// The whole, in a sentence.
-fn verdict(runs: &[Run], summary: &Summary, window: &Window) -> String {
+/// The whole, in a sentence of two halves: who records, and how it goes.
+fn verdict(runs: &[Run], summary: &Summary, window: &Window) -> (String, String) {
     let running: Vec<String> =
         runs.iter().filter(|run| run.is_running()).map(|run| format!("{} (pid {})", run.name(), run.pid)).collect();
     let who = match (running.is_empty(), runs.first()) {
@@ -103,11 +107,12 @@ fn verdict(runs: &[Run], summary: &Summary, window: &Window) -> String {
         (true, None) => "nothing recorded then".to_owned(),
     };
     let shed = if summary.shed > 0 { format!(", {} records shed", HumanCount(summary.shed)) } else { String::new() };
-    format!(
-        "{who}; {} events, {} errors{shed} from {} until {}",
+    let figures = format!(
+        "{} events, {} errors{shed} from {} until {}",
         HumanCount(summary.events),
         HumanCount(summary.errors),
         window.second(summary.since),
         window.second(summary.until)
-    )
+    );
+    (who, figures)
 }
