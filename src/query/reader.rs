@@ -14,7 +14,7 @@ use crate::{
     store::{Asking, Source, StoreSize},
 };
 
-/// Reads a store, live or dead, without ever writing to it.
+/// Reads a store, live or dead, without ever writing to it; SQLite may leave an empty `-wal` and a `-shm` beside a database.
 ///
 /// It sees what is committed: at most one commit interval (a second unless set otherwise) behind a living process. What
 /// a dead process left in its flight file is seen after [`recover`](crate::recover).

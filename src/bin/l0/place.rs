@@ -101,19 +101,16 @@ impl Place {
                 self.dir.display()
             )));
         }
-        let copy = if self.is_readable(inspection, may_recover) { None } else { Some(self.copy(may_recover, screen)?) };
-        Ok((Reader::open(copy.as_ref().map_or(self.dir.as_path(), TempDir::path))?, copy))
-    }
-
-    /// Whether it can be asked where it is, without changing it, and tells all.
-    fn is_readable(&self, inspection: &Inspection, may_recover: bool) -> bool {
-        if inspection.is_of_earlier_schema() {
-            return false;
+        let lacks_some = !inspection.is_writable && inspection.needs_recovery() && may_recover;
+        if !inspection.is_of_earlier_schema() && !lacks_some {
+            match Reader::open(&self.dir) {
+                // A WAL, and nowhere to make the file that SQLite needs beside it.
+                Err(_) if !inspection.is_writable => {}
+                opened => return Ok((opened?, None)),
+            }
         }
-        // SQLite would need to make files beside a WAL, and whoever may do everything would make them.
-        let wal = fs::metadata(self.dir.join(format!("{DATABASE}-wal")));
-        let has_wal = wal.is_ok_and(|wal| wal.len() > 0);
-        inspection.is_writable || !(has_wal || inspection.needs_recovery() && may_recover)
+        let copy = self.copy(may_recover, screen)?;
+        Ok((Reader::open(copy.path())?, Some(copy)))
     }
 
     /// A private copy, of this l0's schema, with what dead processes left.
