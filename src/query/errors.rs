@@ -118,8 +118,8 @@ impl Errors {
         self.and(|events| events.within(d))
     }
 
-    /// The groups; `total` tells how many there are beyond the limit. Reads every error in the window: a hundred thousand
-    /// take about a tenth of a second.
+    /// The groups; `total` tells how many there are beyond the limit. Reads every error in the window: ten
+    /// thousand take some twenty milliseconds.
     ///
     /// # Errors
     /// As [`Events::fetch`].
