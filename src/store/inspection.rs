@@ -5,20 +5,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rusqlite::Connection;
 use serde::Serialize;
 
-use super::{TELEMETRY, recovery::dead_runs};
+use super::TELEMETRY;
 use crate::{
-    config::create_directory,
     database::{self, Database, may_make_files, open_any},
     error::{Error, Result},
     flight,
     state::STATE,
 };
 pub use flight::{FlightFile, FlightState};
-
-/// A copy is begun anew when something was recovered while it was made.
-const COPY_ATTEMPTS: usize = 5;
 
 /// What there is in a store's directory. From [`inspect`].
 #[derive(Clone, Debug, Serialize)]
@@ -164,53 +161,21 @@ fn file(name: String, metadata: &fs::Metadata) -> StoreFile {
     StoreFile { name, bytes: metadata.len(), is_private }
 }
 
-/// Copies a store into another directory, while programs record into it or from where nothing can be written: what is
-/// committed and, if `recover` says so, what dead processes left. To keep it, to send it, or to look at it with a `Reader`: the
-/// copy has this l0's schema, whatever the store's is.
-///
-/// The directory is created, or must be empty. A program that records is noted in the copy as running, and where its process is
-/// not known, as killed.
-///
-/// # Errors
-/// `is_storage` if there is no store, it cannot be read, or the other directory cannot be written or is not empty.
-///
-/// ```no_run
-/// l0::copy("/var/lib/shop/.l0", "/tmp/for-support", true)?;
-/// # Ok::<(), l0::Error>(())
-/// ```
-pub fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>, recover: bool) -> Result<()> {
-    let (from, to) = (from.as_ref(), to.as_ref());
-    has_records(from)?;
-    if fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::storage(format!("{} is not empty: choose a new directory for the copy", to.display())));
-    }
-    let copied = try_copy(from, to, recover);
-    if copied.is_err() {
-        // Nothing was there before.
-        let _ = fs::remove_dir_all(to);
-    }
-    copied
-}
-
-fn try_copy(from: &Path, to: &Path, recover: bool) -> Result<()> {
-    for _ in 0..COPY_ATTEMPTS {
-        create_directory(to)?;
-        let orphans = if recover { orphaned(from) } else { Vec::new() };
-        let mut is_whole = flight::copy_files(&orphans, to)?;
-        for database in [&TELEMETRY, &STATE].into_iter().filter(|database| from.join(database.file).exists()) {
-            database::copy(database, from, to)?;
-        }
-        // Nobody has recovered one meanwhile: each record is in the file or in the database, not in both or in none.
-        is_whole &= !recover || orphaned(from) == orphans;
-        if is_whole {
-            return super::recover(to).map(drop);
-        }
-        fs::remove_dir_all(to).map_err(|error| Error::io("cannot begin the copy anew in", to, error))?;
-    }
-    Err(Error::storage(format!("cannot copy {}: its flight files are being recovered; try again", from.display())))
-}
-
-fn orphaned(dir: &Path) -> Vec<PathBuf> {
-    let files = flight::survey(dir).into_iter().filter(|file| file.state == FlightState::Orphaned);
-    files.map(|file| file.path).collect()
+/// Runs noted as running whose process is gone: each with whether it left no file.
+pub(super) fn dead_runs(dir: &Path, connection: &Connection) -> rusqlite::Result<Vec<(i64, bool)>> {
+    let mut statement =
+        connection.prepare_cached("SELECT id, uuid, boot, pid, process_started FROM run WHERE outcome = 'running'")?;
+    let running = statement
+        .query_map([], |row| {
+            let owner = flight::Owner {
+                boot: row.get::<_, Vec<u8>>(2)?.try_into().unwrap_or([0; 16]),
+                pid: row.get(3)?,
+                started: row.get::<_, i64>(4)?.cast_unsigned(),
+            };
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, owner))
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let left_nothing = |uuid: &[u8]| !uuid::Uuid::from_slice(uuid).is_ok_and(|uuid| flight::has_file(dir, uuid));
+    let dead = running.into_iter().filter(|(_, _, owner)| !owner.may_be_alive());
+    Ok(dead.map(|(run, uuid, _)| (run, left_nothing(&uuid))).collect())
 }

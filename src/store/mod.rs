@@ -12,6 +12,7 @@
 mod apply;
 mod callsite_plan;
 mod columns;
+mod copy;
 mod event_rows;
 mod histogram;
 mod inspection;
@@ -27,8 +28,9 @@ mod statements;
 mod writer;
 
 use crate::database::Database;
+pub use copy::copy;
 pub(crate) use histogram::Histogram;
-pub use inspection::{DatabaseFile, FlightFile, FlightState, Inspection, StoreFile, copy, inspect};
+pub use inspection::{DatabaseFile, FlightFile, FlightState, Inspection, StoreFile, inspect};
 pub use opening::{Cleanup, cleanup, compact};
 pub(crate) use opening::{Opening, cleanup_since, compact_since};
 pub(crate) use reader::{Asked, Asking, Recording, Source};

@@ -12,7 +12,7 @@ use super::{
     Opening,
     apply::{Applied, Applier},
     event_rows::is_about_the_value,
-    inspection::has_records,
+    inspection::{dead_runs, has_records},
     open_span::{Covered, OpenSpan},
     retention::{Blocked, Keeper, Look, mark_running},
     statements::Statements,
@@ -21,7 +21,7 @@ use crate::{
     clock::{Clock, Timeline},
     error::Result,
     event::Severity,
-    flight::{Image, Left, Owner, Reason, has_file, limit_set_aside, orphans},
+    flight::{Image, Left, Reason, limit_set_aside, orphans},
     record::Record,
     redaction::Redactor,
     state::default_redactor,
@@ -435,25 +435,6 @@ fn store_sheds(
 
 fn minute_of(unix_ns: i64) -> i64 {
     unix_ns.div_euclid(60_000_000_000) * 60
-}
-
-/// Runs noted as running whose process is gone: each with whether it left no file.
-pub(super) fn dead_runs(dir: &Path, connection: &Connection) -> rusqlite::Result<Vec<(i64, bool)>> {
-    let mut statement =
-        connection.prepare_cached("SELECT id, uuid, boot, pid, process_started FROM run WHERE outcome = 'running'")?;
-    let running = statement
-        .query_map([], |row| {
-            let owner = Owner {
-                boot: row.get::<_, Vec<u8>>(2)?.try_into().unwrap_or([0; 16]),
-                pid: row.get(3)?,
-                started: row.get::<_, i64>(4)?.cast_unsigned(),
-            };
-            Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, owner))
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    let left_nothing = |uuid: &[u8]| !uuid::Uuid::from_slice(uuid).is_ok_and(|uuid| has_file(dir, uuid));
-    let dead = running.into_iter().filter(|(_, _, owner)| !owner.may_be_alive());
-    Ok(dead.map(|(run, uuid, _)| (run, left_nothing(&uuid))).collect())
 }
 
 /// Runs that kept their flight in memory leave no file: they ended if their process is gone.
