@@ -26,11 +26,6 @@ impl Owner {
         self.started != 0 && self.may_be_alive()
     }
 
-    /// Whether the process is known to be dead, whoever holds a lock.
-    pub(super) fn is_dead(&self) -> bool {
-        !self.may_be_alive()
-    }
-
     /// Whether the process lives or cannot be told to be dead.
     pub(crate) fn may_be_alive(&self) -> bool {
         let unknown = self.started == 0 || !cfg!(target_os = "linux");

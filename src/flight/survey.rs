@@ -66,7 +66,7 @@ fn look(path: PathBuf) -> Option<FlightFile> {
     let state = state.unwrap_or_else(|| match (&page, owner) {
         (None, _) => FlightState::NotOurs,
         (Some(page), _) if header::is_of_later_version(page) => FlightState::OfLaterVersion,
-        (_, Some(owner)) if owner.is_dead() => FlightState::Orphaned,
+        (_, Some(owner)) if !owner.may_be_alive() => FlightState::Orphaned,
         (_, Some(owner)) if owner.is_alive() => FlightState::InUse,
         // The lock alone decides.
         _ if File::open(&path).is_ok_and(|file| file.try_lock_shared().is_ok()) => FlightState::Orphaned,

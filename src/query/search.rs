@@ -129,7 +129,7 @@ fn filter(term: Term, hashed: &impl Fn(&str) -> Vec<String>) -> Result<Filter> {
             };
             Filter::Duration(comparison, duration_ns(&value)?)
         }
-        (Some("level" | "severity"), Some(Comparison::AtLeast)) => Filter::AtLeast(value.parse::<Severity>()?),
+        (Some("level" | "severity"), None | Some(Comparison::AtLeast)) => Filter::AtLeast(value.parse::<Severity>()?),
         (Some(field), Some(_)) if TEXTS.contains(&field) => {
             return Err(Error::invalid_input(format!(
                 "{field} is no number: write {field}:{value}, or -{field}:{value} for what it must not be"
@@ -148,7 +148,6 @@ fn filter(term: Term, hashed: &impl Fn(&str) -> Vec<String>) -> Result<Filter> {
                 )));
             }
         },
-        (Some("level" | "severity"), None) => Filter::AtLeast(value.parse::<Severity>()?),
         (Some("target" | "source"), None) => Filter::SourcePrefix(value),
         (Some("message"), None) => Filter::MessageAnyCase(value),
         (Some("type" | "event_type"), None) => Filter::EventType(value),

@@ -4,13 +4,14 @@ use std::{fs::OpenOptions, io};
 
 use l0::{
     Severity,
-    query::{Cursor, EventRow, Events, Logs, Page, Total, harmless},
+    query::{Errors, EventRow, Events, Logs, Total, harmless},
 };
 
 use crate::{
     args::{self, Common, Filters, Search},
     failure::{Failure, Outcome},
     json,
+    pages::pages,
     place::Store,
     screen::{Screen, Text, Tone},
     when::Window,
@@ -19,8 +20,6 @@ use crate::{
 /// Lines and groups unless said otherwise.
 const LINES: u32 = 50;
 const GROUPS: u32 = 20;
-/// A page as large as the library makes them.
-const PAGE: u32 = 10_000;
 impl Filters {
     /// The options and the search, as one search.
     pub(crate) fn text(&self) -> Result<String, Failure> {
@@ -51,30 +50,6 @@ impl Filters {
     }
 }
 
-fn cursor(text: &str) -> Result<Cursor, Failure> {
-    Ok(text.parse::<Cursor>()?)
-}
-
-fn within_events(mut events: Events, window: &Window) -> Events {
-    if let Some(since) = window.since {
-        events = events.since(since);
-    }
-    if let Some(until) = window.until {
-        events = events.until(until);
-    }
-    events
-}
-
-pub(crate) fn within_logs(mut logs: Logs, window: &Window) -> Logs {
-    if let Some(since) = window.since {
-        logs = logs.since(since);
-    }
-    if let Some(until) = window.until {
-        logs = logs.until(until);
-    }
-    logs
-}
-
 pub(crate) fn logs(
     store: &Store,
     asked: &args::Logs,
@@ -83,14 +58,15 @@ pub(crate) fn logs(
     screen: &mut Screen,
 ) -> Result<Outcome, Failure> {
     let (search, limit) = (asked.filters.text()?, common.limit.unwrap_or(LINES));
-    let after = asked.after.as_deref().map(cursor).transpose()?;
+    let after = asked.after.as_deref().map(str::parse).transpose()?;
     let (rows, next, total) = pages(limit, after, screen, |after, limit| {
         if asked.all {
-            let mut events = within_events(store.reader.events().search(&search)?.limit(limit), window);
+            let mut events =
+                window.within(store.reader.events().search(&search)?.limit(limit), Events::since, Events::until);
             events = if asked.oldest_first { events.oldest_first() } else { events };
             after.map_or(events.clone(), |after| events.after(after)).fetch()
         } else {
-            let mut logs = within_logs(store.reader.logs().search(&search)?.limit(limit), window);
+            let mut logs = window.within(store.reader.logs().search(&search)?.limit(limit), Logs::since, Logs::until);
             logs = if asked.oldest_first { logs.oldest_first() } else { logs };
             after.map_or(logs.clone(), |after| logs.after(after)).fetch()
         }
@@ -145,28 +121,6 @@ pub(crate) fn line(row: &EventRow, window: &Window, screen: &Screen) -> String {
     parts.join(" ")
 }
 
-/// As many rows as are wanted: more than the library gives at once come in several pages.
-pub(crate) fn pages(
-    wanted: u32,
-    mut after: Option<Cursor>,
-    screen: &mut Screen,
-    page: impl Fn(Option<&Cursor>, u32) -> l0::Result<Page<EventRow>>,
-) -> Result<(Vec<EventRow>, Option<Cursor>, Total), Failure> {
-    let (mut rows, mut left) = (Vec::new(), wanted);
-    loop {
-        let found = page(after.as_ref(), left.min(PAGE))?;
-        left = left.saturating_sub(u32::try_from(found.items.len()).unwrap_or(u32::MAX));
-        if after.is_none() {
-            screen.incomplete(found.incomplete.as_deref());
-        }
-        rows.extend(found.items);
-        match found.next {
-            Some(next) if left > 0 => after = Some(next),
-            next => return Ok((rows, next, found.total)),
-        }
-    }
-}
-
 pub(crate) fn export(
     store: &Store,
     asked: &args::Export,
@@ -175,7 +129,7 @@ pub(crate) fn export(
     screen: &mut Screen,
 ) -> Result<Outcome, Failure> {
     let args::Format::Jsonl = asked.format;
-    let events = within_events(store.reader.events().search(&asked.filters.text()?)?, window);
+    let events = window.within(store.reader.events().search(&asked.filters.text()?)?, Events::since, Events::until);
     let at_most = common.limit.map_or(u64::MAX, u64::from);
     // Counting reads everything once more: only for those who watch.
     let watched = asked.output.is_some() && screen.shows_progress();
@@ -218,14 +172,8 @@ pub(crate) fn errors(
     window: &Window,
     screen: &mut Screen,
 ) -> Result<Outcome, Failure> {
-    let mut errors = store.reader.errors().search(&asked.text())?.limit(common.limit.unwrap_or(GROUPS));
-    if let Some(since) = window.since {
-        errors = errors.since(since);
-    }
-    if let Some(until) = window.until {
-        errors = errors.until(until);
-    }
-    let page = errors.fetch()?;
+    let errors = store.reader.errors().search(&asked.text())?.limit(common.limit.unwrap_or(GROUPS));
+    let page = window.within(errors, Errors::since, Errors::until).fetch()?;
     screen.incomplete(page.incomplete.as_deref());
     if screen.is_json {
         screen.json_array(&page.items.iter().map(json::error).collect::<Vec<_>>())?;

@@ -8,6 +8,7 @@ mod doctor;
 mod failure;
 mod json;
 mod lines;
+mod pages;
 mod place;
 mod runs;
 mod screen;

@@ -1,19 +1,18 @@
 //! What is about spans: `traces`, `trace`, `spans`.
 
-use l0::query::{Cursor, SpanState, TraceLineKind, human_duration};
+use l0::query::{SpanState, TraceLineKind, Traces, human_duration};
 
 use crate::{
     args::{self, Common},
     failure::{Failure, Outcome},
     json,
+    pages::pages,
     place::Store,
     screen::{Screen, Text, Tone},
     when::Window,
 };
 
 const TRACES: u32 = 20;
-/// As many as the library gives at once.
-const PAGE: u32 = 1_000;
 /// Columns of a tree where no terminal says.
 const COLUMNS: usize = 100;
 
@@ -31,28 +30,12 @@ pub(crate) fn traces(
     if asked.failed {
         traces = traces.failed();
     }
-    if let Some(since) = window.since {
-        traces = traces.since(since);
-    }
-    if let Some(until) = window.until {
-        traces = traces.until(until);
-    }
-    let mut after = asked.after.as_deref().map(str::parse::<Cursor>).transpose()?;
-    let (mut items, mut left) = (Vec::new(), common.limit.unwrap_or(TRACES));
-    // More than the library gives at once comes in several pages.
-    let (next, total) = loop {
-        let asked = traces.clone().limit(left.min(PAGE));
-        let page = after.as_ref().map_or(asked.clone(), |after| asked.after(after)).fetch()?;
-        left = left.saturating_sub(u32::try_from(page.items.len()).unwrap_or(u32::MAX));
-        if after.is_none() {
-            screen.incomplete(page.incomplete.as_deref());
-        }
-        items.extend(page.items);
-        match page.next {
-            Some(next) if left > 0 => after = Some(next),
-            next => break (next, page.total),
-        }
-    };
+    let traces = window.within(traces, Traces::since, Traces::until);
+    let after = asked.after.as_deref().map(str::parse).transpose()?;
+    let (items, next, total) = pages(common.limit.unwrap_or(TRACES), after, screen, |after, limit| {
+        let traces = traces.clone().limit(limit);
+        after.map_or(traces.clone(), |after| traces.after(after)).fetch()
+    })?;
     if screen.is_json {
         screen.json_array(&items.iter().map(json::trace_row).collect::<Vec<_>>())?;
     } else if items.is_empty() {

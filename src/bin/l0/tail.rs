@@ -14,7 +14,8 @@ use crate::{
     args::{self, Common},
     failure::{Failure, Outcome},
     json,
-    lines::{line, pages, within_logs},
+    lines::line,
+    pages::pages,
     place::Store,
     screen::Screen,
     when::Window,
@@ -41,7 +42,7 @@ pub(crate) fn tail(
     let mut rows = Vec::new();
     if first > 0 {
         (rows, ..) = pages(first, None, screen, |after, limit| {
-            let logs = within_logs(question()?.limit(limit), window);
+            let logs = window.within(question()?.limit(limit), Logs::since, Logs::until);
             after.map_or(logs.clone(), |after| logs.after(after)).fetch()
         })?;
         rows.reverse();

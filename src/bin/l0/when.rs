@@ -36,6 +36,22 @@ impl Window {
         Ok(Self { since, until, zone })
     }
 
+    /// The question within this window, by its own setters.
+    pub(crate) fn within<Q>(
+        &self,
+        mut question: Q,
+        since: impl FnOnce(Q, Timestamp) -> Q,
+        until: impl FnOnce(Q, Timestamp) -> Q,
+    ) -> Q {
+        if let Some(at) = self.since {
+            question = since(question, at);
+        }
+        if let Some(at) = self.until {
+            question = until(question, at);
+        }
+        question
+    }
+
     /// How long ago the window ends.
     pub(crate) fn age_of_end(&self) -> Result<Duration, Failure> {
         let end_ns = self.until.map_or(i64::MIN, Timestamp::as_unix_ns);
