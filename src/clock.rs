@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 mod counter;
+mod pace;
 
 /// A point in time: nanoseconds since 1970-01-01T00:00:00Z, from the year 1677 to 2262.
 ///
@@ -114,7 +115,11 @@ impl Clock {
     /// To keep records in order, each record made while it stands still is one nanosecond after the last.
     pub fn manual(at: Timestamp) -> (Self, ManualClock) {
         // Zero stands for no stamp at all, so time begins at one.
-        let manual = Arc::new(Manual { mono_ns: AtomicU64::new(1), walls: Mutex::new(vec![(1, at.0)]) });
+        let manual = Arc::new(Manual {
+            hand_ns: AtomicU64::new(1),
+            stamps: AtomicU64::new(0),
+            walls: Mutex::new(vec![(1, at.0)]),
+        });
         (Self(Source::Manual(Arc::clone(&manual))), ManualClock(manual))
     }
 
@@ -122,8 +127,23 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::Counter | Source::Instant => Timestamp::now(),
-            Source::Manual(manual) => Timestamp(manual.wall_at(manual.mono_ns.load(Ordering::Acquire))),
+            Source::Manual(manual) => Timestamp(manual.wall_at(manual.mono_ns())),
         }
+    }
+
+    /// Monotonic nanoseconds, by which durations are told and limits decided; a manual clock's move by its hand alone.
+    #[inline]
+    pub(crate) fn elapsed_ns(&self) -> u64 {
+        match &self.0 {
+            Source::Counter => pace::PACE.now_ns(),
+            Source::Instant => mono_ns(),
+            Source::Manual(manual) => manual.hand_ns.load(Ordering::Acquire),
+        }
+    }
+
+    /// Whether time passes by itself.
+    pub(crate) fn is_manual(&self) -> bool {
+        matches!(self.0, Source::Manual(_))
     }
 
     /// The stamp for a record. On a manual clock each call is one later than the last. A processor's counter that was set
@@ -133,7 +153,7 @@ impl Clock {
         match &self.0 {
             Source::Counter => counter::read(),
             Source::Instant => mono_ns(),
-            Source::Manual(manual) => manual.mono_ns.fetch_add(1, Ordering::AcqRel),
+            Source::Manual(manual) => manual.stamp(),
         }
     }
 
@@ -151,7 +171,7 @@ impl Clock {
                 Anchor { ticks: now_ns, mono_ns: now_ns, wall_ns: wall_ns() }
             }
             Source::Manual(manual) => {
-                let now_ns = manual.mono_ns.load(Ordering::Acquire);
+                let now_ns = manual.mono_ns();
                 Anchor { ticks: now_ns, mono_ns: now_ns, wall_ns: manual.wall_at(now_ns) }
             }
         }
@@ -179,26 +199,44 @@ pub struct ManualClock(Arc<Manual>);
 impl ManualClock {
     /// Moves both wall and monotonic time forward.
     pub fn advance(&self, d: Duration) {
-        let step = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX / 4);
-        self.0.mono_ns.fetch_add(step, Ordering::AcqRel);
+        let step = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        let moved = |ns: u64| Some(ns.saturating_add(step).min(MANUAL_MAX_NS));
+        let _ = self.0.hand_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, moved);
     }
 
     /// Sets wall time, in either direction, as an administrator or NTP would; monotonic time stands still.
     pub fn set_wall(&self, t: Timestamp) {
         let mut walls = self.0.walls.lock();
-        let from_ns = self.0.mono_ns.load(Ordering::Acquire);
+        let from_ns = self.0.mono_ns();
         walls.push((from_ns, t.0));
     }
 }
 
 #[derive(Debug)]
 struct Manual {
-    mono_ns: AtomicU64,
+    /// Where the hand stands.
+    hand_ns: AtomicU64,
+    /// The next stamp, if the hand has not passed it: stamps go on while it stands still.
+    stamps: AtomicU64,
     /// (from this monotonic moment, wall time there), ascending.
     walls: Mutex<Vec<(u64, i64)>>,
 }
 
+/// Where a manual clock stops.
+const MANUAL_MAX_NS: u64 = u64::MAX / 2;
+
 impl Manual {
+    fn mono_ns(&self) -> u64 {
+        self.hand_ns.load(Ordering::Acquire).max(self.stamps.load(Ordering::Acquire))
+    }
+
+    fn stamp(&self) -> u64 {
+        let hand_ns = self.hand_ns.load(Ordering::Acquire);
+        let next = |stamps: u64| Some(stamps.max(hand_ns) + 1);
+        let before = self.stamps.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        before.unwrap_or_else(|stamps| stamps).max(hand_ns)
+    }
+
     fn wall_at(&self, mono_ns: u64) -> i64 {
         let walls = self.walls.lock();
         let index = walls.partition_point(|(from, _)| *from <= mono_ns).saturating_sub(1);
@@ -339,7 +377,8 @@ mod tests {
         let before = clock.ticks();
         hand.set_wall(Timestamp(5));
         let after = clock.ticks();
-        assert_eq!(clock.wall_of(before), Some(1_010));
+        assert_eq!(clock.wall_of(before), Some(1_009));
+        assert_eq!(clock.elapsed_ns(), 10, "stamps do not move the hand");
         assert_eq!(clock.wall_of(after), Some(5));
     }
 

@@ -75,6 +75,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod error;
+mod sync;
 mod clock;
 pub mod correlation;
 mod event;
@@ -83,10 +84,12 @@ mod record;
 mod flight;
 mod capture;
 mod config;
+mod timer;
 mod database;
 mod state;
 mod store;
 pub mod query;
+pub mod limits;
 mod l0;
 pub mod testing;
 

@@ -14,9 +14,11 @@ use std::fmt::{self, Write as _};
 
 mod definition;
 mod encoder;
+mod limit;
 
 pub(crate) use definition::{CallsiteKind, Definition};
 pub(crate) use encoder::{Caps, Encoder, Strict, encode_metadata};
+pub(crate) use limit::LimitTally;
 
 use crate::event::Severity;
 
@@ -35,11 +37,13 @@ pub(crate) enum Kind {
     Link = 5,
     /// A `TelemetryEvent`, without a callsite.
     Direct = 6,
+    /// What a limit let pass and refused.
+    Limit = 7,
 }
 
 impl Kind {
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Event, Self::Open, Self::Update, Self::Close, Self::Link, Self::Direct]
+        [Self::Event, Self::Open, Self::Update, Self::Close, Self::Link, Self::Direct, Self::Limit]
             .into_iter()
             .find(|kind| *kind as u8 == code)
     }
@@ -48,7 +52,8 @@ impl Kind {
         matches!(self, Self::Open | Self::Link)
     }
 
-    /// Whether the record counts in `Stats::recorded`; the others complete a span that has been counted.
+    /// Whether the record counts in `Stats::recorded`; the others complete a span that has been counted, or are counts
+    /// themselves.
     pub(crate) fn is_counted(self) -> bool {
         matches!(self, Self::Event | Self::Open | Self::Direct)
     }

@@ -6,8 +6,9 @@ use std::{
 };
 
 /// Modules of `src/lib.rs`, top to bottom; each imports only from above.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 18] = [
     "error",
+    "sync",
     "clock",
     "correlation",
     "event",
@@ -16,10 +17,12 @@ const ORDER: [&str; 15] = [
     "flight",
     "capture",
     "config",
+    "timer",
     "database",
     "state",
     "store",
     "query",
+    "limits",
     "l0",
     "testing",
 ];

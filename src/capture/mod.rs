@@ -38,7 +38,7 @@ use crate::{
     correlation::{self, Around, CorrelationId},
     event::{Severity, TelemetryEvent},
     flight::{FlightRecorder, Pushable},
-    record::{CallsiteKind, Caps, Encoder, Head, Kind, Strict, key},
+    record::{CallsiteKind, Caps, Encoder, Head, Kind, LimitTally, Strict, key},
     redaction::{FieldRule, Redactor},
 };
 
@@ -179,6 +179,20 @@ impl Capture {
             self.push(local, self.clock.ticks(), span.opened, &scratch, head);
             local.put_scratch(scratch);
         });
+    }
+
+    /// Records what a limit counted; says whether there was room for it.
+    pub(crate) fn limit(&self, tally: &LimitTally<'_>) -> bool {
+        local::with(|local| {
+            if !self.is_recording(local) {
+                return false;
+            }
+            let mut scratch = local.take_scratch();
+            tally.encode(&mut scratch, self.caps);
+            let pushed = self.push(local, self.clock.ticks(), 0, &scratch, LimitTally::HEAD);
+            local.put_scratch(scratch);
+            pushed.is_some()
+        })
     }
 
     /// Adds what the current span says to an event that does not go through the writer; returns the span's own id.

@@ -10,7 +10,7 @@
 
 use std::time::Instant;
 
-use super::sync::{AtomicBool, Condvar, Mutex, Ordering};
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
 
 /// A bell with one listener.
 #[derive(Debug)]

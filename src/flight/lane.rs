@@ -10,7 +10,7 @@
 //! parse. Everything else that threads share lies under the lane's lock. The bytes themselves are read by the writer
 //! without it: those between `released` and `head` are not written again until the writer itself has released them.
 
-use super::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Bytes in front of each body.
 pub(super) const HEADER_BYTES: usize = 24;

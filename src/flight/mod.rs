@@ -24,7 +24,6 @@ mod process;
 mod recorder;
 mod recover;
 mod survey;
-mod sync;
 
 pub(crate) use drain::Drain;
 pub(crate) use file::Medium;

@@ -21,12 +21,12 @@ use super::{
     lane::{Full, Lane, Pushed, Wake},
     place::{self, Shape},
     process::Owner,
-    sync::{Condvar, Mutex},
 };
 use crate::{
     clock::{Anchor, CoarseWall, deadline},
     error::{Error, Result},
     event::Severity,
+    sync::{Condvar, Mutex},
 };
 
 /// The crossing from application threads to the writer.

@@ -18,9 +18,11 @@ use crate::{
     config::{self, Config, Console, Directives, Flight, Overload, Retention},
     error::{Error, Result},
     flight::{FlightRecorder, Medium, Shape},
+    limits::Limits,
     redaction::Redaction,
     state::{self, State},
     store::{Opening, Recording, RunInfo, Shared, Source, Writer, run_thread},
+    timer::Timer,
 };
 
 /// Records everything this process tells `tracing`, from now on: the one call of most programs.
@@ -286,8 +288,20 @@ impl Builder {
             let (writer, redactor) = (Arc::clone(&shared), Arc::clone(&redactor));
             Source::new(&dir, Some(Recording { writer, redactor, clock: config.clock.clone() }))
         };
+        let (state, timer) = (Arc::new(State::new(&dir)), Arc::new(Timer::default()));
+        let limits = Limits::new(
+            config.clock.clone(),
+            Arc::clone(&capture),
+            Arc::clone(&redactor),
+            Arc::clone(&state),
+            source.clone(),
+            &timer,
+            state::saved_accounts(&dir),
+        );
         let inner = Inner {
-            state: State::new(&dir),
+            state,
+            timer,
+            limits,
             dir,
             capture,
             shared,

@@ -23,9 +23,11 @@ use crate::{
     error::{Error, Result},
     event::{Severity, TelemetryEvent},
     flight::Medium,
+    limits::{Limits, ScopeStats},
     redaction::Redactor,
     state::{self, State},
     store::{self, Cleanup, Recovery, Shared, Source, StoreSize},
+    timer::Timer,
 };
 
 /// How long `flush` waits.
@@ -52,7 +54,9 @@ pub(super) struct Inner {
     /// When its wall time and its monotonic time are taken to have agreed.
     pub(super) started: Anchor,
     pub(super) retention: Retention,
-    pub(super) state: State,
+    pub(super) state: Arc<State>,
+    pub(super) timer: Arc<Timer>,
+    pub(super) limits: Limits,
     pub(super) audit_warned: AtomicBool,
 }
 
@@ -81,6 +85,8 @@ pub struct Stats {
     pub buffer_used_bytes: u64,
     /// Bytes of the flight recorder's lanes.
     pub buffer_bytes: u64,
+    /// What each scope of limits let pass and refused.
+    pub limits: Vec<ScopeStats>,
     /// How large the store is, and what was done to keep it so.
     pub store: StoreSize,
     /// What a death of the process and of the machine may lose.
@@ -201,6 +207,11 @@ impl Handle {
         state::audit(&self.inner.state, &self.inner.redactor, self.inner.clock.now(), span, event)
     }
 
+    /// Named limits: scopes, decisions over several of them, the report. See [`Limits`].
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
     /// Removes now what [`Retention`] says is too old, and gives back what the store has too much; a dry run only says what
     /// it would remove. Retention does both by itself; this is for those who want it done, or to see it first.
     ///
@@ -247,6 +258,7 @@ impl Handle {
     /// `is_storage` if the store does not take it (nothing is lost, it is tried again), `is_timeout` if it takes longer,
     /// `is_closed` after shutdown and in a forked child, `is_invalid_input` on l0's own writer thread.
     pub fn flush(&self) -> Result<()> {
+        self.inner.limits.tell(false);
         let ticket = self.inner.shared.ask()?;
         self.inner.shared.wait(ticket, FLUSH_WITHIN)
     }
@@ -281,6 +293,7 @@ impl Handle {
             commits: self.inner.shared.commits(),
             buffer_used_bytes,
             buffer_bytes,
+            limits: self.inner.limits.stats(),
             store: self.inner.shared.size(),
             durability: self.durability(),
             last_error: self.inner.shared.last_error(),
@@ -327,6 +340,10 @@ impl Handle {
 
     pub(super) fn state(&self) -> &State {
         &self.inner.state
+    }
+
+    pub(super) fn timer(&self) -> &Timer {
+        &self.inner.timer
     }
 
     pub(super) fn gate(&self) -> Gate {

@@ -6,7 +6,7 @@ use std::{
     ops::Deref,
     sync::{Arc, OnceLock},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -15,6 +15,7 @@ use tracing_subscriber::{layer::SubscriberExt as _, registry};
 use super::{builder::Builder, handle::Handle};
 use crate::{
     capture::{CaptureLayer, install_hook},
+    clock::deadline,
     config::Console,
     error::{Error, Result},
 };
@@ -76,6 +77,10 @@ impl L0 {
             std::mem::forget(thread);
             return Err(Error::closed());
         }
+        let until = deadline(timeout);
+        self.handle.timer().stop(timeout);
+        self.handle.limits().finish();
+        let timeout = until.saturating_duration_since(Instant::now());
         shared.flight.close();
         self.handle.source().close_idle();
         self.handle.state().close(timeout);
@@ -116,6 +121,7 @@ impl Drop for L0 {
             }
             Kind::Installed if std::thread::panicking() => _ = self.handle.flush(),
             Kind::Installed => {
+                self.handle.limits().finish();
                 let shared = self.handle.shared();
                 let _ = shared.pause().and_then(|ticket| shared.wait(ticket, DROP_WITHIN));
             }

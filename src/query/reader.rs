@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    Check, Errors, Events, Logs, Summary, Table, Trace, Traces, Value, check, summary,
+    Check, Errors, Events, LimitReport, Logs, Summary, Table, Trace, Traces, Value, check, limits, summary,
     table::{self, Params},
     trace,
     window::Window,
@@ -71,6 +71,15 @@ impl Reader {
     /// As [`Events::fetch`].
     pub fn summary(&self, last: Duration) -> Result<Summary> {
         summary::summary(&self.source, Window::last(last))
+    }
+
+    /// What limits let pass and refused, with lock-outs and the latest violations; as far as the program has told: of keys it
+    /// does at the end of each minute.
+    ///
+    /// # Errors
+    /// As [`Events::fetch`].
+    pub fn limits(&self, since: Option<Timestamp>, until: Option<Timestamp>) -> Result<LimitReport> {
+        limits::limit_report(&self.source, Window::between(since, until))
     }
 
     /// The same of any window; a side that is `None` is open.

@@ -5,11 +5,13 @@
 
 mod audit;
 mod commit;
+mod limits;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 pub(crate) use audit::audit;
 pub(crate) use commit::State;
+pub(crate) use limits::{SavedAccount, save_accounts, saved_accounts};
 
 use crate::{
     database::{Database, open_reader, open_writer},
@@ -21,7 +23,7 @@ use crate::{
 pub(crate) const STATE: Database = Database {
     file: "state.db",
     application_id: 0x6C30_7374, // "l0st"
-    migrations: &[include_str!("schema/0001.sql")],
+    migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql")],
     synchronous: ("FULL", "2"),
 };
 

@@ -12,6 +12,7 @@ use super::{
     columns::{Columns, merge_payload},
     event_rows::{EventRow, Texts, is_about_the_value},
     intern::Interner,
+    limit_counts::LimitCounts,
     open_span::{OpenSpan, OpenSpans},
     retention::{Marks, PAGE_BYTES, WARNING_BYTES, WARNING_TRACE_BYTES},
     rollup::{Rollups, SeriesKey},
@@ -21,7 +22,7 @@ use crate::{
     clock::{Clock, Timeline},
     correlation,
     event::Severity,
-    record::{Definition, Head, Kind, Record},
+    record::{Definition, Head, Kind, LimitTally, Record},
     redaction::Redactor,
 };
 
@@ -43,6 +44,7 @@ pub(super) struct Applier {
     interner: Interner,
     spans: OpenSpans,
     rollups: Rollups,
+    limits: LimitCounts,
     marks: Marks,
     /// What the caches and open spans rely on, as of the last transaction's beginning.
     removed: Option<Removals>,
@@ -95,6 +97,7 @@ impl Applier {
             interner: Interner::default(),
             spans: OpenSpans::default(),
             rollups: Rollups::default(),
+            limits: LimitCounts::default(),
             marks: Marks::default(),
             removed: None,
             warning_bytes: 0,
@@ -147,7 +150,9 @@ impl Applier {
 
     /// About the bytes of pages that `finish` will change: of spans, two rollups for each tally, a page for each mark.
     pub(super) fn pending_bytes(&self) -> u64 {
-        self.spans.touched_bytes() + self.rollups.tallies() * 512 + self.marks.new_marks() * PAGE_BYTES
+        self.spans.touched_bytes()
+            + (self.rollups.tallies() + self.limits.len()) * 512
+            + self.marks.new_marks() * PAGE_BYTES
     }
 
     /// Pages here and there that were changed so far, by this and earlier transactions.
@@ -181,6 +186,13 @@ impl Applier {
     ) -> rusqlite::Result<Applied> {
         let Ok(mut record) = Record::decode(bytes) else { return Ok(Applied::Rejected) };
         let head = record.head;
+        if head.kind == Kind::Limit {
+            let tally = LimitTally::decode(&mut record);
+            return Ok(tally.map_or(Applied::Rejected, |tally| {
+                self.limits.add(&tally);
+                Applied::Stored
+            }));
+        }
         let plan = match record.definition.take() {
             Some(definition) => Some(self.interner.callsite(connection, definition, &self.redactor)?),
             None if head.callsite == 0 => None,
@@ -200,6 +212,8 @@ impl Applier {
             Kind::Open => return self.open(connection, statements, head, plan, at, mono_ns),
             Kind::Update => return self.update(connection, head),
             Kind::Close => return Ok(self.close(head, at, mono_ns)),
+            // Read above.
+            Kind::Limit => {}
             Kind::Link => {
                 if let (Some(span), Some(follows)) = (self.spans.get(head.span), self.spans.get(head.other)) {
                     statements.insert_link(span.row, follows.row)?;
@@ -223,7 +237,7 @@ impl Applier {
                 outcome => outcome?,
             }
         }
-        let rollup_bytes = self.rollups.store(connection, statements)?;
+        let rollup_bytes = self.rollups.store(connection, statements)? + self.limits.store(connection)?;
         self.marks.store(connection)?;
         let refused = statements.events.finish()?;
         Ok(Finished { refused, warning_bytes: std::mem::take(&mut self.warning_bytes), rollup_bytes })
@@ -249,11 +263,13 @@ impl Applier {
     pub(super) fn commit(&mut self) {
         self.spans.commit();
         self.rollups.clear();
+        self.limits.clear();
     }
 
     pub(super) fn rollback(&mut self) {
         self.spans.rollback();
         self.rollups.forget();
+        self.limits.clear();
         self.interner.forget();
         self.plans.clear();
         self.marks.forget();

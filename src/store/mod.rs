@@ -17,6 +17,7 @@ mod event_rows;
 mod histogram;
 mod inspection;
 mod intern;
+mod limit_counts;
 mod open_span;
 mod reader;
 mod opening;
@@ -48,6 +49,7 @@ pub(crate) const TELEMETRY: Database = Database {
         include_str!("schema/0002.sql"),
         include_str!("schema/0003.sql"),
         include_str!("schema/0004.sql"),
+        include_str!("schema/0005.sql"),
     ],
     synchronous: ("NORMAL", "1"),
 };

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use super::{histogram::Histogram, retention::ROLLUP_BYTES, statements::Statements};
 
 /// Seconds of the two periods.
-const PERIODS: [i64; 2] = [60, 3_600];
+pub(super) const PERIODS: [i64; 2] = [60, 3_600];
 /// Further series are counted together: events by severity, and spans.
 const SERIES_MAX: i64 = 2_000;
 /// In the place of a callsite, for those.

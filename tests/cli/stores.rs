@@ -88,7 +88,7 @@ fn an_empty_store() {
 
 #[test]
 fn earlier_schemas_are_read_and_left_as_they_are() {
-    for schema in ["schema-1", "schema-2", "schema-3"] {
+    for schema in ["schema-1", "schema-2", "schema-3", "schema-4"] {
         let dir = private_dir();
         let path = dir.path().join("telemetry.db");
         let fixture = fs::read_to_string(format!("{}/tests/data/{schema}.sql", env!("CARGO_MANIFEST_DIR"))).unwrap();

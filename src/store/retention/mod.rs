@@ -29,8 +29,8 @@ pub(in crate::store) use names::{Marks, mark_running};
 pub(in crate::store) use rows::{WARNING_BYTES, WARNING_TRACE_BYTES};
 use rusqlite::{Connection, ErrorCode};
 use space::Room;
-pub(in crate::store) use sums::ROLLUP_BYTES;
 use sums::Why;
+pub(in crate::store) use sums::{LIMIT_COUNT_BYTES, ROLLUP_BYTES};
 
 use super::{Cleanup, StoreSize};
 use crate::{

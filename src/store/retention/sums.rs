@@ -6,6 +6,8 @@ use super::{super::Cleanup, budget::PAGE_BYTES};
 
 /// Bytes of a rollup's row but for its histogram; as the migration counts them.
 pub(in crate::store) const ROLLUP_BYTES: i64 = 48;
+/// Bytes of a row of `limit_count` but for its texts.
+pub(in crate::store) const LIMIT_COUNT_BYTES: i64 = 40;
 const HOUR_S: i64 = 3_600;
 /// Minutes are kept this long, hours that.
 const MINUTES_KEPT_S: i64 = 48 * HOUR_S;
@@ -15,7 +17,7 @@ const MINUTES_KEPT_AT_LEAST_S: i64 = 2 * HOUR_S;
 const RUNS_KEPT: i64 = 10_000;
 const MAINTENANCE_KEPT: i64 = 1_000;
 
-/// Removes one period's rollups if they are too old, or take too much; without a time to trust only the latter. Says
+/// Removes one period's rollups and counts of limits if they are too old, or take too much; without a time to trust only the latter. Says
 /// whether there may be more to remove.
 pub(super) fn trim_rollups(
     connection: &Connection,
@@ -25,7 +27,10 @@ pub(super) fn trim_rollups(
 ) -> rusqlite::Result<bool> {
     let oldest = |period: i64| -> rusqlite::Result<Option<i64>> {
         connection
-            .prepare_cached("SELECT min(start) FROM rollup WHERE period = ?1")?
+            .prepare_cached(
+                "SELECT min(start) FROM (SELECT min(start) AS start FROM rollup WHERE period = ?1 UNION ALL
+                                         SELECT min(start) FROM limit_count WHERE period = ?1)",
+            )?
             .query_row([period], |row| row.get(0))
     };
     let bytes: i64 =
@@ -45,10 +50,14 @@ pub(super) fn trim_rollups(
     let which = [period, start];
     let bytes: Option<i64> = connection
         .prepare_cached(
-            "SELECT sum(?3 + ifnull(octet_length(durations), 0)) FROM rollup WHERE period = ?1 AND start = ?2",
+            "SELECT (SELECT ifnull(sum(?3 + ifnull(octet_length(durations), 0)), 0) FROM rollup
+                      WHERE period = ?1 AND start = ?2)
+                  + (SELECT ifnull(sum(?4 + octet_length(scope) + octet_length(key)), 0) FROM limit_count
+                      WHERE period = ?1 AND start = ?2)",
         )?
-        .query_row([period, start, ROLLUP_BYTES], |row| row.get(0))?;
+        .query_row([period, start, ROLLUP_BYTES, LIMIT_COUNT_BYTES], |row| row.get(0))?;
     connection.prepare_cached("DELETE FROM rollup WHERE period = ?1 AND start = ?2")?.execute(which)?;
+    connection.prepare_cached("DELETE FROM limit_count WHERE period = ?1 AND start = ?2")?.execute(which)?;
     connection.prepare_cached("DELETE FROM slow WHERE period = ?1 AND start <= ?2")?.execute(which)?;
     connection
         .prepare_cached(

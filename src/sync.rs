@@ -1,14 +1,14 @@
-//! The locks of the crossing: parking_lot's, or loom's where a model is checked.
+//! Locks and atomics that threads meet at: parking_lot's and the standard library's, or loom's where a model is checked.
 
 #[cfg(not(loom))]
-pub(super) use real::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
+pub(crate) use real::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 
 #[cfg(loom)]
-pub(super) use model::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
+pub(crate) use model::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 
 #[cfg(not(loom))]
 mod real {
-    pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::time::Instant;
 
     pub(crate) use parking_lot::{Mutex, MutexGuard};
@@ -49,7 +49,7 @@ mod model {
 
     pub(crate) use loom::sync::{
         MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     };
 
     const ALIVE: &str = "no thread of a model panics while it holds a lock";

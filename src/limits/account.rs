@@ -1,0 +1,211 @@
+//! What a scope keeps of a key, and what a shard of keys has in common.
+
+use std::collections::VecDeque;
+
+use super::{
+    ledger::Ledger,
+    quota::{Quota, Rate},
+    table::Bucket,
+};
+
+/// Tallies of keys that a shard keeps of minutes that have ended; further ones are counted together.
+const CLOSED_MAX: usize = 1_024;
+/// Stands for the keys that were too many.
+pub(super) const OTHER: &str = "(other)";
+
+/// What passed and what was refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) allowed: i64,
+    pub(super) denied: i64,
+    pub(super) dry_run_denied: i64,
+    pub(super) used: i64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: Self) {
+        self.allowed += other.allowed;
+        self.denied += other.denied;
+        self.dry_run_denied += other.dry_run_denied;
+        self.used = self.used.saturating_add(other.used);
+    }
+
+    pub(super) fn negated(self) -> Self {
+        Self {
+            allowed: -self.allowed,
+            denied: -self.denied,
+            dry_run_denied: -self.dry_run_denied,
+            used: self.used.saturating_neg(),
+        }
+    }
+
+    pub(super) fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(super) fn counts(&self) -> [i64; 4] {
+        [self.allowed, self.denied, self.dry_run_denied, self.used]
+    }
+}
+
+/// A key's bucket, and what else is known of it.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    /// When the bucket is full, in units of its rate.
+    pub(super) full_at: u64,
+    /// Since it was told last; of `minute`.
+    tally: Tally,
+    minute_s: i64,
+    /// It has a row in the snapshot.
+    pub(super) is_saved: bool,
+    pub(super) more: Option<Box<More>>,
+}
+
+/// What few keys have.
+#[derive(Debug, Default)]
+pub(super) struct More {
+    pub(super) own: Option<(Quota, Rate)>,
+    /// Until when it is blocked; `MAX` until it is unblocked.
+    pub(super) blocked_until_ns: u64,
+    /// What was charged on trial and is not settled yet.
+    pub(super) trial: Option<Trial>,
+    /// When it was refused, for a lock-out.
+    pub(super) violations: VecDeque<u64>,
+    /// Until then they matter.
+    pub(super) remembers_until_ns: u64,
+    /// The window in which its refusals are told as one.
+    pub(super) window: Option<Window>,
+    pub(super) is_warned: bool,
+    /// The program has said something of it: it is not forgotten.
+    pub(super) is_pinned: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Trial {
+    pub(super) ledger: Ledger,
+    pub(super) held: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    pub(super) ends_ns: u64,
+    pub(super) denied: u64,
+}
+
+/// Of the keys of one shard.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) rate: Rate,
+    minute_s: i64,
+    /// The minute ends here, on the clock that limits go by.
+    pub(super) minute_until_ns: u64,
+    /// Of this minute, since it was told last; and since the beginning.
+    tally: Tally,
+    pub(super) total: Tally,
+    /// Of minutes that have ended and of keys that were forgotten: minute, key, tally.
+    closed: Vec<(i64, Box<str>, Tally)>,
+}
+
+impl Bucket for Account {
+    type Common = Common;
+
+    fn is_new_at(&self, common: &Common) -> u64 {
+        let Some(more) = &self.more else { return common.rate.ns(self.full_at) };
+        if more.is_pinned || more.own.is_some() || more.trial.is_some() || more.window.is_some() {
+            return u64::MAX;
+        }
+        common.rate.ns(self.full_at).max(more.blocked_until_ns).max(more.remembers_until_ns)
+    }
+
+    fn forget(&mut self, common: &mut Common) {
+        if !self.tally.is_zero() {
+            common.close(self.minute_s, OTHER, std::mem::take(&mut self.tally));
+        }
+    }
+}
+
+impl Account {
+    pub(super) fn rate(&self, common: &Common) -> Rate {
+        self.more.as_ref().and_then(|more| more.own).map_or(common.rate, |(_, rate)| rate)
+    }
+
+    /// Adds to the tallies of this key and of its scope.
+    #[inline]
+    pub(super) fn count(&mut self, common: &mut Common, key: &str, tally: Tally) {
+        common.tally.add(tally);
+        common.total.add(tally);
+        if self.minute_s != common.minute_s {
+            self.turn(common, key);
+        }
+        self.tally.add(tally);
+    }
+
+    #[cold]
+    fn turn(&mut self, common: &mut Common, key: &str) {
+        let tally = std::mem::take(&mut self.tally);
+        if !tally.is_zero() {
+            common.close(self.minute_s, key, tally);
+        }
+        self.minute_s = common.minute_s;
+    }
+
+    /// What is to be told of it.
+    pub(super) fn take_tally(&mut self) -> Option<(i64, Tally)> {
+        let tally = std::mem::take(&mut self.tally);
+        (!tally.is_zero()).then_some((self.minute_s, tally))
+    }
+
+    /// The quota in force changes for this key: what it owes stays owed.
+    pub(super) fn change_rate(&mut self, now_ns: u64, from: Rate, to: Rate) {
+        self.full_at = from.owed_under(Rate::debt(self.full_at, from.time(now_ns)), to, now_ns);
+        if let Some(trial) = self.more.as_mut().and_then(|more| more.trial.as_mut()) {
+            trial.ledger.change(now_ns, from, to);
+        }
+    }
+
+    pub(super) fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+}
+
+impl Common {
+    pub(super) fn new(rate: Rate) -> Self {
+        Self {
+            rate,
+            minute_s: 0,
+            minute_until_ns: 0,
+            tally: Tally::default(),
+            total: Tally::default(),
+            closed: Vec::new(),
+        }
+    }
+
+    /// Another minute has begun.
+    pub(super) fn turn(&mut self, minute_s: i64, until_ns: u64) {
+        let tally = std::mem::take(&mut self.tally);
+        if !tally.is_zero() {
+            self.close(self.minute_s, "", tally);
+        }
+        (self.minute_s, self.minute_until_ns) = (minute_s, until_ns);
+    }
+
+    fn close(&mut self, minute_s: i64, key: &str, tally: Tally) {
+        if self.closed.len() < CLOSED_MAX || key.is_empty() {
+            return self.closed.push((minute_s, key.into(), tally));
+        }
+        let is_other = |(minute, key, _): &&mut (i64, Box<str>, Tally)| *minute == minute_s && **key == *OTHER;
+        match self.closed.iter_mut().find(is_other) {
+            Some((.., known)) => known.add(tally),
+            None => self.closed.push((minute_s, OTHER.into(), tally)),
+        }
+    }
+
+    /// What is to be told of the scope, and of minutes that have ended.
+    pub(super) fn take_tallies(&mut self) -> Vec<(i64, Box<str>, Tally)> {
+        let tally = std::mem::take(&mut self.tally);
+        if !tally.is_zero() {
+            self.close(self.minute_s, "", tally);
+        }
+        std::mem::take(&mut self.closed)
+    }
+}

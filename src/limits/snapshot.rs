@@ -1,0 +1,163 @@
+//! What limits remember across restarts: buckets that will not be full for a while, and blocks.
+//!
+//! Monotonic time ends with the process, so a debt is saved in tokens, with the wall time of the saving and that at which
+//! it will have come back. Wall time may have been set since: what is restored is the share of the debt whose time is not
+//! over, never more than was saved and never more than the burst, whatever the clock says.
+
+use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
+
+use super::{account::Account, home::Home, quota::Rate, scope::Inner};
+use crate::{
+    error::Result,
+    state::{SavedAccount, save_accounts},
+};
+
+/// How often it is saved while it changes; what is full again sooner is not worth it.
+pub(super) const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// What an earlier run left of one key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Saved {
+    saved_at: i64,
+    debt: f64,
+    full_at: i64,
+    blocked_until: Option<i64>,
+}
+
+impl Saved {
+    pub(super) fn by_key(accounts: Vec<SavedAccount>) -> HashMap<(String, String), Self> {
+        let saved = accounts.into_iter().map(|account| {
+            let SavedAccount { scope, key, saved_at, debt, full_at, blocked_until } = account;
+            ((scope, key), Self { saved_at, debt, full_at, blocked_until })
+        });
+        saved.collect()
+    }
+
+    pub(super) fn matters_at(&self, now_unix_ns: i64) -> bool {
+        self.full_at > now_unix_ns || self.blocked_until.is_some_and(|until| until > now_unix_ns)
+    }
+
+    /// Tokens that have not come back yet.
+    fn debt_at(&self, now_unix_ns: i64) -> f64 {
+        let whole = self.full_at.saturating_sub(self.saved_at);
+        let left = self.full_at.saturating_sub(now_unix_ns).clamp(0, whole.max(0));
+        if whole > 0 { self.debt.max(0.0) * (left as f64 / whole as f64) } else { 0.0 }
+    }
+
+    /// Of a new account; all times are clamped to what they were when it was saved.
+    pub(super) fn restore(&self, account: &mut Account, rate: Rate, now_ns: u64, now_unix_ns: i64) {
+        let units = (self.debt_at(now_unix_ns) * rate.cost as f64).ceil().min(rate.capacity as f64);
+        // Saturating: a float of 2^59 at most.
+        account.full_at = rate.time(now_ns) + (units as u64).min(rate.capacity);
+        account.is_saved = true;
+        let Some(until) = self.blocked_until else { return };
+        if until == i64::MAX {
+            let more = account.more();
+            (more.blocked_until_ns, more.is_pinned) = (u64::MAX, true);
+            return;
+        }
+        let whole = until.saturating_sub(self.saved_at).max(0);
+        let left_ns = until.saturating_sub(now_unix_ns).clamp(0, whole);
+        if left_ns > 0 {
+            account.more().blocked_until_ns = now_ns.saturating_add(left_ns.cast_unsigned());
+        }
+    }
+}
+
+/// Saves the accounts of all scopes.
+pub(super) fn save(home: &Home, scopes: &[std::sync::Arc<Inner>]) -> Result<()> {
+    home.is_urgent.store(false, Ordering::Relaxed);
+    let now_ns = home.clock.elapsed_ns();
+    let now_unix_ns = home.wall(now_ns).as_unix_ns();
+    let (mut saved, mut gone) = (Vec::new(), Vec::new());
+    for scope in scopes {
+        for index in 0..scope.accounts.shards() {
+            let mut shard = scope.accounts.lock(index);
+            shard.each(|key, account, common| {
+                let Some(key) = key else { return };
+                let state = state_of(scope, key, account, account.rate(common), now_ns, now_unix_ns);
+                match state {
+                    Some(state) => saved.push(state),
+                    None if account.is_saved => gone.push((scope.name.to_owned(), (**key).to_owned())),
+                    None => return,
+                }
+                account.is_saved = saved.last().is_some_and(|state| *state.key == **key);
+            });
+        }
+    }
+    if saved.is_empty() && gone.is_empty() {
+        return Ok(());
+    }
+    // Hashing is slow, and no lock is held here.
+    let is_public = |name: &str| scopes.iter().any(|scope| scope.name == name && scope.config.has_public_keys);
+    for account in &mut saved {
+        account.key = home.shown(&account.key, is_public(&account.scope)).into_owned();
+    }
+    for (scope, key) in &mut gone {
+        *key = home.shown(key, is_public(scope)).into_owned();
+    }
+    save_accounts(&home.state, now_unix_ns, saved, gone)
+}
+
+/// What is to be saved of an account, if anything.
+fn state_of(
+    scope: &Inner,
+    key: &str,
+    account: &Account,
+    rate: Rate,
+    now_ns: u64,
+    now_unix_ns: i64,
+) -> Option<SavedAccount> {
+    let debt = Rate::debt(account.full_at, rate.time(now_ns));
+    let full_in_ns = rate.ns(debt);
+    let blocked_until_ns = account.more.as_ref().map_or(0, |more| more.blocked_until_ns);
+    let blocked_until = match blocked_until_ns {
+        u64::MAX => Some(i64::MAX),
+        until if until > now_ns => Some(now_unix_ns.saturating_add_unsigned(until - now_ns)),
+        _ => None,
+    };
+    if u128::from(full_in_ns) < SAVE_EVERY.as_nanos() && blocked_until.is_none() {
+        return None;
+    }
+    Some(SavedAccount {
+        scope: scope.name.to_owned(),
+        key: key.to_owned(),
+        saved_at: now_unix_ns,
+        debt: debt as f64 / rate.cost as f64,
+        full_at: now_unix_ns.saturating_add_unsigned(full_in_ns),
+        blocked_until,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::quota::Quota, *};
+
+    const DAY: i64 = 86_400_000_000_000;
+
+    #[test]
+    fn what_is_restored_is_never_more_than_was_saved_nor_than_the_burst() {
+        let rate = Rate::of(Quota::per_day(100));
+        let saved = Saved { saved_at: DAY, debt: 50.0, full_at: DAY + DAY / 2, blocked_until: Some(DAY + DAY / 4) };
+        for (now, tokens, blocked_ns) in [
+            (DAY, 50, DAY / 4),
+            (DAY + DAY / 8, 38, DAY / 8),
+            (DAY + DAY / 2, 0, 0),
+            (i64::MAX, 0, 0),
+            (0, 50, DAY / 4),
+            (i64::MIN, 50, DAY / 4),
+        ] {
+            let mut account = Account::default();
+            saved.restore(&mut account, rate, 7_000, now);
+            let debt = Rate::debt(account.full_at, rate.time(7_000));
+            assert_eq!(debt.div_ceil(rate.cost), tokens, "at {now}");
+            let until = account.more.as_ref().map_or(0, |more| more.blocked_until_ns);
+            assert_eq!(until, if blocked_ns == 0 { 0 } else { 7_000 + blocked_ns.cast_unsigned() });
+        }
+        for debt in [1e300, f64::INFINITY, f64::NAN, -5.0] {
+            let mut account = Account::default();
+            Saved { debt, ..saved }.restore(&mut account, rate, 0, DAY);
+            assert!(Rate::debt(account.full_at, 0) <= rate.capacity, "{debt}");
+        }
+    }
+}

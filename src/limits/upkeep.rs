@@ -1,0 +1,135 @@
+//! What is done beside the decisions, on the timer's thread: counts are told, windows closed, debts saved.
+//!
+//! Nothing is due while nothing is decided: a scope that counts again after a rest arms the timer, once.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    account::{OTHER, Tally},
+    home::{Home, TELL_EVERY},
+    scope::Inner,
+    snapshot::{self, SAVE_EVERY},
+};
+use crate::record::LimitTally;
+
+/// Keys of a scope that are told by name at a time; the others together.
+const KEYS_TOLD: usize = 1_000;
+
+/// When what was done last, on the clock that limits go by.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    /// The minute whose keys have not been told yet ends here; 0 if there are none.
+    keys_until_ns: u64,
+    /// Something was decided since it was saved; and when that was.
+    is_changed: bool,
+    saved_ns: Option<u64>,
+}
+
+/// One round; says when the next is due.
+pub(super) fn round(upkeep: &Mutex<Upkeep>, home: &Home, scopes: &[Arc<Inner>]) -> Option<Duration> {
+    let mut upkeep = upkeep.lock();
+    let is_stirred = home.settle_down();
+    let now_ns = home.clock.elapsed_ns();
+    if is_stirred {
+        upkeep.is_changed = true;
+        if upkeep.keys_until_ns == 0 {
+            upkeep.keys_until_ns = home.minute(now_ns).1;
+        }
+    }
+    let are_keys_due = upkeep.keys_until_ns > 0 && now_ns >= upkeep.keys_until_ns;
+    for scope in scopes {
+        scope.tell_counts(are_keys_due);
+    }
+    if are_keys_due {
+        upkeep.keys_until_ns = 0;
+    }
+    let window_ns = scopes.iter().filter_map(|scope| scope.close_windows(now_ns, false)).min();
+    let every_ns = SAVE_EVERY.as_nanos() as u64;
+    let save_at = upkeep.saved_ns.map_or(now_ns, |at| at.saturating_add(every_ns));
+    let is_urgent = home.is_urgent.load(Ordering::Relaxed);
+    if is_urgent || (upkeep.is_changed && now_ns >= save_at) {
+        upkeep.saved_ns = Some(now_ns);
+        // A disk that is full now may not be at the next round; until then it is said in the health of the store.
+        upkeep.is_changed = snapshot::save(home, scopes).is_err();
+        home.forget_left(home.wall(now_ns).as_unix_ns());
+    }
+    let dues = [
+        (upkeep.keys_until_ns > 0).then_some(upkeep.keys_until_ns),
+        window_ns,
+        upkeep.is_changed.then(|| upkeep.saved_ns.map_or(now_ns, |at| at.saturating_add(every_ns))),
+    ];
+    // On a clock that is moved by hand nothing is due by itself.
+    let next_ns = dues.into_iter().flatten().min().filter(|_| !home.clock.is_manual())?;
+    Some(Duration::from_nanos(next_ns.saturating_sub(now_ns)).max(TELL_EVERY))
+}
+
+/// The last round: everything is told and saved.
+pub(super) fn finish(home: &Home, scopes: &[Arc<Inner>]) {
+    let now_ns = home.clock.elapsed_ns();
+    for scope in scopes {
+        scope.tell_counts(true);
+        scope.close_windows(now_ns, true);
+    }
+    // Nobody is left to be told.
+    let _ = snapshot::save(home, scopes);
+}
+
+impl Inner {
+    /// Hands what was counted to the flight recorder: of the scope, and if asked of its keys. What finds no room there is
+    /// told the next time.
+    pub(super) fn tell_counts(&self, with_keys: bool) {
+        let mut untold = self.untold.lock();
+        let mut tallies = std::mem::take(&mut *untold);
+        let mut keys: Vec<(i64, Box<str>, Tally)> = Vec::new();
+        for index in 0..self.accounts.shards() {
+            let mut shard = self.accounts.lock(index);
+            shard.each(|key, account, _| {
+                if with_keys && let Some((minute_s, tally)) = account.take_tally() {
+                    let key = match key {
+                        Some(key) if key.is_empty() => return,
+                        Some(key) => Box::from(&**key),
+                        None => Box::from(OTHER),
+                    };
+                    keys.push((minute_s, key, tally));
+                }
+            });
+            for (minute_s, key, tally) in shard.common.take_tallies() {
+                if key.is_empty() {
+                    add(&mut tallies, minute_s, "", tally);
+                } else {
+                    keys.push((minute_s, key, tally));
+                }
+            }
+        }
+        keys.sort_unstable_by_key(|(.., tally)| {
+            std::cmp::Reverse(tally.used.unsigned_abs().max(tally.denied.unsigned_abs()))
+        });
+        for (rank, (minute_s, key, tally)) in keys.into_iter().enumerate() {
+            if rank < KEYS_TOLD {
+                let key = self.home.shown(&key, self.config.has_public_keys);
+                tallies.push((minute_s, key.into(), tally));
+            } else {
+                add(&mut tallies, minute_s, OTHER, tally);
+            }
+        }
+        for (minute_s, key, tally) in tallies {
+            let told = LimitTally { scope: self.name, key: &key, minute_s, counts: tally.counts() };
+            if !self.home.capture.limit(&told) {
+                let key = if untold.len() < KEYS_TOLD || key.is_empty() { &*key } else { OTHER };
+                add(&mut untold, minute_s, key, tally);
+            }
+        }
+    }
+}
+
+fn add(tallies: &mut Vec<(i64, Box<str>, Tally)>, minute_s: i64, key: &str, tally: Tally) {
+    match tallies.iter_mut().find(|(minute, known, _)| *minute == minute_s && **known == *key) {
+        Some((.., known)) => known.add(tally),
+        None => tallies.push((minute_s, key.into(), tally)),
+    }
+}

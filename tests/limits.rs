@@ -1,0 +1,443 @@
+//! Scopes through the public API: what passes, what is refused, and what is told of it.
+
+mod support;
+
+use std::time::Duration;
+
+use l0::{
+    Clock, L0, ManualClock, Timestamp,
+    correlation::{self, CorrelationId},
+    limits::{Denied, Quota, ScopeConfig},
+    query::Value,
+};
+use support::{builder, texts, wait_for};
+use tempfile::TempDir;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The beginning of an hour in 2023.
+const START: Timestamp = Timestamp::from_unix_ns(1_700_002_800_000_000_000);
+
+struct Limited {
+    l0: L0,
+    time: ManualClock,
+    dir: TempDir,
+}
+
+fn limited() -> Limited {
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, time) = Clock::manual(START);
+    let l0 = builder(dir.path()).clock(clock).start().unwrap();
+    Limited { l0, time, dir }
+}
+
+impl Limited {
+    fn ask(&self, sql: &str) -> Vec<Vec<String>> {
+        self.l0.flush().unwrap();
+        texts(&self.l0.sql(sql, &[]).unwrap())
+    }
+
+    fn events(&self, kind: &str) -> Vec<l0::query::EventRow> {
+        self.l0.events().event_type(kind).oldest_first().fetch().unwrap().items
+    }
+}
+
+fn passed(mut check: impl FnMut() -> bool, times: usize) -> usize {
+    (0..times).filter(|_| check()).count()
+}
+
+#[test]
+fn three_scopes_are_there_without_a_word() {
+    let Limited { l0, .. } = limited();
+    let limits = l0.limits();
+    for (name, burst) in [("global", 1_000), ("api", 100), ("auth", 10)] {
+        let scope = limits.scope(name).unwrap();
+        assert_eq!(passed(|| scope.check().is_ok(), 2_000), burst, "{name}");
+        let keyed = passed(|| scope.check_key("203.0.113.9").is_ok(), 2_000);
+        assert_eq!(keyed, if name == "global" { 0 } else { burst }, "{name}: keys have buckets of their own");
+    }
+    let error = limits.scope("nope").unwrap_err();
+    assert!(error.is_invalid_input() && error.to_string().contains("api, auth, global"), "{error}");
+    let denied = limits.scope("auth").unwrap().check().unwrap_err();
+    assert_eq!(denied.decision().scope(), Some("auth"));
+    assert_eq!(
+        denied.headers(),
+        [
+            ("X-RateLimit-Limit", "10".to_owned()),
+            ("X-RateLimit-Remaining", "0".to_owned()),
+            ("RateLimit-Policy", "\"auth\";q=10;w=60".to_owned()),
+            ("RateLimit", "\"auth\";r=0;t=6".to_owned()),
+            ("Retry-After", "6".to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn definitions_that_make_no_sense_are_errors_that_teach() {
+    let Limited { l0, .. } = limited();
+    let limits = l0.limits();
+    let config = || ScopeConfig::new(Quota::per_minute(1));
+    for (name, config, hint) in [
+        ("", config(), "1 to 64"),
+        ("a\"b", config(), "quotes"),
+        ("ä", config(), "ASCII"),
+        (&"x".repeat(65), config(), "64"),
+        ("a", ScopeConfig::new(Quota::per_minute(0)), "at least 1"),
+        ("a", ScopeConfig::new(Quota::per_day(1).burst(u64::MAX)), "smaller burst"),
+        ("a", config().keyed().max_keys(0), "at least 1"),
+        ("a", config().lock_out(0, HOUR, HOUR), "1 to 1000"),
+        ("a", config().lock_out(1, HOUR, Duration::ZERO), "longer than zero"),
+        ("a", config().warn_at(f64::NAN), "0.8"),
+        ("a", config().warn_at(1.5), "0.8"),
+    ] {
+        let error = limits.define(name, config).unwrap_err();
+        assert!(error.is_invalid_input() && error.to_string().contains(hint), "{name}: {error}");
+    }
+    let first = limits.define("a", config()).unwrap();
+    first.check().unwrap();
+    assert!(limits.define("a", config()).unwrap().check().is_err(), "the same words are the same scope");
+    let error = limits.define("a", config().dry_run()).unwrap_err();
+    assert!(error.to_string().contains("defined otherwise"), "{error}");
+}
+
+#[test]
+fn a_decision_over_several_scopes_charges_all_or_none() {
+    let Limited { l0, time, .. } = limited();
+    let limits = l0.limits();
+    let small = limits.define("small", ScopeConfig::new(Quota::per_minute(2)).keyed()).unwrap();
+    let slow = limits.define("slow", ScopeConfig::new(Quota::per_hour(3))).unwrap();
+    let wide = limits.define("wide", ScopeConfig::new(Quota::per_minute(100))).unwrap();
+    let left = || (small.peek("k").remaining(), slow.peek("").remaining(), wide.peek("").remaining());
+    let all = [wide.all(), slow.all(), small.key("k")];
+    let decision = limits.check_all(&all).unwrap();
+    assert_eq!((decision.scope(), decision.remaining()), (Some("small"), 1), "the tightest");
+    limits.check_all(&all).unwrap();
+    let before = left();
+    assert_eq!(before, (0, 1, 98));
+    let denied = limits.check_all(&all).unwrap_err();
+    assert_eq!((denied.decision().scope(), denied.retry_after()), (Some("small"), Some(30 * SECOND)));
+    assert_eq!(left(), before);
+    // Two scopes refuse: the answer is the longer wait, whichever comes first, and after it all pass.
+    slow.check().unwrap();
+    for charges in [[wide.all(), slow.all(), small.key("k")], [small.key("k"), slow.all(), wide.all()]] {
+        let denied = limits.check_all(&charges).unwrap_err();
+        assert_eq!((denied.decision().scope(), denied.retry_after()), (Some("slow"), Some(1_200 * SECOND)));
+    }
+    // What never can pass says so, even if another scope would have to be waited for.
+    let denied = limits.check_all(&[slow.all(), small.key("k").cost(3)]).unwrap_err();
+    assert!(matches!(denied, Denied::ExceedsBurst { cost: 3, burst: 2, .. }), "{denied}");
+    time.advance(1_200 * SECOND - Duration::from_nanos(1));
+    assert!(limits.check_all(&all).is_err());
+    time.advance(Duration::from_nanos(1));
+    limits.check_all(&all).unwrap();
+    // The same bucket twice in one decision is charged for both, or for none.
+    time.advance(DAY);
+    limits.check_all(&[small.key("k"), wide.all(), small.key("k")]).unwrap();
+    assert_eq!(left(), (0, 2, 99).max(left()));
+    let twice = [small.key("q").cost(1), small.key("q").cost(2)];
+    assert!(limits.check_all(&twice).is_err());
+    assert_eq!(small.peek("q").remaining(), 2);
+    assert_eq!(limits.check_all(&[]).unwrap().limit(), 0);
+}
+
+#[test]
+fn dry_runs_exemptions_and_blocks() {
+    let Limited { l0, time, .. } = limited();
+    let limits = l0.limits();
+    let dry = limits.define("dry", ScopeConfig::new(Quota::per_minute(2)).dry_run()).unwrap();
+    let answers: Vec<_> = (0..4).map(|_| dry.check().unwrap().is_dry_run_denial()).collect();
+    assert_eq!(answers, [false, false, true, true]);
+    let hard = limits.define("hard", ScopeConfig::new(Quota::per_minute(1)).keyed().exempt("root")).unwrap();
+    let decision = limits.check_all(&[dry.all(), hard.key("k")]).unwrap();
+    assert!(decision.is_dry_run_denial() && hard.check_key("k").is_err());
+    assert_eq!(passed(|| hard.check_key("root").is_ok(), 50), 50);
+    hard.block("root", None);
+    assert!(matches!(hard.check_key("root"), Err(Denied::Blocked { until: None, .. })));
+    assert!(hard.check_key("root").unwrap_err().headers().iter().all(|(name, _)| *name != "Retry-After"));
+    hard.unblock("root");
+    hard.check_key("root").unwrap();
+    hard.block("x", Some(HOUR));
+    let denied = hard.check_key("x").unwrap_err();
+    assert_eq!(denied.retry_after(), Some(HOUR));
+    assert!(matches!(denied, Denied::Blocked { until: Some(at), .. } if at == START.saturating_add(HOUR)), "{denied}");
+    time.advance(HOUR - Duration::from_nanos(1));
+    assert_eq!(hard.check_key("x").unwrap_err().headers().last().unwrap().1, "1");
+    time.advance(Duration::from_nanos(1));
+    hard.check_key("x").unwrap();
+    // In a scope that all share, a key may be blocked all the same.
+    let shared = limits.define("shared", ScopeConfig::new(Quota::per_minute(5))).unwrap();
+    shared.block("evil", Some(MINUTE));
+    assert!(matches!(shared.check_key("evil"), Err(Denied::Blocked { .. })));
+    assert_eq!(shared.check_key("good").unwrap().remaining(), 4);
+}
+
+#[test]
+fn so_many_violations_within_some_time_lock_a_key_out() {
+    let Limited { l0, time, dir: _dir } = limited();
+    let config = ScopeConfig::new(Quota::per_hour(1)).keyed().public_keys().lock_out(3, MINUTE, 10 * MINUTE);
+    let login = l0.limits().define("login", config).unwrap();
+    login.check_key("ada").unwrap();
+    let is_blocked = || matches!(login.check_key("ada"), Err(Denied::Blocked { .. }));
+    assert!(!is_blocked() && !is_blocked());
+    time.advance(MINUTE);
+    assert!(!is_blocked() && !is_blocked(), "the first two are a minute ago");
+    assert!(!is_blocked(), "the third is the last one that is refused as any other");
+    assert!(is_blocked());
+    assert!(!matches!(login.check_key("bob"), Err(Denied::Blocked { .. })), "another key");
+    time.advance(10 * MINUTE - Duration::from_nanos(1));
+    assert!(is_blocked());
+    time.advance(Duration::from_nanos(1));
+    assert!(!is_blocked(), "the refusals while it was locked out do not count");
+    let report = l0.limits().report(HOUR).unwrap();
+    assert_eq!(report.lock_outs.len(), 1);
+    assert_eq!(report.lock_outs[0].field("key"), Some(Value::Text("ada".into())));
+    login.unblock("ada");
+    time.advance(HOUR);
+    login.check_key("ada").unwrap();
+}
+
+#[test]
+fn quotas_change_at_run_time_and_debts_stay() {
+    let Limited { l0, time, .. } = limited();
+    let scope = l0.limits().define("s", ScopeConfig::new(Quota::per_minute(10)).keyed()).unwrap();
+    assert_eq!(passed(|| scope.check_key("k").is_ok(), 20), 10);
+    scope.set_quota(Quota::per_minute(100));
+    assert_eq!(scope.peek("k").remaining(), 90, "ten are owed");
+    scope.set_quota(Quota::per_minute(10));
+    assert_eq!(scope.peek("k").remaining(), 0, "a change there and back refills nothing");
+    scope.set_key_quota("vip", Quota::per_minute(50));
+    assert_eq!(passed(|| scope.check_key("vip").is_ok(), 99), 50);
+    scope.set_quota(Quota::per_minute(20));
+    assert_eq!(scope.peek("vip").limit(), 50, "a quota of its own stays");
+    assert_eq!(scope.peek("new").limit(), 20);
+    let permit = scope.reserve(Some("p"), 10).unwrap();
+    scope.set_quota(Quota::per_minute(40));
+    time.advance(MINUTE / 40 * 2);
+    let left = permit.commit_actual(4).remaining();
+    assert_eq!(left, 40 - 4 + 2, "six are given back; two have come back by themselves");
+}
+
+#[test]
+fn a_permit_is_settled_over_all_its_scopes() {
+    let Limited { l0, time, .. } = limited();
+    let limits = l0.limits();
+    let tokens = limits.define("tokens", ScopeConfig::new(Quota::per_day(1_000)).keyed().public_keys()).unwrap();
+    let calls = limits.define("calls", ScopeConfig::new(Quota::per_day(10))).unwrap();
+    let left = || (tokens.peek("a").remaining(), calls.peek("").remaining());
+    let reserve = || limits.reserve_all(&[tokens.key("a").cost(400), calls.all()]).unwrap();
+    reserve().commit_actual(150);
+    assert_eq!(left(), (850, 9), "a call stays a call");
+    reserve().refund();
+    assert_eq!(left(), (850, 9));
+    drop(reserve());
+    assert_eq!(left(), (450, 8), "dropped, it was used");
+    drop(reserve().refund_on_drop());
+    assert_eq!(left(), (450, 8));
+    reserve().commit();
+    assert_eq!(left(), (50, 7));
+    assert!(limits.reserve_all(&[calls.all(), tokens.key("a").cost(51)]).is_err());
+    assert_eq!(left(), (50, 7));
+    // More than was reserved is owed, beyond the burst.
+    let permit = tokens.reserve(Some("a"), 50).unwrap();
+    assert_eq!(permit.commit_actual(300).remaining(), 0);
+    time.advance(DAY / 4 - SECOND);
+    assert_eq!(tokens.peek("a").remaining(), 0);
+    time.advance(SECOND + DAY / 1_000);
+    assert_eq!(tokens.peek("a").remaining(), 1);
+    assert_eq!(tokens.usage("a", 2 * DAY).unwrap(), 150 + 400 + 400 + 300);
+    assert_eq!(calls.usage("", 2 * DAY).unwrap(), 3);
+}
+
+#[test]
+fn a_million_denials_a_minute_add_a_bounded_number_of_rows_and_are_all_counted() {
+    let Limited { l0, time, dir: _dir } = limited();
+    let scope = l0.limits().define("s", ScopeConfig::new(Quota::per_hour(5)).keyed()).unwrap();
+    let keys: Vec<String> = (0..5_000).map(|n| format!("10.0.{}.{}", n / 256, n % 256)).collect();
+    let id: CorrelationId = "attack-1".parse().unwrap();
+    let mut allowed = 0;
+    correlation::enter(id);
+    for round in 0..200 {
+        let _scope = correlation::enter("attack-1".parse().unwrap());
+        for key in &keys {
+            allowed += u64::from(scope.check_key(key).is_ok());
+        }
+        if round == 100 {
+            time.advance(MINUTE);
+        }
+    }
+    assert_eq!(allowed, 5 * 5_000);
+    let report = l0.limits().report(HOUR).unwrap();
+    let counts = report.scopes[0].counts;
+    assert_eq!((counts.allowed, counts.denied, counts.used), (25_000, 975_000, 25_000));
+    assert_eq!(l0.stats().limits[0].denied, 975_000);
+    let rows = l0.events().count().unwrap();
+    assert!((200..=400).contains(&rows), "{rows} rows: the first of a key and window, and sums");
+    assert!(l0.events().event_type("limit.violation").count().unwrap() <= 200);
+    assert_eq!(l0.events().event_type("limit.violation").correlation_id("attack-1").count().unwrap(), 200);
+    let keyed = "SELECT count(*) <= 1001 * 2, sum(denied), min(key LIKE 'hashed:%' OR key = '(other)') FROM limits
+                  WHERE period_s = 60 AND key IS NOT NULL";
+    let texts = texts(&l0.sql(keyed, &[]).unwrap());
+    assert_eq!(texts, [["1", "975000", "1"]], "keys are told by their hashes, and those that are too many together");
+}
+
+#[test]
+fn violations_are_told_once_and_summed_up_with_the_callers_correlation() {
+    let limited = limited();
+    let Limited { l0, time, .. } = &limited;
+    let scope = l0.limits().define("s", ScopeConfig::new(Quota::per_hour(1)).keyed().public_keys()).unwrap();
+    scope.check_key("k").unwrap();
+    {
+        let _scope = correlation::enter("order-9".parse().unwrap());
+        for _ in 0..7 {
+            assert!(scope.check_key("k").is_err());
+        }
+    }
+    let first = &limited.events("limit.violation")[0];
+    assert_eq!(first.correlation_id.as_deref(), Some("order-9"));
+    assert_eq!((first.source.as_str(), first.status.as_deref()), ("l0.limits", Some("denied")));
+    assert_eq!(first.field("retry_after_ms"), Some(Value::Integer(3_600_000)));
+    assert!(first.message.contains("by s: retry after 3600s"), "{}", first.message);
+    assert!(limited.events("limit.violations").is_empty());
+    time.advance(MINUTE);
+    l0.flush().unwrap();
+    let sums = limited.events("limit.violations");
+    assert_eq!((sums.len(), sums[0].field("denied")), (1, Some(Value::Integer(7))));
+    // One alone has no sum, and a window that nobody has closed is by the next refusal.
+    for refused in [1, 3, 1] {
+        (0..refused).for_each(|_| drop(scope.check_key("k")));
+        time.advance(2 * MINUTE);
+    }
+    l0.flush().unwrap();
+    assert_eq!(limited.events("limit.violation").len(), 4);
+    let sums: Vec<_> = limited.events("limit.violations").iter().map(|event| event.field("denied")).collect();
+    assert_eq!(sums, [Some(Value::Integer(7)), Some(Value::Integer(3))]);
+    let trace = l0.trace("order-9").unwrap().unwrap();
+    assert_eq!(trace.events[0].event_type, "limit.violation");
+}
+
+#[test]
+fn a_budget_warns_once_when_a_share_of_it_is_used() {
+    let limited = limited();
+    let config = ScopeConfig::new(Quota::per_day(1_000_000)).keyed().public_keys().warn_at(0.8);
+    let budget = limited.l0.limits().define("budget", config).unwrap();
+    let warnings = || limited.events("limit.warning").len();
+    budget.reserve(Some("acme"), 799_999).unwrap().commit();
+    assert_eq!(warnings(), 0);
+    budget.reserve(Some("acme"), 10_000).unwrap().commit_actual(1);
+    assert_eq!(warnings(), 1);
+    budget.reserve(Some("acme"), 1_000).unwrap().commit();
+    assert_eq!(warnings(), 1);
+    let warning = &limited.events("limit.warning")[0];
+    assert_eq!(warning.status.as_deref(), Some("warned"));
+    limited.time.advance(DAY);
+    budget.reserve(Some("acme"), 1_000).unwrap().commit();
+    budget.reserve(Some("acme"), 900_000).unwrap().commit();
+    assert_eq!(warnings(), 2, "after it had fallen well below");
+}
+
+#[test]
+fn usage_is_by_window_key_and_scope() {
+    let limited = limited();
+    let scope = limited.l0.limits().define("s", ScopeConfig::new(Quota::per_hour(100)).keyed()).unwrap();
+    for (key, n, later) in [("a", 5, 10 * MINUTE), ("b", 7, HOUR), ("a", 11, 3 * DAY), ("a", 1, SECOND)] {
+        scope.reserve(Some(key), n).unwrap().commit();
+        limited.time.advance(later);
+    }
+    let usage = |key: &str, last| scope.usage(key, last).unwrap();
+    assert_eq!([usage("a", MINUTE), usage("a", 4 * DAY), usage("b", 4 * DAY), usage("c", DAY)], [1, 17, 7, 0]);
+    assert_eq!(usage("", 4 * DAY), 24);
+    assert!(scope.usage("a", Duration::ZERO).unwrap_err().is_invalid_input());
+}
+
+#[test]
+fn the_report_is_a_page_and_a_value() {
+    let limited = limited();
+    let limits = limited.l0.limits();
+    let api = limits.define("api", ScopeConfig::new(Quota::per_minute(3)).keyed().public_keys()).unwrap();
+    let dry = limits.define("dry", ScopeConfig::new(Quota::per_minute(1)).dry_run()).unwrap();
+    let config = ScopeConfig::new(Quota::per_minute(1)).keyed().public_keys().lock_out(2, MINUTE, HOUR);
+    let login = limits.define("login", config).unwrap();
+    for _ in 0..5 {
+        let _ = (api.check_key("ada"), dry.check(), login.check_key("eve"));
+    }
+    let _ = api.check_key("bob\x1b[31m");
+    let report = limits.report(HOUR).unwrap();
+    let text = report.to_string();
+    for expected in ["login", "ada", "eve", "lock-outs", "latest violations", "(dry run)", "40.0 %", "80.0 %"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    assert!(!text.contains('\x1b'), "a key is an outsider's text");
+    let json = serde_json::to_value(&report).unwrap();
+    let of_api = json["scopes"].as_array().unwrap().iter().find(|scope| scope["scope"] == "api").unwrap();
+    assert_eq!(of_api["counts"], serde_json::json!({"allowed": 4, "denied": 2, "dry_run_denied": 0, "used": 4}));
+    assert_eq!(of_api["top_keys"][0][0], "ada");
+    limited.time.advance(2 * HOUR);
+    assert!(limits.report(HOUR).unwrap().to_string().contains("no scope was asked"));
+}
+
+#[test]
+fn debts_and_blocks_survive_a_restart_and_wrong_clocks_do_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let start_in = |dir: &std::path::Path, at: Timestamp| {
+        let (clock, time) = Clock::manual(at);
+        let l0 = builder(dir).clock(clock).start().unwrap();
+        let config = ScopeConfig::new(Quota::per_day(24)).keyed();
+        let scope = l0.limits().define("s", config).unwrap();
+        (l0, time, scope)
+    };
+    let start = |at: Timestamp| start_in(dir.path(), at);
+    let (l0, time, scope) = start(START);
+    assert_eq!(passed(|| scope.check_key("k").is_ok(), 99), 24);
+    scope.block("evil", Some(DAY));
+    scope.block("worse", None);
+    time.advance(HOUR);
+    l0.shutdown(10 * SECOND).unwrap();
+    let stored = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();
+    let keys: String = stored.query_row("SELECT group_concat(key) FROM limit_account", [], |row| row.get(0)).unwrap();
+    assert!(!keys.contains("evil") && keys.contains("hashed:"), "{keys}");
+    // When it was, hours after it, long before it, long after it: never more than full, never less than it was.
+    let hour = |hours: i64| Timestamp::from_unix_ns(START.as_unix_ns() + hours * HOUR.as_nanos() as i64);
+    for (at, left) in [(hour(1), 1), (hour(7), 7), (hour(-1_000), 1), (hour(20), 20)] {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(dir.path().join("state.db"), copy.path().join("state.db")).unwrap();
+        let (_l0, _, scope) = start_in(copy.path(), at);
+        assert_eq!(scope.peek("k").remaining(), left, "at {at}");
+        assert_eq!(scope.peek("other").remaining(), 24);
+        assert!(matches!(scope.check_key("evil"), Err(Denied::Blocked { until: Some(_), .. })));
+        assert!(matches!(scope.check_key("worse"), Err(Denied::Blocked { until: None, .. })));
+    }
+    let (l0, _, scope) = start(hour(1_000));
+    assert_eq!(scope.peek("k").remaining(), 24);
+    scope.check_key("evil").unwrap();
+    scope.unblock("worse");
+    scope.check_key("worse").unwrap();
+    l0.shutdown(10 * SECOND).unwrap();
+    let (_l0, _, scope) = start(hour(1_001));
+    scope.check_key("worse").unwrap();
+}
+
+#[test]
+fn a_block_is_saved_at_once_and_counts_come_without_being_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = l0::builder().dir(dir.path()).commit_every(Duration::from_millis(10)).start().unwrap();
+    let scope = l0.limits().define("s", ScopeConfig::new(Quota::per_day(2)).keyed().public_keys()).unwrap();
+    scope.block("evil", None);
+    let _ = (scope.check_key("a"), scope.check_key("a"), scope.check_key("a"));
+    let count = |db: &str, sql: &str| {
+        let open =
+            rusqlite::Connection::open_with_flags(dir.path().join(db), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
+        open.and_then(|db| db.query_row(sql, [], |row| row.get::<_, i64>(0))).unwrap_or(0)
+    };
+    wait_for("the block", || count("state.db", "SELECT count(*) FROM limit_account WHERE key = 'evil'") == 1);
+    wait_for("the counts", || {
+        count("telemetry.db", "SELECT sum(allowed + denied) FROM limits WHERE period_s = 60") == 3
+    });
+    // As after a kill: the first is never told of its end.
+    let next = l0::builder().dir(dir.path()).start().unwrap();
+    let again = next.limits().define("s", ScopeConfig::new(Quota::per_day(2)).keyed().public_keys()).unwrap();
+    assert!(matches!(again.check_key("evil"), Err(Denied::Blocked { .. })));
+    std::mem::forget(l0);
+}
