@@ -76,6 +76,11 @@ impl SharedBucket {
         decided(self.level.take(now_ns, n), n)
     }
 
+    pub(super) fn look(&self, now_ns: u64) -> Decision {
+        let seen = self.level.look(now_ns);
+        Decision::new(seen.rate, seen.full_at, seen.now)
+    }
+
     pub(super) fn reserve(&self, now_ns: u64, n: u64) -> Result<(Decision, Held), Denied> {
         let book = self.book.lock();
         let taken = self.level.take(now_ns, n);
@@ -166,8 +171,7 @@ impl TokenBucket {
 
     /// The bucket as it is; takes nothing.
     pub fn peek(&self) -> Decision {
-        let seen = self.shared.level.look(self.clock.elapsed_ns());
-        Decision::new(seen.rate, seen.full_at, seen.now)
+        self.shared.look(self.clock.elapsed_ns())
     }
 
     /// Waits until `n` may pass, at most `timeout`. Who comes first is served first, however much those behind ask for;
@@ -289,6 +293,10 @@ fn ns(d: Duration) -> u64 {
 
 impl fmt::Debug for TokenBucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenBucket").field("quota", &self.quota()).field("now", &self.peek()).finish_non_exhaustive()
+        f.debug_struct("TokenBucket")
+            .field("quota", &self.quota())
+            .field("now", &self.peek())
+            .field("waiting", &self.waiting.load(Ordering::Acquire))
+            .finish()
     }
 }

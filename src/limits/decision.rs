@@ -18,7 +18,6 @@ use crate::clock::Timestamp;
 /// # Ok::<(), l0::limits::Denied>(())
 /// ```
 #[derive(Clone, Copy)]
-#[must_use = "what passed is charged; ask the decision what is left, or drop it knowingly"]
 pub struct Decision {
     rate: Rate,
     debt: u64,

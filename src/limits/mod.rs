@@ -11,6 +11,8 @@ mod judge;
 mod keyed;
 mod ledger;
 mod level;
+#[cfg(all(test, loom))]
+mod loom_model;
 mod notices;
 mod permit;
 mod quota;

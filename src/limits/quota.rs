@@ -297,6 +297,31 @@ mod tests {
         Quota::per_second(8_000_000_000).validate().unwrap();
     }
 
+    proptest::proptest! {
+        /// Of any moments in any order, as threads bring them that read the clock and then rested, no more passes than
+        /// between the first and the last.
+        #[test]
+        fn late_and_backward_moments_mint_nothing(
+            tokens in 1_u64..2_000,
+            burst in 1_u64..20,
+            moments in proptest::collection::vec((0_u64..10_000_000, 1_u64..5), 1..80),
+        ) {
+            let quota = Quota::per_second(tokens * 1_000).burst(burst);
+            let rate = Rate::of(quota);
+            let (mut full_at, mut passed) = (0, 0_u128);
+            for (now_ns, n) in &moments {
+                if let Ok(after) = rate.take(full_at, rate.time(*now_ns), *n) {
+                    proptest::prop_assert!(after > full_at, "a charge only moves forward");
+                    full_at = after;
+                    passed += u128::from(*n);
+                }
+            }
+            let (first, last) = (moments.iter().map(|m| m.0).min(), moments.iter().map(|m| m.0).max());
+            let window_ns = u128::from(last.unwrap() - first.unwrap());
+            proptest::prop_assert!(passed * 1_000_000 <= u128::from(burst) * 1_000_000 + window_ns * u128::from(tokens));
+        }
+    }
+
     #[test]
     fn a_quota_shows_rate_burst_and_interval() {
         for (quota, text) in [

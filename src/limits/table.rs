@@ -330,7 +330,7 @@ mod tests {
             }
             assert_eq!(table.len(), max);
             assert!(!add(&table, 1 << 42, 10, 1_000), "all places are taken by the living");
-            assert!(add(&table, 1, 999, 1_000));
+            assert!(max == 1 || add(&table, 1, 999, 1_000), "who lives is still known");
         }
     }
 

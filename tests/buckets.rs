@@ -1,0 +1,450 @@
+//! Buckets by themselves: what they promise as properties, beside an oracle and beside governor, and under real threads.
+
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc, Barrier, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use governor::{RateLimiter, clock::FakeRelativeClock};
+use l0::{
+    Clock, ManualClock, Timestamp,
+    limits::{Denied, KeyedTokenBuckets, Permit, Quota, TokenBucket},
+};
+use proptest::prelude::*;
+
+fn manual() -> (Clock, ManualClock) {
+    Clock::manual(Timestamp::from_unix_ns(1_700_000_000_000_000_000))
+}
+
+/// A rate from one a day to hundreds of millions a second, and a burst.
+fn quotas() -> impl Strategy<Value = Quota> {
+    let period = prop_oneof![
+        Just(Duration::from_secs(1)),
+        Just(Duration::from_secs(60)),
+        Just(Duration::from_secs(86_400)),
+        (1_u64..10_000_000_000).prop_map(Duration::from_nanos),
+    ];
+    let tokens = prop_oneof![1_u64..50, 1_u64..5_000_000];
+    (tokens, period, 1_u64..40).prop_filter_map("a quota that can be kept", |(tokens, period, burst)| {
+        Quota::try_per(tokens, period).ok().map(|quota| quota.burst(burst)).filter(|quota| quota.validate().is_ok())
+    })
+}
+
+/// Tokens with the moment at which they were taken, in nanoseconds since the beginning.
+#[derive(Debug, Default)]
+struct Taken(Vec<(u128, u64)>);
+
+impl Taken {
+    /// In every window no more than `burst + rate * t` was taken, to the nanosecond; the sides of it as they were.
+    fn is_within(&self, burst: u64, tokens: u64, period: Duration) {
+        for (first, (from, _)) in self.0.iter().enumerate() {
+            let mut sum = 0_u128;
+            for (at, n) in &self.0[first..] {
+                sum += u128::from(*n);
+                let passed = (at - from) * u128::from(tokens);
+                let most = u128::from(burst) * period.as_nanos() + passed;
+                assert!(sum * period.as_nanos() <= most, "{sum} within {} ns", at - from);
+            }
+        }
+    }
+}
+
+/// Steps that mean something whatever the rate: parts of the time a token takes.
+fn steps() -> impl Strategy<Value = Vec<(u32, u64)>> {
+    prop::collection::vec((prop_oneof![Just(0_u32), 0_u32..5, 0_u32..3_000], 0_u64..6), 1..60)
+}
+
+fn interval_ns(quota: Quota) -> u128 {
+    (quota.period().as_nanos() / u128::from(quota.tokens())).max(1)
+}
+
+fn advance(time: &ManualClock, quota: Quota, step: u32) -> u128 {
+    // A hundredth of an interval each, and a nanosecond or so.
+    let ns = interval_ns(quota) * u128::from(step) / 100 + u128::from(step % 3);
+    time.advance(Duration::from_nanos(u64::try_from(ns).unwrap()));
+    ns
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn no_window_has_more_than_its_burst_and_rate_and_waits_are_exact(quota in quotas(), steps in steps()) {
+        let (clock, time) = manual();
+        let bucket = TokenBucket::with_clock(quota, clock);
+        let (mut now, mut taken) = (0_u128, Taken::default());
+        for (step, n) in steps {
+            now += advance(&time, quota, step);
+            let before = bucket.peek();
+            match bucket.check_n(n) {
+                Ok(decision) => {
+                    taken.0.push((now, n));
+                    prop_assert!(n == 0 || decision.remaining() < before.limit());
+                }
+                Err(Denied::RetryAfter { wait, decision }) => {
+                    prop_assert_eq!(decision.remaining(), before.remaining(), "a refusal changes nothing");
+                    prop_assert!(before.remaining() < n && n <= quota.max_burst());
+                    time.advance(wait - Duration::from_nanos(1));
+                    prop_assert!(bucket.check_n(n).is_err(), "a nanosecond before the time");
+                    time.advance(Duration::from_nanos(1));
+                    now += wait.as_nanos();
+                    prop_assert!(bucket.check_n(n).is_ok(), "at the time");
+                    taken.0.push((now, n));
+                }
+                Err(Denied::ExceedsBurst { cost, burst, .. }) => prop_assert!(cost == n && n > burst),
+                Err(other) => prop_assert!(false, "{other}"),
+            }
+        }
+        taken.is_within(quota.max_burst(), quota.tokens(), quota.period());
+        let left = bucket.peek().remaining();
+        let more = (0..=left).filter(|_| bucket.check().is_ok()).count() as u64;
+        prop_assert_eq!(more, left, "what remains is how many more pass");
+        time.advance(bucket.peek().reset_after());
+        prop_assert_eq!(bucket.peek().remaining(), quota.max_burst());
+    }
+
+    #[test]
+    fn permits_mint_nothing(quota in quotas(), steps in steps(), choices in prop::collection::vec(any::<u32>(), 60)) {
+        let (clock, time) = manual();
+        let bucket = TokenBucket::with_clock(quota, clock);
+        let (mut now, mut taken) = (0_u128, Taken::default());
+        let mut held: Vec<(Permit<'_>, usize)> = Vec::new();
+        for ((step, n), choice) in steps.into_iter().zip(choices) {
+            now += advance(&time, quota, step);
+            if choice % 10 < 6 || held.is_empty() {
+                if let Ok(permit) = bucket.reserve(n) {
+                    taken.0.push((now, n));
+                    held.push((permit, taken.0.len() - 1));
+                }
+            } else {
+                let (permit, index) = held.swap_remove(choice as usize % held.len());
+                let used = u64::from(choice / 10) % (taken.0[index].1 + 1);
+                let _ = permit.commit_actual(used);
+                taken.0[index].1 = used;
+            }
+        }
+        held.into_iter().for_each(|(permit, _)| drop(permit));
+        taken.is_within(quota.max_burst(), quota.tokens(), quota.period());
+    }
+
+    #[test]
+    fn to_reserve_and_give_back_at_once_changes_nothing(quota in quotas(), steps in steps()) {
+        let (clock, time) = manual();
+        let bucket = TokenBucket::with_clock(quota, clock);
+        for (step, n) in steps {
+            advance(&time, quota, step);
+            let before = bucket.peek();
+            if let Ok(permit) = bucket.reserve(n) {
+                permit.refund();
+            }
+            let after = bucket.peek();
+            prop_assert_eq!((after.remaining(), after.reset_after()), (before.remaining(), before.reset_after()));
+            let _ = bucket.check();
+        }
+    }
+
+    #[test]
+    fn a_change_of_quota_refills_nothing(first in quotas(), second in quotas(), steps in steps()) {
+        let (clock, time) = manual();
+        let bucket = TokenBucket::with_clock(first, clock);
+        let (mut now, mut taken) = (0_u128, Taken::default());
+        for (index, (step, n)) in steps.into_iter().enumerate() {
+            now += advance(&time, if index % 2 == 0 { first } else { second }, step);
+            if step % 4 == 0 {
+                bucket.set_quota(if index % 3 == 0 { first } else { second });
+            }
+            if bucket.check_n(n).is_ok() {
+                taken.0.push((now, n));
+            }
+        }
+        let faster = if u128::from(first.tokens()) * second.period().as_nanos()
+            >= u128::from(second.tokens()) * first.period().as_nanos() { first } else { second };
+        taken.is_within(first.max_burst().max(second.max_burst()), faster.tokens(), faster.period());
+    }
+
+    #[test]
+    fn whoever_asks_often_gets_the_rate(quota in quotas(), every in 1_u64..5_000, polls in 100_u64..2_000) {
+        let (clock, time) = manual();
+        let bucket = TokenBucket::with_clock(quota, clock);
+        while bucket.check().is_ok() {}
+        let every = Duration::from_nanos(every * 1_000);
+        let mut passed = 0;
+        for _ in 0..polls {
+            time.advance(every);
+            while bucket.check().is_ok() {
+                passed += 1;
+            }
+        }
+        // Between two polls no more than a burst can gather.
+        let gained = (every.as_nanos() * u128::from(quota.tokens())) as f64 / quota.period().as_nanos() as f64;
+        if gained <= quota.max_burst() as f64 - 1.0 {
+            // Rounding up costs an eighth of a nanosecond a token at most, where a token takes less than a tenth of a second.
+            let least = gained * polls as f64 * (1.0 - 1.0 / (8.0 * interval_ns(quota) as f64)) - 1.0;
+            prop_assert!(passed as f64 >= least, "{passed} of {least}");
+        }
+    }
+
+    #[test]
+    fn governor_says_the_same(
+        interval in prop_oneof![1_u64..50, 1_u64..100_000_000_000],
+        burst in 1_u32..30,
+        steps in prop::collection::vec((0_u64..400, 1_u32..35), 1..120),
+    ) {
+        let interval = Duration::from_nanos(interval);
+        let theirs = governor::Quota::with_period(interval).unwrap().allow_burst(NonZeroU32::new(burst).unwrap());
+        let their_clock = FakeRelativeClock::default();
+        let governor = RateLimiter::direct_with_clock(theirs, their_clock.clone());
+        let (clock, time) = manual();
+        let bucket = TokenBucket::with_clock(Quota::try_per(1, interval).unwrap().burst(burst.into()), clock);
+        for (step, n) in steps {
+            let step = interval * u32::try_from(step).unwrap() / 100;
+            their_clock.advance(step);
+            time.advance(step);
+            let said = governor.check_n(NonZeroU32::new(n).unwrap());
+            match bucket.check_n(n.into()) {
+                Ok(_) => prop_assert!(matches!(said, Ok(Ok(())))),
+                Err(Denied::RetryAfter { wait, .. }) => {
+                    let Ok(Err(not_until)) = said else { return Err(TestCaseError::fail("governor lets it pass")) };
+                    let now = governor::clock::Clock::now(&their_clock);
+                    prop_assert_eq!(not_until.wait_time_from(now), wait);
+                }
+                Err(_) => prop_assert!(said.is_err(), "more than the burst"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_of_keys_is_a_bucket_each(quota in quotas(), steps in prop::collection::vec((0_u32..300, 0_u8..6, 0_u64..4), 1..150)) {
+        let (clock, time) = manual();
+        let table: KeyedTokenBuckets<String> = KeyedTokenBuckets::with_clock(quota, clock.clone()).max_keys(6);
+        let own = quota.burst(quota.max_burst() + 3);
+        table.set_quota("5".to_owned(), own);
+        let each: Vec<_> = (0..6)
+            .map(|key| TokenBucket::with_clock(if key == 5 { own } else { quota }, clock.clone()))
+            .collect();
+        for (step, key, n) in steps {
+            advance(&time, quota, step);
+            let (found, expected) = (table.check_n(key.to_string().as_str(), n), each[usize::from(key)].check_n(n));
+            prop_assert_eq!(format!("{found:?}"), format!("{expected:?}"));
+            let peeked = table.peek(key.to_string().as_str());
+            prop_assert_eq!(format!("{peeked:?}"), format!("{:?}", each[usize::from(key)].peek()));
+        }
+        prop_assert_eq!(table.overflowed(), 0);
+    }
+}
+
+/// Has this many threads do it at the same time, again and again; the sum of what they say.
+fn together(threads: usize, work: impl Fn(usize) -> u64 + Sync) -> u64 {
+    let (start, sum) = (Barrier::new(threads), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for index in 0..threads {
+            let (start, sum, work) = (&start, &sum, &work);
+            scope.spawn(move || {
+                start.wait();
+                sum.fetch_add(work(index), Ordering::Relaxed);
+            });
+        }
+    });
+    sum.into_inner()
+}
+
+#[test]
+fn threads_on_a_clock_that_stands_still_share_exactly_the_burst() {
+    const BURST: u64 = 30_000;
+    let quota = Quota::per_second(7).burst(BURST);
+    let (clock, _time) = manual();
+    let bucket = TokenBucket::with_clock(quota, clock.clone());
+    assert_eq!(together(8, |_| (0..BURST).filter(|_| bucket.check().is_ok()).count() as u64), BURST);
+    let table = KeyedTokenBuckets::<u64>::with_clock(quota, clock.clone());
+    let sum = together(8, |_| (0..BURST * 3).filter(|n| table.check(&(n % 3)).is_ok()).count() as u64);
+    assert_eq!(sum, BURST * 3);
+    // With permits that come and go, and quotas that change, those that stay are the burst.
+    let bucket = TokenBucket::with_clock(quota, clock);
+    let sum = together(8, |thread| {
+        let mut used = 0;
+        for n in 0..BURST {
+            let Ok(permit) = bucket.reserve(1 + n % 3) else { continue };
+            if thread == 0 && n % 64 == 0 {
+                bucket.set_quota(Quota::per_second(7 + n % 2).burst(BURST));
+            }
+            match n % 4 {
+                0 => permit.refund(),
+                1 => {
+                    let _ = permit.commit_actual(1);
+                    used += 1;
+                }
+                _ => {
+                    drop(permit);
+                    used += 1 + n % 3;
+                }
+            }
+        }
+        used
+    });
+    let left = bucket.peek().remaining();
+    assert!(left < 3 && sum + left <= BURST && sum + left + 64 >= BURST, "{sum} used, {left} left");
+}
+
+#[test]
+fn extremes_are_refused_or_kept_and_never_pass_by_an_overflow() {
+    let huge = [1, 2, 9, 1 << 31, 1 << 32, 1 << 62, u64::MAX / 2, u64::MAX - 1, u64::MAX];
+    let mut quotas = vec![Quota::per_second(0), Quota::per_minute(5).burst(0), Quota::per_day(1).burst(300_000)];
+    for n in huge {
+        quotas.extend([
+            Quota::per_second(n),
+            Quota::per_day(n),
+            Quota::per_hour(1).burst(n),
+            Quota::per_second(n).burst(3),
+        ]);
+    }
+    for period in [Duration::from_nanos(1), Duration::MAX, Duration::from_secs(u64::MAX), Duration::from_secs(1 << 34)]
+    {
+        for n in huge {
+            quotas.extend(Quota::try_per(n, period));
+        }
+    }
+    for quota in quotas {
+        for advance in [Duration::ZERO, Duration::from_secs(1), Duration::MAX] {
+            let (clock, time) = manual();
+            time.advance(advance);
+            let bucket = TokenBucket::with_clock(quota, clock);
+            let limit = bucket.peek().limit();
+            assert!(limit <= quota.max_burst(), "{quota:?}");
+            for n in huge {
+                let left = bucket.peek().remaining();
+                match bucket.check_n(n) {
+                    Ok(decision) => {
+                        assert!(n <= left && decision.remaining() == left - n, "{quota:?} took {n} of {left}")
+                    }
+                    Err(Denied::ExceedsBurst { burst, .. }) => assert!(n > limit && burst == limit, "{quota:?}: {n}"),
+                    Err(Denied::RetryAfter { wait, .. }) => assert!(n > left && n <= limit && !wait.is_zero()),
+                    Err(other) => panic!("{other}"),
+                }
+                bucket.peek().headers();
+                assert!(!format!("{bucket:?}").is_empty());
+            }
+            if let Ok(permit) = bucket.reserve(1) {
+                let _ = permit.commit_actual(u64::MAX);
+            }
+            bucket.set_quota(Quota::per_second(1));
+            bucket.set_quota(quota);
+            assert!(bucket.peek().remaining() <= limit);
+        }
+    }
+    let error = bucket_error(Quota::per_minute(10), 11);
+    assert!(error.to_string().contains("exceeds the burst of 10"), "{error}");
+    assert!(error.retry_after().is_none() && error.headers().iter().all(|(name, _)| *name != "Retry-After"));
+    assert!(bucket_error(Quota::per_minute(0), 1).to_string().contains("nothing may pass"));
+}
+
+fn bucket_error(quota: Quota, n: u64) -> Denied {
+    TokenBucket::new(quota).check_n(n).unwrap_err()
+}
+
+#[test]
+fn retry_after_in_whole_seconds_is_enough() {
+    for (quota, millis) in
+        [(Quota::per_second(1_000), 1), (Quota::per_minute(40), 1_500), (Quota::per_second(1), 1_000)]
+    {
+        let (clock, time) = manual();
+        let bucket = TokenBucket::with_clock(quota.burst(1), clock);
+        bucket.check().unwrap();
+        let denied = bucket.check().unwrap_err();
+        assert_eq!(denied.retry_after(), Some(Duration::from_millis(millis)));
+        let (_, seconds) = denied.headers().into_iter().find(|(name, _)| *name == "Retry-After").unwrap();
+        let seconds: u64 = seconds.parse().unwrap();
+        assert!(seconds >= 1 && seconds * 1_000 >= millis && seconds * 1_000 < millis + 1_000);
+        time.advance(Duration::from_secs(seconds));
+        bucket.check().unwrap();
+    }
+}
+
+#[test]
+fn who_waits_is_served_in_the_order_of_coming_however_much_others_ask_for() {
+    let (clock, time) = manual();
+    let bucket = Arc::new(TokenBucket::with_clock(Quota::per_second(1).burst(5), clock));
+    while bucket.check().is_ok() {}
+    let served = Arc::new(Mutex::new(Vec::new()));
+    let wants = [5, 1, 3, 1];
+    let waiting: Vec<_> = wants
+        .iter()
+        .enumerate()
+        .map(|(index, n)| {
+            let (own, served, n) = (Arc::clone(&bucket), Arc::clone(&served), *n);
+            let waiting = thread::spawn(move || {
+                own.acquire(n, Duration::from_secs(60)).unwrap();
+                served.lock().unwrap().push(index);
+            });
+            // It is in line when it can be seen there.
+            let line = format!("waiting: {}", index + 1);
+            while !format!("{bucket:?}").contains(&line) {
+                thread::yield_now();
+            }
+            waiting
+        })
+        .collect();
+    assert!(bucket.check().is_err(), "who does not wait does not overtake");
+    for (seconds, expected) in [(4, 0), (1, 1), (1, 2), (3, 3), (1, 4)] {
+        assert!(served.lock().unwrap().len() <= expected);
+        time.advance(Duration::from_secs(seconds));
+        while served.lock().unwrap().len() < expected {
+            thread::yield_now();
+        }
+    }
+    waiting.into_iter().for_each(|waiting| waiting.join().unwrap());
+    assert_eq!(*served.lock().unwrap(), [0, 1, 2, 3]);
+    assert_eq!(bucket.peek().remaining(), 0);
+}
+
+#[test]
+fn a_wait_ends_by_its_timeout_and_leaves_nothing_behind() {
+    let (clock, _time) = manual();
+    let bucket = TokenBucket::with_clock(Quota::per_hour(1).burst(4), clock);
+    let denied = bucket.acquire(5, Duration::MAX).unwrap_err();
+    assert!(matches!(denied, Denied::ExceedsBurst { .. }));
+    bucket.acquire(4, Duration::ZERO).unwrap();
+    let before = bucket.peek();
+    let denied = bucket.acquire(2, Duration::from_secs(3_600)).unwrap_err();
+    assert_eq!(denied.retry_after(), Some(Duration::from_secs(7_200)), "known at once to take longer");
+    let denied = bucket.acquire(1, Duration::from_millis(1)).unwrap_err();
+    assert_eq!(denied.retry_after(), Some(Duration::from_secs(3_600)));
+    assert_eq!(bucket.peek().reset_after(), before.reset_after());
+}
+
+#[test]
+fn what_is_given_back_serves_who_waits() {
+    let bucket = TokenBucket::new(Quota::per_day(1).burst(2));
+    let permit = bucket.reserve(2).unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| bucket.acquire(2, Duration::from_secs(86_400 * 3)));
+        while !format!("{bucket:?}").contains("waiting: 1") {
+            thread::yield_now();
+        }
+        permit.refund();
+        waiting.join().unwrap().unwrap();
+    });
+    assert_eq!(bucket.peek().remaining(), 0);
+}
+
+#[test]
+fn a_flood_of_keys_neither_opens_the_gate_nor_shuts_it() {
+    let (clock, time) = manual();
+    let table = KeyedTokenBuckets::<u64>::with_clock(Quota::per_minute(3), clock).max_keys(1_000);
+    let known: Vec<_> = (0..1_000).map(|key| (0..9).filter(|_| table.check(&key).is_ok()).count()).collect();
+    assert_eq!(known, vec![3; 1_000]);
+    // A million more: they share three charges a shard, nobody who is known gets a fresh bucket.
+    let passed = (1_000..1_001_000_u64).filter(|key| table.check(key).is_ok()).count();
+    assert!((1..=3 * 64).contains(&passed), "{passed}");
+    assert_eq!((table.len(), table.overflowed()), (1_000, 1_000_000));
+    assert!((0..1_000_u64).all(|key| table.check(&key).is_err()));
+    time.advance(Duration::from_secs(20));
+    assert!((0..1_000_u64).all(|key| table.check(&key).is_ok()), "who is known goes on");
+    time.advance(Duration::from_secs(60));
+    assert!((5_000_000..5_001_000_u64).all(|key| table.check(&key).is_ok()), "who is full again makes room");
+    assert_eq!(table.len(), 1_000);
+}
