@@ -10,7 +10,7 @@ use super::{
     ledger::Held,
     notices::{Notice, WINDOW},
     scope::Inner,
-    table::{Place, Shard},
+    table::{Bucket as _, Place, Shard},
 };
 
 /// What came of a charge.
@@ -80,11 +80,12 @@ impl Inner {
             let left_ns = (blocked_until_ns != u64::MAX).then(|| blocked_until_ns - now_ns);
             let decision = Decision::new(rate, account.full_at, now);
             let denied = Denied::blocked(left_ns, self.home.wall(now_ns), decision);
-            return self.refuse(account, common, own, n, now_ns, denied);
+            return self.refuse(account, common, place, own, n, now_ns, denied);
         }
         if !self.exempt.is_empty() && self.exempt.contains(key) {
             let tally = passed(n);
             account.count(common, own, tally);
+            self.accounts.note(place.shard, account.is_new_at(common));
             let decision = Decision::new(rate, 0, now).of_scope(self.name);
             return Verdict { result: Ok(decision), notices: Vec::new(), before: None, tally };
         }
@@ -92,6 +93,9 @@ impl Inner {
         match taken {
             Ok(full_at) => {
                 let before = std::mem::replace(&mut account.full_at, full_at);
+                if before == 0 {
+                    self.accounts.note(place.shard, account.is_new_at(common));
+                }
                 let tally = passed(n);
                 account.count(common, own, tally);
                 let decision = Decision::new(rate, full_at, now).of_scope(self.name);
@@ -100,7 +104,7 @@ impl Inner {
             }
             Err(refused) => {
                 let denied = Denied::new(refused, n, rate, Decision::new(rate, account.full_at, now));
-                self.refuse(account, common, own, n, now_ns, denied)
+                self.refuse(account, common, place, own, n, now_ns, denied)
             }
         }
     }
@@ -111,11 +115,15 @@ impl Inner {
         &self,
         account: &mut Account,
         common: &mut Common,
+        place: Place,
         key: &str,
         n: u64,
         now_ns: u64,
         denied: Denied,
     ) -> Verdict {
+        if account.full_at == 0 {
+            self.accounts.note(place.shard, now_ns);
+        }
         let denied = denied.of_scope(self.name);
         let is_dry_run = self.config.is_dry_run;
         let tally =
@@ -182,6 +190,7 @@ impl Inner {
             more.is_warned = false;
         }
         account.count(common, key, verdict.tally.negated());
+        self.accounts.note(place.shard, account.is_new_at(common));
     }
 
     /// Right after a charge that passed: what of it may be given back, and whether its bucket is the one that keys without a

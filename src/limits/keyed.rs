@@ -114,10 +114,18 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
         let now = rate.time(now_ns);
         match rate.take(level.full_at, now, n) {
             Ok(full_at) => {
+                if level.full_at == 0 {
+                    self.table.note(place.shard, rate.ns(full_at));
+                }
                 level.full_at = full_at;
                 Ok(Decision::new(rate, full_at, now))
             }
-            Err(refused) => Err(Denied::new(refused, n, rate, Decision::new(rate, level.full_at, now))),
+            Err(refused) => {
+                if level.full_at == 0 {
+                    self.table.note(place.shard, now_ns);
+                }
+                Err(Denied::new(refused, n, rate, Decision::new(rate, level.full_at, now)))
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use super::{
     notices::Notices,
     permit::Permit,
     quota::{Quota, Rate},
-    table::Table,
+    table::{Bucket as _, Table},
 };
 use crate::{
     error::Result,
@@ -90,7 +90,7 @@ impl Inner {
         let new = || self.account(&key, rate, now_ns);
         let (account, common) = self.accounts.pinned(&mut shard, place, (*key).to_owned(), new);
         let result = change(account, common, now_ns);
-        self.accounts.note(place.shard, account_new_at(account, common));
+        self.accounts.note(place.shard, account.is_new_at(common));
         result
     }
 
@@ -102,11 +102,6 @@ impl Inner {
         }
         account
     }
-}
-
-fn account_new_at(account: &Account, common: &Common) -> u64 {
-    use super::table::Bucket as _;
-    account.is_new_at(common)
 }
 
 /// What a decision over several scopes is to charge. See [`Limits::check_all`](super::Limits::check_all).
@@ -166,6 +161,7 @@ impl Scope {
             None => {
                 let (account, common) =
                     inner.accounts.bucket(&mut shard, place, &*key, now_ns, || inner.account(&key, rate, now_ns));
+                inner.accounts.note(place.shard, account.is_new_at(common));
                 (account.rate(common), account.full_at)
             }
         };

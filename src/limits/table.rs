@@ -19,7 +19,11 @@ use parking_lot::{Mutex, MutexGuard};
 const SHARD_KEYS: usize = 256;
 const SHARDS_MAX: usize = 64;
 /// Shards that are swept for the sake of one key when the table is full.
-const SWEPT_AT_ONCE: usize = 4;
+const SWEPT_AT_ONCE: usize = 8;
+/// A shard of more keys than this that was swept in vain is not swept again for so long: a flood of keys is not to be a
+/// flood of sweeps.
+const REST_FROM_KEYS: usize = 256;
+const REST_NS: u64 = 1_000_000;
 
 /// What is kept by key.
 pub(super) trait Bucket {
@@ -130,7 +134,8 @@ impl<K: Hash + Eq, B: Bucket> Table<K, B> {
         self.overflowed.load(Ordering::Relaxed)
     }
 
-    /// The key's bucket, made if it has none; the shared one if there is no place.
+    /// The key's bucket, made if it has none; the shared one if there is no place. Who charges one that is new [notes](Self::note)
+    /// when it will be so again.
     #[inline]
     pub(super) fn bucket<'s, Q: Hash + Eq + ?Sized>(
         &self,
@@ -170,8 +175,6 @@ impl<K: Hash + Eq, B: Bucket> Table<K, B> {
             self.overflowed.fetch_add(1, Ordering::Relaxed);
             return (&mut shard.overflow, &mut shard.common);
         }
-        // As good as new until it is charged.
-        self.note(place.shard, now_ns);
         self.entry(shard, place, key.to_owned(), new)
     }
 
@@ -286,6 +289,9 @@ impl<K: Hash + Eq, B: Bucket> Table<K, B> {
             bucket.forget(common);
             false
         });
+        if keys.len() == before && before > REST_FROM_KEYS {
+            worth_at = worth_at.max(now_ns.saturating_add(REST_NS));
+        }
         self.len.fetch_sub(before - keys.len(), Ordering::Relaxed);
         self.shards[index].worth_at.store(worth_at, Ordering::Relaxed);
     }
@@ -310,6 +316,7 @@ mod tests {
         let mut shard = table.lock(place.shard);
         let before = table.overflowed();
         table.bucket(&mut shard, place, &key, now_ns, || Until(0)).0.0 = until;
+        table.note(place.shard, until);
         table.overflowed() == before
     }
 
