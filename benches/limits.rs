@@ -11,7 +11,7 @@ use std::{
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, RateLimiter};
-use l0::limits::{KeyedTokenBuckets, Quota, TokenBucket};
+use l0::limits::{KeyedTokenBuckets, Quota, ScopeConfig, TokenBucket};
 
 /// More than a loop can take.
 const PLENTY: u32 = 100_000_000;
@@ -128,12 +128,49 @@ fn contended(c: &mut Criterion) {
     run("governor/100k", &|iteration, thread| assert!(limiter.check_key(key(iteration, thread)).is_ok()));
 }
 
+/// A decision over three scopes, one of them keyed, beside what it is made of.
+fn scopes(c: &mut Criterion) {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = l0::builder().dir(dir.path()).start().unwrap();
+    let define = |name: &str, config: ScopeConfig| l0.limits().define(name, config).unwrap();
+    let config = || ScopeConfig::new(Quota::per_second(PLENTY.into()));
+    let (all, wide, keyed) = (define("all", config()), define("wide", config()), define("keyed", config().keyed()));
+    let texts: Vec<String> = shuffled().iter().map(|number| text(*number)).collect();
+    assert!(texts.iter().all(|key| keyed.check_key(key).is_ok()));
+    let mut group = c.benchmark_group("limit_scopes");
+    group.throughput(Throughput::Elements(1));
+    let bucket = TokenBucket::new(Quota::per_second(PLENTY.into()));
+    group.bench_function("direct", |b| b.iter(|| assert!(black_box(&bucket).check().is_ok())));
+    group.bench_function("one", |b| b.iter(|| assert!(black_box(&all).check().is_ok())));
+    let mut next = 0;
+    group.bench_function("one_of_100k_keys", |b| {
+        b.iter(|| {
+            next = if next + 1 == KEYS { 0 } else { next + 1 };
+            assert!(keyed.check_key(&texts[next]).is_ok());
+        });
+    });
+    group.bench_function("l0", |b| {
+        b.iter(|| {
+            next = if next + 1 == KEYS { 0 } else { next + 1 };
+            let charges = [all.all(), wide.all(), keyed.key(&texts[next])];
+            assert!(l0.limits().check_all(&charges).is_ok());
+        });
+    });
+    group.bench_function("one_key", |b| {
+        b.iter(|| {
+            let charges = [all.all(), wide.all(), keyed.key(black_box(&texts[0]))];
+            assert!(l0.limits().check_all(&charges).is_ok());
+        });
+    });
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .sample_size(30)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = direct, keyed, contended
+    targets = direct, keyed, contended, scopes
 }
 criterion_main!(benches);

@@ -99,9 +99,10 @@ pub(super) struct Common {
     minute_s: i64,
     /// The minute ends here, on the clock that limits go by.
     pub(super) minute_until_ns: u64,
-    /// Of this minute, since it was told last; and since the beginning.
+    /// Of this minute, since it was told last.
     tally: Tally,
-    pub(super) total: Tally,
+    /// Before that.
+    told: Tally,
     /// Of minutes that have ended and of keys that were forgotten: minute, key, tally.
     closed: Vec<(i64, Box<str>, Tally)>,
 }
@@ -133,7 +134,6 @@ impl Account {
     #[inline]
     pub(super) fn count(&mut self, common: &mut Common, key: &str, tally: Tally) {
         common.tally.add(tally);
-        common.total.add(tally);
         if self.minute_s != common.minute_s {
             self.turn(common, key);
         }
@@ -175,17 +175,21 @@ impl Common {
             minute_s: 0,
             minute_until_ns: 0,
             tally: Tally::default(),
-            total: Tally::default(),
+            told: Tally::default(),
             closed: Vec::new(),
         }
     }
 
+    /// All since the beginning.
+    pub(super) fn total(&self) -> Tally {
+        let mut total = self.told;
+        total.add(self.tally);
+        total
+    }
+
     /// Another minute has begun.
     pub(super) fn turn(&mut self, minute_s: i64, until_ns: u64) {
-        let tally = std::mem::take(&mut self.tally);
-        if !tally.is_zero() {
-            self.close(self.minute_s, "", tally);
-        }
+        self.close_own();
         (self.minute_s, self.minute_until_ns) = (minute_s, until_ns);
     }
 
@@ -202,10 +206,15 @@ impl Common {
 
     /// What is to be told of the scope, and of minutes that have ended.
     pub(super) fn take_tallies(&mut self) -> Vec<(i64, Box<str>, Tally)> {
+        self.close_own();
+        std::mem::take(&mut self.closed)
+    }
+
+    fn close_own(&mut self) {
         let tally = std::mem::take(&mut self.tally);
         if !tally.is_zero() {
+            self.told.add(tally);
             self.close(self.minute_s, "", tally);
         }
-        std::mem::take(&mut self.closed)
     }
 }

@@ -4,7 +4,7 @@
 //! for each other and nobody sees a charge that is taken back. Then each charge is judged in the caller's order; the first
 //! refusal does not end it, for the answer is the longest wait of all that refuse.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
@@ -12,17 +12,37 @@ use smallvec::SmallVec;
 use super::{
     account::Account,
     decision::{Decision, Denied},
-    home::bounded,
-    judge::Verdict,
+    home::{bounded, is_bounded},
+    judge::Charged,
     ledger::Held,
+    notices::Notice,
     scope::{Charge, Inner},
     table::{Place, Shard},
 };
 
-type Guard<'a> = MutexGuard<'a, Shard<String, Account>>;
+/// Scopes that are decided over without an allocation.
+const USUAL: usize = 4;
+
+/// One charge of a decision.
+struct Step<'c> {
+    inner: &'c Arc<Inner>,
+    key: &'c str,
+    place: Place,
+    cost: u64,
+    is_given: bool,
+    /// Which of the locks is its shard's.
+    lock: usize,
+    charged: Charged,
+}
+
+struct Lock<'a> {
+    scope: u64,
+    shard: usize,
+    guard: MutexGuard<'a, Shard<String, Account>>,
+}
 
 /// What was charged on trial, over all scopes.
-pub(super) struct Trial(SmallVec<[Part; 2]>);
+pub(super) struct Trial(Vec<Part>);
 
 struct Part {
     scope: Arc<Inner>,
@@ -34,76 +54,101 @@ struct Part {
 }
 
 pub(super) fn decide(charges: &[Charge<'_>], on_trial: bool) -> Result<(Decision, Trial), Denied> {
-    let keys: SmallVec<[_; 4]> = charges.iter().map(|charge| bounded(charge.key)).collect();
-    let places: SmallVec<[Place; 4]> =
-        charges.iter().zip(&keys).map(|(charge, key)| charge.scope.inner.place(key)).collect();
-    let lock_of = |index: usize| (charges[index].scope.inner.id, places[index].shard);
-    let now_ns = charges.first().map_or(0, |charge| charge.scope.inner.home.clock.elapsed_ns());
-    let mut order: SmallVec<[usize; 4]> = (0..charges.len()).collect();
-    order.sort_unstable_by_key(|index| lock_of(*index));
-    order.dedup_by_key(|index| lock_of(*index));
-    let mut guards: SmallVec<[((u64, usize), Guard<'_>); 4]> = order
-        .iter()
-        .map(|index| (lock_of(*index), charges[*index].scope.inner.accounts.lock(places[*index].shard)))
-        .collect();
-    let guard_of = |index: usize, guards: &[((u64, usize), Guard<'_>)]| {
-        guards.iter().position(|(lock, _)| *lock == lock_of(index)).unwrap_or_default()
-    };
-    let mut verdicts: SmallVec<[Verdict; 4]> = SmallVec::new();
+    // Of keys of any length that are told apart by their hash.
+    let keys: SmallVec<[Cow<'_, str>; USUAL]>;
+    let mut steps: SmallVec<[Step<'_>; USUAL]> = SmallVec::new();
+    if charges.iter().all(|charge| is_bounded(charge.key)) {
+        charges.iter().for_each(|charge| steps.push(Step::new(charge, charge.key)));
+    } else {
+        keys = charges.iter().map(|charge| bounded(charge.key)).collect();
+        charges.iter().zip(&keys).for_each(|(charge, key)| steps.push(Step::new(charge, key)));
+    }
+    let now_ns = steps.first().map_or(0, |step| step.inner.home.clock.elapsed_ns());
+    let mut locks = lock_all(&mut steps);
+    let mut notices: Vec<(usize, Notice)> = Vec::new();
     let mut worst: Option<Denied> = None;
     let mut tightest: Option<Decision> = None;
     let mut is_dry_run_denial = false;
-    for (index, charge) in charges.iter().enumerate() {
-        let guard = guard_of(index, &guards);
-        let shard = &mut *guards[guard].1;
-        let verdict = charge.scope.inner.judge(shard, places[index], &keys[index], charge.cost.unwrap_or(1), now_ns);
-        match &verdict.result {
+    for (index, step) in steps.iter_mut().enumerate() {
+        let shard = &mut *locks[step.lock].guard;
+        let mut tell = |notice| notices.push((index, notice));
+        match step.inner.judge(shard, step.place, step.key, step.cost, now_ns, &mut step.charged, &mut tell) {
             Ok(decision) => {
                 is_dry_run_denial |= decision.is_dry_run_denial();
                 if tightest.is_none_or(|tightest| decision.is_tighter_than(&tightest)) {
-                    tightest = Some(*decision);
+                    tightest = Some(decision);
                 }
             }
-            Err(denied) if worst.is_none_or(|worst| denied.outlasts(&worst)) => worst = Some(*denied),
+            Err(denied) if worst.is_none_or(|worst| denied.outlasts(&worst)) => worst = Some(denied),
             Err(_) => {}
         }
-        verdicts.push(verdict);
     }
-    let mut trial = Trial(SmallVec::new());
-    // In reverse: a bucket that was charged twice is what it was before the first.
-    for (index, charge) in charges.iter().enumerate().rev() {
-        let (verdict, inner) = (&verdicts[index], &charge.scope.inner);
-        let guard = guard_of(index, &guards);
-        let shard = &mut *guards[guard].1;
-        if worst.is_some() {
-            if verdict.result.is_ok() {
-                inner.undo(shard, places[index], &keys[index], verdict);
+    let mut trial = Trial(Vec::new());
+    if worst.is_some() {
+        // In reverse: a bucket that was charged twice is what it was before the first.
+        for step in steps.iter().rev() {
+            if step.charged.has_passed {
+                step.inner.undo(&mut locks[step.lock].guard, step.place, step.key, &step.charged);
             }
-        } else if on_trial {
-            let cost = charge.cost.unwrap_or(1);
-            trial.0.push(Part {
-                scope: Arc::clone(inner),
-                key: Box::from(&*keys[index]),
-                held: inner.hold(shard, places[index], &keys[index], cost, verdict),
-                cost,
-                is_given: charge.cost.is_some(),
-            });
         }
-    }
-    drop(guards);
-    for ((charge, key), verdict) in charges.iter().zip(&keys).zip(&verdicts) {
-        let inner = &charge.scope.inner;
-        inner.home.stir();
         // What was taken back was not used up.
-        if worst.is_none() || verdict.result.is_err() {
-            inner.tell_all(key, &verdict.notices);
-        }
+        notices.retain(|(index, _)| !steps[*index].charged.has_passed);
+    } else if on_trial {
+        trial.0.extend(steps.iter().map(|step| step.hold(&mut locks[step.lock].guard)));
+    }
+    drop(locks);
+    if let Some(step) = steps.first() {
+        step.inner.home.stir();
+    }
+    for (index, notice) in notices {
+        steps[index].inner.tell(steps[index].key, &notice);
     }
     match worst {
         Some(denied) => Err(denied),
         None => {
             let decision = tightest.unwrap_or_else(Decision::of_nothing).dry_run_denial(is_dry_run_denial);
             Ok((decision, trial))
+        }
+    }
+}
+
+/// Each lock once, in their order.
+fn lock_all<'c>(steps: &mut SmallVec<[Step<'c>; USUAL]>) -> SmallVec<[Lock<'c>; USUAL]> {
+    let mut order: SmallVec<[(u64, usize, usize); USUAL]> = SmallVec::new();
+    for (index, step) in steps.iter().enumerate() {
+        let of = (step.inner.id, step.place.shard, index);
+        // They are few: what is already there is moved by one.
+        let at = order.iter().rposition(|before| *before < of).map_or(0, |before| before + 1);
+        order.insert(at, of);
+    }
+    let mut locks: SmallVec<[Lock<'c>; USUAL]> = SmallVec::new();
+    for (_, _, index) in order {
+        let step = &mut steps[index];
+        let (inner, scope, shard): (&'c Arc<Inner>, _, _) = (step.inner, step.inner.id, step.place.shard);
+        if locks.last().is_none_or(|last| (last.scope, last.shard) != (scope, shard)) {
+            locks.push(Lock { scope, shard, guard: inner.accounts.lock(shard) });
+        }
+        step.lock = locks.len() - 1;
+    }
+    locks
+}
+
+impl<'c> Step<'c> {
+    #[inline]
+    fn new(charge: &Charge<'c>, key: &'c str) -> Self {
+        let inner = &charge.scope.inner;
+        let place = inner.place(key);
+        let (cost, is_given) = (charge.cost.unwrap_or(1), charge.cost.is_some());
+        Self { inner, key, place, cost, is_given, lock: 0, charged: Charged::default() }
+    }
+
+    fn hold(&self, shard: &mut Shard<String, Account>) -> Part {
+        Part {
+            scope: Arc::clone(self.inner),
+            key: Box::from(self.key),
+            held: self.inner.hold(shard, self.place, self.key, self.cost, &self.charged),
+            cost: self.cost,
+            is_given: self.is_given,
         }
     }
 }

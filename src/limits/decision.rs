@@ -8,6 +8,10 @@ use super::{
 };
 use crate::clock::Timestamp;
 
+/// A scope's name, kept for the rest of the process, so that a decision carries it in one word.
+#[derive(Debug)]
+pub(super) struct ScopeName(pub(super) &'static str);
+
 /// The state of a bucket at the moment of an answer; of the tightest one, where several decided.
 ///
 /// ```
@@ -19,18 +23,23 @@ use crate::clock::Timestamp;
 /// ```
 #[derive(Clone, Copy)]
 pub struct Decision {
-    rate: Rate,
+    cost: u64,
+    capacity: u64,
     debt: u64,
-    scope: Option<&'static str>,
+    scope: Option<&'static ScopeName>,
     /// Of a key that is blocked: how much longer; `MAX` until it is unblocked.
     blocked_ns: u64,
+    scale: u32,
     is_dry_run_denial: bool,
 }
 
 impl Decision {
     #[inline]
     pub(super) fn new(rate: Rate, full_at: u64, now: u64) -> Self {
-        Self { rate, debt: Rate::debt(full_at, now), scope: None, blocked_ns: 0, is_dry_run_denial: false }
+        let Rate { cost, capacity, scale } = rate;
+        let debt = Rate::debt(full_at, now);
+        // A scale is 8 at most.
+        Self { cost, capacity, debt, scope: None, blocked_ns: 0, scale: scale as u32, is_dry_run_denial: false }
     }
 
     /// Where nothing was asked for.
@@ -39,7 +48,7 @@ impl Decision {
     }
 
     #[inline]
-    pub(super) fn of_scope(self, scope: &'static str) -> Self {
+    pub(super) fn of_scope(self, scope: &'static ScopeName) -> Self {
         Self { scope: Some(scope), ..self }
     }
 
@@ -47,31 +56,34 @@ impl Decision {
         Self { is_dry_run_denial: self.is_dry_run_denial || is_one, ..self }
     }
 
+    fn rate(&self) -> Rate {
+        Rate { cost: self.cost, capacity: self.capacity, scale: self.scale.into() }
+    }
+
     /// Whether this bucket has a smaller share left than the other.
     pub(super) fn is_tighter_than(&self, other: &Self) -> bool {
-        let left = |decision: &Self| decision.rate.capacity.saturating_sub(decision.debt);
-        u128::from(left(self)) * u128::from(other.rate.capacity)
-            < u128::from(left(other)) * u128::from(self.rate.capacity)
+        let left = |decision: &Self| u128::from(decision.capacity.saturating_sub(decision.debt));
+        left(self) * u128::from(other.capacity) < left(other) * u128::from(self.capacity)
     }
 
     /// What the bucket holds when it is full: the quota's burst.
     pub fn limit(&self) -> u64 {
-        self.rate.burst()
+        self.rate().burst()
     }
 
     /// How many further checks of one would pass at that moment.
     pub fn remaining(&self) -> u64 {
-        self.rate.remaining(self.debt)
+        self.rate().remaining(self.debt)
     }
 
     /// How long until the bucket is full again, if nothing more is taken.
     pub fn reset_after(&self) -> Duration {
-        Duration::from_nanos(self.rate.ns(self.debt))
+        Duration::from_nanos(self.rate().ns(self.debt))
     }
 
     /// The scope that decided, if it was one: of several the tightest.
     pub fn scope(&self) -> Option<&str> {
-        self.scope
+        self.scope.map(|scope| scope.0)
     }
 
     /// Whether a scope in dry run would have denied.
@@ -97,11 +109,11 @@ impl Decision {
 
     /// Seconds in which an empty bucket fills.
     pub(super) fn window(&self) -> Duration {
-        Duration::from_nanos(self.rate.ns(self.rate.capacity))
+        Duration::from_nanos(self.rate().ns(self.capacity))
     }
 
     pub(super) fn used_share(&self) -> f64 {
-        if self.rate.capacity == 0 { 1.0 } else { self.debt as f64 / self.rate.capacity as f64 }
+        if self.capacity == 0 { 1.0 } else { self.debt as f64 / self.capacity as f64 }
     }
 }
 
@@ -109,7 +121,7 @@ impl fmt::Debug for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Decision");
         if let Some(scope) = self.scope {
-            text.field("scope", &scope);
+            text.field("scope", &scope.0);
         }
         text.field("limit", &self.limit())
             .field("remaining", &self.remaining())
@@ -189,7 +201,7 @@ impl Denied {
         wait(self) > wait(other)
     }
 
-    pub(super) fn of_scope(mut self, scope: &'static str) -> Self {
+    pub(super) fn of_scope(mut self, scope: &'static ScopeName) -> Self {
         let (Self::RetryAfter { decision, .. } | Self::ExceedsBurst { decision, .. } | Self::Blocked { decision, .. }) =
             &mut self;
         *decision = decision.of_scope(scope);
@@ -222,7 +234,7 @@ impl Denied {
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = self.decision().scope.map(|scope| format!(" by {scope}")).unwrap_or_default();
+        let by = self.decision().scope().map(|scope| format!(" by {scope}")).unwrap_or_default();
         match self {
             Self::RetryAfter { wait, .. } => write!(f, "rate limited{by}: retry after {wait:?}"),
             Self::ExceedsBurst { cost, burst: 0, .. } => {

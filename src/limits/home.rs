@@ -135,10 +135,16 @@ impl Home {
     }
 }
 
+/// Whether a key is kept as it is.
+#[inline]
+pub(super) fn is_bounded(key: &str) -> bool {
+    key.len() <= KEY_BYTES_MAX
+}
+
 /// A key of bounded length.
 #[inline]
 pub(super) fn bounded(key: &str) -> Cow<'_, str> {
-    if key.len() <= KEY_BYTES_MAX { Cow::Borrowed(key) } else { Cow::Owned(digest(key)) }
+    if is_bounded(key) { Cow::Borrowed(key) } else { Cow::Owned(digest(key)) }
 }
 
 #[cold]

@@ -13,14 +13,15 @@ use super::{
     table::{Bucket as _, Place, Shard},
 };
 
-/// What came of a charge.
-pub(super) struct Verdict {
-    pub(super) result: Result<Decision, Denied>,
-    /// What is to be told of it, when no lock is held any more.
-    pub(super) notices: Vec<Notice>,
+/// What was done for who may pass; filled in where it lies, for it is taken back or held from there.
+#[derive(Debug, Default)]
+pub(super) struct Charged {
+    pub(super) has_passed: bool,
     /// The account's level before, if it was charged.
     before: Option<u64>,
-    tally: Tally,
+    n: u64,
+    is_dry_run_denial: bool,
+    is_warned: bool,
 }
 
 impl Inner {
@@ -28,15 +29,18 @@ impl Inner {
         let key = bounded(key);
         let now_ns = self.home.clock.elapsed_ns();
         let place = self.place(&key);
-        let verdict = self.judge(&mut self.accounts.lock(place.shard), place, &key, n, now_ns);
+        let mut notices = Vec::new();
+        let mut tell = |notice| notices.push(notice);
+        let charged = &mut Charged::default();
+        let judged = self.judge(&mut self.accounts.lock(place.shard), place, &key, n, now_ns, charged, &mut tell);
         self.home.stir();
-        self.tell_all(&key, &verdict.notices);
-        verdict.result
+        notices.iter().for_each(|notice| self.tell(&key, notice));
+        judged
     }
 
     /// Where a charge of this key goes.
     pub(super) fn place(&self, key: &str) -> Place {
-        self.accounts.place(self.charged(key))
+        if self.config.is_keyed { self.accounts.place(key) } else { self.shared_place }
     }
 
     /// The key that is charged: in a scope that is not keyed, the one that all share.
@@ -44,6 +48,8 @@ impl Inner {
         if self.config.is_keyed { key } else { "" }
     }
 
+    /// Decides, charges and counts. What is to be told of it is told when no lock is held any more.
+    #[inline(always)]
     pub(super) fn judge(
         &self,
         shard: &mut Shard<String, Account>,
@@ -51,7 +57,10 @@ impl Inner {
         key: &str,
         n: u64,
         now_ns: u64,
-    ) -> Verdict {
+        charged: &mut Charged,
+        tell: &mut impl FnMut(Notice),
+    ) -> Result<Decision, Denied> {
+        charged.n = n;
         if now_ns >= shard.common.minute_until_ns {
             let (minute_s, until_ns) = self.home.minute(now_ns);
             shard.common.turn(minute_s, until_ns);
@@ -80,14 +89,14 @@ impl Inner {
             let left_ns = (blocked_until_ns != u64::MAX).then(|| blocked_until_ns - now_ns);
             let decision = Decision::new(rate, account.full_at, now);
             let denied = Denied::blocked(left_ns, self.home.wall(now_ns), decision);
-            return self.refuse(account, common, place, own, n, now_ns, denied);
+            return self.refuse(account, common, place, own, n, now_ns, denied, charged, tell);
         }
         if !self.exempt.is_empty() && self.exempt.contains(key) {
-            let tally = passed(n);
-            account.count(common, own, tally);
+            account.count(common, own, passed(n));
             self.accounts.note(place.shard, account.is_new_at(common));
             let decision = Decision::new(rate, 0, now).of_scope(self.name);
-            return Verdict { result: Ok(decision), notices: Vec::new(), before: None, tally };
+            charged.has_passed = true;
+            return Ok(decision);
         }
         let taken = if n == 0 { Ok(account.full_at) } else { rate.take(account.full_at, now, n) };
         match taken {
@@ -96,15 +105,16 @@ impl Inner {
                 if before == 0 {
                     self.accounts.note(place.shard, account.is_new_at(common));
                 }
-                let tally = passed(n);
-                account.count(common, own, tally);
+                account.count(common, own, passed(n));
                 let decision = Decision::new(rate, full_at, now).of_scope(self.name);
-                let notices = self.warning(account, decision).into_iter().collect();
-                Verdict { result: Ok(decision), notices, before: Some(before), tally }
+                let warning = self.warning(account, decision);
+                (charged.has_passed, charged.before, charged.is_warned) = (true, Some(before), warning.is_some());
+                warning.into_iter().for_each(tell);
+                Ok(decision)
             }
             Err(refused) => {
                 let denied = Denied::new(refused, n, rate, Decision::new(rate, account.full_at, now));
-                self.refuse(account, common, place, own, n, now_ns, denied)
+                self.refuse(account, common, place, own, n, now_ns, denied, charged, tell)
             }
         }
     }
@@ -120,7 +130,9 @@ impl Inner {
         n: u64,
         now_ns: u64,
         denied: Denied,
-    ) -> Verdict {
+        charged: &mut Charged,
+        tell: &mut dyn FnMut(Notice),
+    ) -> Result<Decision, Denied> {
         if account.full_at == 0 {
             self.accounts.note(place.shard, now_ns);
         }
@@ -129,19 +141,19 @@ impl Inner {
         let tally =
             if is_dry_run { Tally { dry_run_denied: 1, ..passed(n) } } else { Tally { denied: 1, ..Tally::default() } };
         account.count(common, key, tally);
-        let mut notices = Vec::new();
         let window = account.more.as_mut().and_then(|more| more.window.as_mut());
         if let Some(window) = window.filter(|window| now_ns < window.ends_ns) {
             window.denied += 1;
         } else {
             // One that nobody has closed yet ends here.
             let ended = account.more.as_mut().and_then(|more| more.window.take());
-            notices.extend(ended.map(|window| Notice::Sum { denied: window.denied, limit: denied.decision().limit() }));
+            let sum = ended.map(|window| Notice::Sum { denied: window.denied, limit: denied.decision().limit() });
+            sum.into_iter().for_each(&mut *tell);
             if self.notices.may_tell(common.minute_until_ns) {
                 let ends_ns = now_ns.saturating_add(WINDOW.as_nanos() as u64);
                 account.more().window = Some(Window { ends_ns, denied: 1 });
                 self.notices.open(ends_ns, key);
-                notices.push(Notice::Denied { denied, cost: n });
+                tell(Notice::Denied { denied, cost: n });
             }
         }
         if !matches!(denied, Denied::Blocked { .. })
@@ -154,11 +166,14 @@ impl Inner {
             }
             let until = self.home.wall(now_ns).saturating_add(for_);
             if self.notices.may_tell_lock_out(common.minute_until_ns) {
-                notices.push(Notice::LockedOut { denied, cost: n, until });
+                tell(Notice::LockedOut { denied, cost: n, until });
             }
         }
-        let result = if is_dry_run { Ok(denied.decision().dry_run_denial(true)) } else { Err(denied) };
-        Verdict { result, notices, before: None, tally }
+        if is_dry_run {
+            (charged.has_passed, charged.is_dry_run_denial) = (true, true);
+            return Ok(denied.decision().dry_run_denial(true));
+        }
+        Err(denied)
     }
 
     /// Remembers a violation; one too many says for how long the key is locked out.
@@ -180,16 +195,17 @@ impl Inner {
     }
 
     /// Takes back what was charged and counted, for another scope refused.
-    pub(super) fn undo(&self, shard: &mut Shard<String, Account>, place: Place, key: &str, verdict: &Verdict) {
+    pub(super) fn undo(&self, shard: &mut Shard<String, Account>, place: Place, key: &str, charged: &Charged) {
         let key = self.charged(key);
         let (account, common) = self.accounts.known(shard, place, key);
-        if let Some(before) = verdict.before {
+        if let Some(before) = charged.before {
             account.full_at = before;
         }
-        if let (Some(Notice::Warned { .. }), Some(more)) = (verdict.notices.first(), account.more.as_mut()) {
-            more.is_warned = false;
+        if charged.is_warned {
+            account.more().is_warned = false;
         }
-        account.count(common, key, verdict.tally.negated());
+        let tally = if charged.is_dry_run_denial { dry_run_denied(charged.n) } else { passed(charged.n) };
+        account.count(common, key, tally.negated());
         self.accounts.note(place.shard, account.is_new_at(common));
     }
 
@@ -201,9 +217,9 @@ impl Inner {
         place: Place,
         key: &str,
         n: u64,
-        verdict: &Verdict,
+        charged: &Charged,
     ) -> Option<(Held, bool)> {
-        verdict.before?;
+        charged.before?;
         let key = self.charged(key);
         let is_shared = self.accounts.find(shard, place, key).is_none();
         let (account, _) = self.accounts.known(shard, place, key);
@@ -217,7 +233,7 @@ impl Inner {
     pub(super) fn settle(&self, key: &str, held: Option<&(Held, bool)>, cost: u64, actual: u64) -> Decision {
         let key = self.charged(key);
         let now_ns = self.home.clock.elapsed_ns();
-        let place = self.accounts.place(key);
+        let place = self.place(key);
         let mut shard = self.accounts.lock(place.shard);
         if now_ns >= shard.common.minute_until_ns {
             let (minute_s, until_ns) = self.home.minute(now_ns);
@@ -252,7 +268,7 @@ impl Inner {
         self.accounts.note(place.shard, now_ns);
         drop(shard);
         self.home.stir();
-        self.tell_all(key, notice.as_slice());
+        notice.iter().for_each(|notice| self.tell(key, notice));
         decision
     }
 
@@ -276,6 +292,10 @@ impl Inner {
 
 fn passed(n: u64) -> Tally {
     Tally { allowed: 1, used: i64::try_from(n).unwrap_or(i64::MAX), ..Tally::default() }
+}
+
+fn dry_run_denied(n: u64) -> Tally {
+    Tally { dry_run_denied: 1, ..passed(n) }
 }
 
 fn ns(d: Duration) -> u64 {

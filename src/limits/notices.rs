@@ -114,14 +114,9 @@ struct Payload<'a> {
 }
 
 impl Inner {
-    /// Records them, with the caller's correlation id. No lock is held.
-    #[inline]
-    pub(super) fn tell_all(&self, key: &str, notices: &[Notice]) {
-        notices.iter().for_each(|notice| self.tell(key, notice));
-    }
-
+    /// Records it, with the caller's correlation id. No lock is held.
     #[cold]
-    fn tell(&self, key: &str, notice: &Notice) {
+    pub(super) fn tell(&self, key: &str, notice: &Notice) {
         let shown = self.home.shown(key, self.config.has_public_keys);
         let mut payload = self.payload(&shown);
         let (kind, message) = match notice {
@@ -135,19 +130,19 @@ impl Inner {
             Notice::Sum { denied: ..=1, .. } => return,
             Notice::Sum { denied, limit } => {
                 (payload.limit, payload.denied) = (*limit, Some(*denied));
-                (kind::VIOLATIONS, format!("{} denied {denied} times within a minute", self.name))
+                (kind::VIOLATIONS, format!("{} denied {denied} times within a minute", self.name.0))
             }
             Notice::LockedOut { denied, cost, until } => {
                 payload.limit = denied.decision().limit();
                 payload.cost = Some(*cost);
                 payload.until = Some(until.to_string());
-                (kind::LOCK_OUT, format!("locked out of {} until {until}", self.name))
+                (kind::LOCK_OUT, format!("locked out of {} until {until}", self.name.0))
             }
             Notice::Warned { decision, share } => {
                 payload.limit = decision.limit();
                 payload.used_share = Some(decision.used_share());
                 let (left, of) = (decision.remaining(), decision.limit());
-                (kind::WARNING, format!("{} of {} used up: {left} of {of} left", percent(*share), self.name))
+                (kind::WARNING, format!("{} of {} used up: {left} of {of} left", percent(*share), self.name.0))
             }
         };
         self.record(kind, &message, &payload);
@@ -155,7 +150,7 @@ impl Inner {
 
     fn payload<'a>(&'a self, key: &'a str) -> Payload<'a> {
         Payload {
-            scope: self.name,
+            scope: self.name.0,
             key,
             limit: 0,
             cost: None,

@@ -130,7 +130,7 @@ impl Limits {
         }
         let name = names::kept(name);
         let inner = Arc::new(Inner::new(name, config, Arc::clone(&self.registry.home)));
-        scopes.insert(name, Arc::clone(&inner));
+        scopes.insert(name.0, Arc::clone(&inner));
         Ok(Scope { inner })
     }
 
@@ -191,10 +191,10 @@ impl Limits {
         let scopes: Vec<_> = self.registry.scopes();
         let stats = scopes.iter().map(|scope| {
             let mut total = super::account::Tally::default();
-            (0..scope.accounts.shards()).for_each(|index| total.add(scope.accounts.lock(index).common.total));
+            (0..scope.accounts.shards()).for_each(|index| total.add(scope.accounts.lock(index).common.total()));
             let [allowed, denied, dry_run_denied, used] = total.counts().map(|count| u64::try_from(count).unwrap_or(0));
             ScopeStats {
-                scope: scope.name.to_owned(),
+                scope: scope.name.0.to_owned(),
                 allowed,
                 denied,
                 dry_run_denied,
@@ -243,22 +243,25 @@ fn preset(name: &str) -> Option<ScopeConfig> {
 }
 
 mod names {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
 
     use parking_lot::Mutex;
 
-    static KEPT: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    use super::super::decision::ScopeName;
+
+    static KEPT: Mutex<BTreeMap<&'static str, &'static ScopeName>> = Mutex::new(BTreeMap::new());
 
     /// The name for the rest of the process, so that a decision can carry it for nothing. Scopes are few and of the
     /// program's own making.
-    pub(super) fn kept(name: &str) -> &'static str {
+    pub(super) fn kept(name: &str) -> &'static ScopeName {
         let mut kept = KEPT.lock();
         if let Some(known) = kept.get(name) {
             return known;
         }
         let name: &'static str = Box::leak(Box::from(name));
-        kept.insert(name);
-        name
+        let kept_name: &'static ScopeName = Box::leak(Box::new(ScopeName(name)));
+        kept.insert(name, kept_name);
+        kept_name
     }
 }
 

@@ -16,12 +16,12 @@ use super::{
     account::{Account, Common, Tally},
     config::ScopeConfig,
     decide::decide,
-    decision::{Decision, Denied},
+    decision::{Decision, Denied, ScopeName},
     home::{Home, bounded},
     notices::Notices,
     permit::Permit,
     quota::{Quota, Rate},
-    table::{Bucket as _, Table},
+    table::{Bucket as _, Place, Table},
 };
 use crate::{
     error::Result,
@@ -51,10 +51,12 @@ type Untold = Vec<(i64, Box<str>, Tally)>;
 pub(super) struct Inner {
     /// The order in which locks of several scopes are taken.
     pub(super) id: u64,
-    pub(super) name: &'static str,
+    pub(super) name: &'static ScopeName,
     pub(super) config: ScopeConfig,
     pub(super) exempt: HashSet<String>,
     pub(super) accounts: Table<String, Account>,
+    /// Of the bucket that all share, or those without a key.
+    pub(super) shared_place: Place,
     pub(super) home: Arc<Home>,
     pub(super) notices: Notices,
     /// Tallies that found no room in the flight recorder.
@@ -63,15 +65,17 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    pub(super) fn new(name: &'static str, config: ScopeConfig, home: Arc<Home>) -> Self {
+    pub(super) fn new(name: &'static ScopeName, config: ScopeConfig, home: Arc<Home>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let rate = Rate::of(config.quota);
         let shard = || (Account::default(), Common::new(rate));
+        let accounts = if config.is_keyed { Table::new(config.max_keys, shard) } else { Table::unbounded(shard) };
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             name,
             exempt: config.exempt.iter().map(|key| bounded(key).into_owned()).collect(),
-            accounts: if config.is_keyed { Table::new(config.max_keys, shard) } else { Table::unbounded(shard) },
+            shared_place: accounts.place(""),
+            accounts,
             home,
             notices: Notices::default(),
             untold: Mutex::default(),
@@ -97,7 +101,7 @@ impl Inner {
     /// A new account: full, or as an earlier run left it.
     pub(super) fn account(&self, key: &str, rate: Rate, now_ns: u64) -> Account {
         let mut account = Account::default();
-        if let Some(saved) = self.home.take_left(self.name, key, self.config.has_public_keys) {
+        if let Some(saved) = self.home.take_left(self.name.0, key, self.config.has_public_keys) {
             saved.restore(&mut account, rate, now_ns, self.home.wall(now_ns).as_unix_ns());
         }
         account
@@ -123,7 +127,7 @@ impl Charge<'_> {
 impl Scope {
     /// The scope's name.
     pub fn name(&self) -> &str {
-        self.inner.name
+        self.inner.name.0
     }
 
     /// The quota in force, of keys that have none of their own.
@@ -266,12 +270,12 @@ impl Scope {
         let inner = &*self.inner;
         inner.tell_counts(true);
         let key = inner.home.shown(&bounded(key), inner.config.has_public_keys).into_owned();
-        query::limit_usage(&inner.home.source, inner.name, &key, Window::last(last))
+        query::limit_usage(&inner.home.source, inner.name.0, &key, Window::last(last))
     }
 }
 
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scope").field("name", &self.inner.name).field("quota", &self.quota()).finish_non_exhaustive()
+        f.debug_struct("Scope").field("name", &self.inner.name.0).field("quota", &self.quota()).finish_non_exhaustive()
     }
 }

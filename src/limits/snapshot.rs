@@ -78,7 +78,7 @@ pub(super) fn save(home: &Home, scopes: &[std::sync::Arc<Inner>]) -> Result<()> 
                 let state = state_of(scope, key, account, account.rate(common), now_ns, now_unix_ns);
                 match state {
                     Some(state) => saved.push(state),
-                    None if account.is_saved => gone.push((scope.name.to_owned(), (**key).to_owned())),
+                    None if account.is_saved => gone.push((scope.name.0.to_owned(), (**key).to_owned())),
                     None => return,
                 }
                 account.is_saved = saved.last().is_some_and(|state| *state.key == **key);
@@ -89,7 +89,7 @@ pub(super) fn save(home: &Home, scopes: &[std::sync::Arc<Inner>]) -> Result<()> 
         return Ok(());
     }
     // Hashing is slow, and no lock is held here.
-    let is_public = |name: &str| scopes.iter().any(|scope| scope.name == name && scope.config.has_public_keys);
+    let is_public = |name: &str| scopes.iter().any(|scope| scope.name.0 == name && scope.config.has_public_keys);
     for account in &mut saved {
         account.key = home.shown(&account.key, is_public(&account.scope)).into_owned();
     }
@@ -120,7 +120,7 @@ fn state_of(
         return None;
     }
     Some(SavedAccount {
-        scope: scope.name.to_owned(),
+        scope: scope.name.0.to_owned(),
         key: key.to_owned(),
         saved_at: now_unix_ns,
         debt: debt as f64 / rate.cost as f64,

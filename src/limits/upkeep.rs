@@ -118,7 +118,7 @@ impl Inner {
             }
         }
         for (minute_s, key, tally) in tallies {
-            let told = LimitTally { scope: self.name, key: &key, minute_s, counts: tally.counts() };
+            let told = LimitTally { scope: self.name.0, key: &key, minute_s, counts: tally.counts() };
             if !self.home.capture.limit(&told) {
                 let key = if untold.len() < KEYS_TOLD || key.is_empty() { &*key } else { OTHER };
                 add(&mut untold, minute_s, key, tally);
