@@ -5,12 +5,12 @@ use std::{error::Error, time::Duration};
 use l0::{
     Console, Handle, Retention, Severity, TelemetryEvent,
     correlation::{self, CorrelationId},
+    limits::{Quota, ScopeConfig, TokenBucket},
 };
 #[cfg(any())]
 use l0::{
     health::{Format, Status},
     jobs::{Backoff, Job, JobContext, JobError, JobOptions, Misfire, Overlap, Schedule},
-    limits::{Quota, ScopeConfig, TokenBucket},
 };
 #[cfg(any())]
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,6 @@ fn compose(dir: &std::path::Path) -> l0::Result<l0::L0> {
     Ok(l0)
 }
 
-#[cfg(any())]
 fn limits(l0: &Handle) -> Result<(), Box<dyn Error>> {
     static LOGIN: Quota = Quota::per_minute(10).burst(10);
     let bucket = TokenBucket::new(LOGIN);
@@ -146,7 +145,6 @@ fn a_service_uses_everything() -> Result<(), Box<dyn Error>> {
     {
         let _scope = correlation::enter(id);
         assert_eq!(correlation::current().as_ref().map(CorrelationId::as_str), Some("order-9"));
-        #[cfg(any())]
         limits(&handle)?;
         #[cfg(any())]
         jobs(&handle)?;

@@ -341,6 +341,18 @@ fn usage_is_by_window_key_and_scope() {
     let usage = |key: &str, last| scope.usage(key, last).unwrap();
     assert_eq!([usage("a", MINUTE), usage("a", 4 * DAY), usage("b", 4 * DAY), usage("c", DAY)], [1, 17, 7, 0]);
     assert_eq!(usage("", 4 * DAY), 24);
+    // What all share is counted once, from minute to minute, taken back and settled.
+    let shared = limited.l0.limits().define("shared", ScopeConfig::new(Quota::per_hour(1_000))).unwrap();
+    for _ in 0..5 {
+        let permit = limited.l0.limits().reserve_all(&[shared.all().cost(3), scope.key("z")]).unwrap();
+        let _ = permit.commit_actual(2);
+        assert!(limited.l0.limits().check_all(&[shared.all(), scope.key("z").cost(200)]).is_err());
+        limited.time.advance(MINUTE);
+    }
+    assert_eq!((shared.usage("", HOUR).unwrap(), scope.usage("z", HOUR).unwrap()), (10, 5));
+    let report = limited.l0.limits().report(HOUR).unwrap();
+    let counts = |name: &str| report.scopes.iter().find(|scope| scope.scope == name).unwrap().counts;
+    assert_eq!((counts("shared").allowed, counts("shared").denied, counts("s").denied), (5, 0, 5));
     assert!(scope.usage("a", Duration::ZERO).unwrap_err().is_invalid_input());
 }
 

@@ -143,7 +143,8 @@ impl Account {
     #[cold]
     fn turn(&mut self, common: &mut Common, key: &str) {
         let tally = std::mem::take(&mut self.tally);
-        if !tally.is_zero() {
+        // What all share is the scope's own sum.
+        if !tally.is_zero() && !key.is_empty() {
             common.close(self.minute_s, key, tally);
         }
         self.minute_s = common.minute_s;

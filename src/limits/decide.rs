@@ -13,11 +13,11 @@ use super::{
     account::Account,
     decision::{Decision, Denied},
     home::{bounded, is_bounded},
-    judge::Charged,
+    judge::{Asked, Charged},
     ledger::Held,
     notices::Notice,
     scope::{Charge, Inner},
-    table::{Place, Shard},
+    table::Shard,
 };
 
 /// Scopes that are decided over without an allocation.
@@ -26,9 +26,7 @@ const USUAL: usize = 4;
 /// One charge of a decision.
 struct Step<'c> {
     inner: &'c Arc<Inner>,
-    key: &'c str,
-    place: Place,
-    cost: u64,
+    asked: Asked<'c>,
     is_given: bool,
     /// Which of the locks is its shard's.
     lock: usize,
@@ -54,16 +52,16 @@ struct Part {
 }
 
 pub(super) fn decide(charges: &[Charge<'_>], on_trial: bool) -> Result<(Decision, Trial), Denied> {
+    let now_ns = charges.first().map_or(0, |charge| charge.scope.inner.home.clock.elapsed_ns());
     // Of keys of any length that are told apart by their hash.
     let keys: SmallVec<[Cow<'_, str>; USUAL]>;
     let mut steps: SmallVec<[Step<'_>; USUAL]> = SmallVec::new();
     if charges.iter().all(|charge| is_bounded(charge.key)) {
-        charges.iter().for_each(|charge| steps.push(Step::new(charge, charge.key)));
+        charges.iter().for_each(|charge| steps.push(Step::new(charge, charge.key, now_ns)));
     } else {
         keys = charges.iter().map(|charge| bounded(charge.key)).collect();
-        charges.iter().zip(&keys).for_each(|(charge, key)| steps.push(Step::new(charge, key)));
+        charges.iter().zip(&keys).for_each(|(charge, key)| steps.push(Step::new(charge, key, now_ns)));
     }
-    let now_ns = steps.first().map_or(0, |step| step.inner.home.clock.elapsed_ns());
     let mut locks = lock_all(&mut steps);
     let mut notices: Vec<(usize, Notice)> = Vec::new();
     let mut worst: Option<Denied> = None;
@@ -72,7 +70,7 @@ pub(super) fn decide(charges: &[Charge<'_>], on_trial: bool) -> Result<(Decision
     for (index, step) in steps.iter_mut().enumerate() {
         let shard = &mut *locks[step.lock].guard;
         let mut tell = |notice| notices.push((index, notice));
-        match step.inner.judge(shard, step.place, step.key, step.cost, now_ns, &mut step.charged, &mut tell) {
+        match step.inner.judge(shard, step.asked, &mut step.charged, &mut tell) {
             Ok(decision) => {
                 is_dry_run_denial |= decision.is_dry_run_denial();
                 if tightest.is_none_or(|tightest| decision.is_tighter_than(&tightest)) {
@@ -88,7 +86,7 @@ pub(super) fn decide(charges: &[Charge<'_>], on_trial: bool) -> Result<(Decision
         // In reverse: a bucket that was charged twice is what it was before the first.
         for step in steps.iter().rev() {
             if step.charged.has_passed {
-                step.inner.undo(&mut locks[step.lock].guard, step.place, step.key, &step.charged);
+                step.inner.undo(&mut locks[step.lock].guard, step.asked, &step.charged);
             }
         }
         // What was taken back was not used up.
@@ -101,7 +99,7 @@ pub(super) fn decide(charges: &[Charge<'_>], on_trial: bool) -> Result<(Decision
         step.inner.home.stir();
     }
     for (index, notice) in notices {
-        steps[index].inner.tell(steps[index].key, &notice);
+        steps[index].inner.tell(steps[index].asked.key, &notice);
     }
     match worst {
         Some(denied) => Err(denied),
@@ -116,7 +114,7 @@ pub(super) fn decide(charges: &[Charge<'_>], on_trial: bool) -> Result<(Decision
 fn lock_all<'c>(steps: &mut SmallVec<[Step<'c>; USUAL]>) -> SmallVec<[Lock<'c>; USUAL]> {
     let mut order: SmallVec<[(u64, usize, usize); USUAL]> = SmallVec::new();
     for (index, step) in steps.iter().enumerate() {
-        let of = (step.inner.id, step.place.shard, index);
+        let of = (step.inner.id, step.asked.place.shard, index);
         // They are few: what is already there is moved by one.
         let at = order.iter().rposition(|before| *before < of).map_or(0, |before| before + 1);
         order.insert(at, of);
@@ -124,7 +122,7 @@ fn lock_all<'c>(steps: &mut SmallVec<[Step<'c>; USUAL]>) -> SmallVec<[Lock<'c>; 
     let mut locks: SmallVec<[Lock<'c>; USUAL]> = SmallVec::new();
     for (_, _, index) in order {
         let step = &mut steps[index];
-        let (inner, scope, shard): (&'c Arc<Inner>, _, _) = (step.inner, step.inner.id, step.place.shard);
+        let (inner, scope, shard): (&'c Arc<Inner>, _, _) = (step.inner, step.inner.id, step.asked.place.shard);
         if locks.last().is_none_or(|last| (last.scope, last.shard) != (scope, shard)) {
             locks.push(Lock { scope, shard, guard: inner.accounts.lock(shard) });
         }
@@ -135,19 +133,18 @@ fn lock_all<'c>(steps: &mut SmallVec<[Step<'c>; USUAL]>) -> SmallVec<[Lock<'c>; 
 
 impl<'c> Step<'c> {
     #[inline]
-    fn new(charge: &Charge<'c>, key: &'c str) -> Self {
+    fn new(charge: &Charge<'c>, key: &'c str, now_ns: u64) -> Self {
         let inner = &charge.scope.inner;
-        let place = inner.place(key);
-        let (cost, is_given) = (charge.cost.unwrap_or(1), charge.cost.is_some());
-        Self { inner, key, place, cost, is_given, lock: 0, charged: Charged::default() }
+        let asked = Asked { place: inner.place(key), key, n: charge.cost.unwrap_or(1), now_ns };
+        Self { inner, asked, is_given: charge.cost.is_some(), lock: 0, charged: Charged::default() }
     }
 
     fn hold(&self, shard: &mut Shard<String, Account>) -> Part {
         Part {
             scope: Arc::clone(self.inner),
-            key: Box::from(self.key),
-            held: self.inner.hold(shard, self.place, self.key, self.cost, &self.charged),
-            cost: self.cost,
+            key: Box::from(self.asked.key),
+            held: self.inner.hold(shard, self.asked, &self.charged),
+            cost: self.asked.n,
             is_given: self.is_given,
         }
     }

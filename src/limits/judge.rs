@@ -13,6 +13,15 @@ use super::{
     table::{Bucket as _, Place, Shard},
 };
 
+/// One charge: of which key, how much, when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'k> {
+    pub(super) place: Place,
+    pub(super) key: &'k str,
+    pub(super) n: u64,
+    pub(super) now_ns: u64,
+}
+
 /// What was done for who may pass; filled in where it lies, for it is taken back or held from there.
 #[derive(Debug, Default)]
 pub(super) struct Charged {
@@ -28,11 +37,12 @@ impl Inner {
     pub(super) fn check(&self, key: &str, n: u64) -> Result<Decision, Denied> {
         let key = bounded(key);
         let now_ns = self.home.clock.elapsed_ns();
-        let place = self.place(&key);
+        let asked = Asked { place: self.place(&key), key: &key, n, now_ns };
         let mut notices = Vec::new();
         let mut tell = |notice| notices.push(notice);
-        let charged = &mut Charged::default();
-        let judged = self.judge(&mut self.accounts.lock(place.shard), place, &key, n, now_ns, charged, &mut tell);
+        let mut shard = self.accounts.lock(asked.place.shard);
+        let judged = self.judge(&mut shard, asked, &mut Charged::default(), &mut tell);
+        drop(shard);
         self.home.stir();
         notices.iter().for_each(|notice| self.tell(&key, notice));
         judged
@@ -53,13 +63,11 @@ impl Inner {
     pub(super) fn judge(
         &self,
         shard: &mut Shard<String, Account>,
-        place: Place,
-        key: &str,
-        n: u64,
-        now_ns: u64,
+        asked: Asked<'_>,
         charged: &mut Charged,
         tell: &mut impl FnMut(Notice),
     ) -> Result<Decision, Denied> {
+        let Asked { place, key, n, now_ns } = asked;
         charged.n = n;
         if now_ns >= shard.common.minute_until_ns {
             let (minute_s, until_ns) = self.home.minute(now_ns);
@@ -89,7 +97,7 @@ impl Inner {
             let left_ns = (blocked_until_ns != u64::MAX).then(|| blocked_until_ns - now_ns);
             let decision = Decision::new(rate, account.full_at, now);
             let denied = Denied::blocked(left_ns, self.home.wall(now_ns), decision);
-            return self.refuse(account, common, place, own, n, now_ns, denied, charged, tell);
+            return self.refuse(account, common, Asked { key: own, ..asked }, denied, charged, tell);
         }
         if !self.exempt.is_empty() && self.exempt.contains(key) {
             account.count(common, own, passed(n));
@@ -114,7 +122,7 @@ impl Inner {
             }
             Err(refused) => {
                 let denied = Denied::new(refused, n, rate, Decision::new(rate, account.full_at, now));
-                self.refuse(account, common, place, own, n, now_ns, denied, charged, tell)
+                self.refuse(account, common, Asked { key: own, ..asked }, denied, charged, tell)
             }
         }
     }
@@ -125,14 +133,12 @@ impl Inner {
         &self,
         account: &mut Account,
         common: &mut Common,
-        place: Place,
-        key: &str,
-        n: u64,
-        now_ns: u64,
+        asked: Asked<'_>,
         denied: Denied,
         charged: &mut Charged,
         tell: &mut dyn FnMut(Notice),
     ) -> Result<Decision, Denied> {
+        let Asked { place, key, n, now_ns } = asked;
         if account.full_at == 0 {
             self.accounts.note(place.shard, now_ns);
         }
@@ -195,8 +201,8 @@ impl Inner {
     }
 
     /// Takes back what was charged and counted, for another scope refused.
-    pub(super) fn undo(&self, shard: &mut Shard<String, Account>, place: Place, key: &str, charged: &Charged) {
-        let key = self.charged(key);
+    pub(super) fn undo(&self, shard: &mut Shard<String, Account>, asked: Asked<'_>, charged: &Charged) {
+        let (place, key) = (asked.place, self.charged(asked.key));
         let (account, common) = self.accounts.known(shard, place, key);
         if let Some(before) = charged.before {
             account.full_at = before;
@@ -214,19 +220,17 @@ impl Inner {
     pub(super) fn hold(
         &self,
         shard: &mut Shard<String, Account>,
-        place: Place,
-        key: &str,
-        n: u64,
+        asked: Asked<'_>,
         charged: &Charged,
     ) -> Option<(Held, bool)> {
         charged.before?;
-        let key = self.charged(key);
+        let (place, key) = (asked.place, self.charged(asked.key));
         let is_shared = self.accounts.find(shard, place, key).is_none();
         let (account, _) = self.accounts.known(shard, place, key);
         let full_at = account.full_at;
         let trial = account.more().trial.get_or_insert_with(Trial::default);
         trial.held += 1;
-        Some((trial.ledger.hold(n, full_at), is_shared))
+        Some((trial.ledger.hold(asked.n, full_at), is_shared))
     }
 
     /// Gives back what was not used of a charge, or charges what was used beyond it.

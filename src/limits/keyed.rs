@@ -85,10 +85,10 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
     /// # Errors
     /// [`Denied`], and nothing is taken.
     #[inline]
-    pub fn check<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Result<Decision, Denied>
+    pub fn check<Q>(&self, key: &Q) -> Result<Decision, Denied>
     where
         K: Borrow<Q>,
-        Q: ToOwned<Owned = K>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         self.check_n(key, 1)
     }
@@ -98,10 +98,10 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
     /// # Errors
     /// [`Denied`], and nothing is taken; [`ExceedsBurst`](Denied::ExceedsBurst) if it never can.
     #[inline]
-    pub fn check_n<Q: Hash + Eq + ?Sized>(&self, key: &Q, n: u64) -> Result<Decision, Denied>
+    pub fn check_n<Q>(&self, key: &Q, n: u64) -> Result<Decision, Denied>
     where
         K: Borrow<Q>,
-        Q: ToOwned<Owned = K>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         if n == 0 {
             return Ok(self.peek(key));

@@ -68,7 +68,7 @@ impl Level {
         loop {
             let seen = self.seen(word, now_ns());
             let full_at = next(seen).map_err(|error| (error, seen))?;
-            let moved = full_at << VERSION_BITS | word % VERSIONS;
+            let moved = (full_at << VERSION_BITS) | (word % VERSIONS);
             // Release: the next to come sees what this one saw of the slots.
             match self.word.compare_exchange_weak(word, moved, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(Seen { full_at, ..seen }),
@@ -121,7 +121,7 @@ impl Level {
             let full_at = seen.rate.owed_under(Rate::debt(seen.full_at, seen.now), rate, now_ns);
             match self.word.compare_exchange_weak(
                 word,
-                full_at << VERSION_BITS | version,
+                (full_at << VERSION_BITS) | version,
                 Ordering::AcqRel,
                 Ordering::Acquire,
             ) {

@@ -136,7 +136,7 @@ impl Inner {
                 payload.limit = denied.decision().limit();
                 payload.cost = Some(*cost);
                 payload.until = Some(until.to_string());
-                (kind::LOCK_OUT, format!("locked out of {} until {until}", self.name.0))
+                (kind::LOCK_OUT, format!("locked out of {} until {:.19}Z", self.name.0, until.to_string()))
             }
             Notice::Warned { decision, share } => {
                 payload.limit = decision.limit();

@@ -137,7 +137,7 @@ impl<K: Hash + Eq, B: Bucket> Table<K, B> {
     /// The key's bucket, made if it has none; the shared one if there is no place. Who charges one that is new [notes](Self::note)
     /// when it will be so again.
     #[inline]
-    pub(super) fn bucket<'s, Q: Hash + Eq + ?Sized>(
+    pub(super) fn bucket<'s, Q>(
         &self,
         shard: &'s mut Shard<K, B>,
         place: Place,
@@ -147,7 +147,7 @@ impl<K: Hash + Eq, B: Bucket> Table<K, B> {
     ) -> (&'s mut B, &'s mut B::Common)
     where
         K: Borrow<Q>,
-        Q: ToOwned<Owned = K>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         match shard.keys.find_bucket_index(place.hash, |(known, _)| known.borrow() == key) {
             Some(index) => match shard.keys.get_bucket_mut(index) {
@@ -159,7 +159,7 @@ impl<K: Hash + Eq, B: Bucket> Table<K, B> {
     }
 
     #[cold]
-    fn add<'s, Q: Hash + Eq + ?Sized>(
+    fn add<'s, Q>(
         &self,
         shard: &'s mut Shard<K, B>,
         place: Place,
@@ -169,7 +169,7 @@ impl<K: Hash + Eq, B: Bucket> Table<K, B> {
     ) -> (&'s mut B, &'s mut B::Common)
     where
         K: Borrow<Q>,
-        Q: ToOwned<Owned = K>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         if !self.has_room(shard, place.shard, now_ns) {
             self.overflowed.fetch_add(1, Ordering::Relaxed);

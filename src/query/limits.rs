@@ -19,6 +19,8 @@ use crate::{
 
 /// Keys of a scope, and events of each kind, that are shown.
 const SHOWN: usize = 10;
+/// Keys of a scope in the text.
+const LINES: usize = 5;
 /// Events of a kind that are looked through for those of scopes.
 const LOOKED_AT: u32 = 100;
 
@@ -186,7 +188,7 @@ impl fmt::Display for LimitReport {
         for scope in &self.scopes {
             line(f, &scope.scope, &scope.counts)?;
             writeln!(f, " {:>9.2}", scope.rate)?;
-            for (key, counts) in &scope.top_keys {
+            for (key, counts) in scope.top_keys.iter().take(LINES) {
                 line(f, &format!("  {key}"), counts)?;
                 writeln!(f)?;
             }

@@ -87,6 +87,31 @@ fn an_empty_store() {
 }
 
 #[test]
+fn limits_of_an_hour() {
+    use ::l0::limits::{Quota, ScopeConfig};
+    let dir = private_dir();
+    let (clock, time) = ::l0::Clock::manual(::l0::Timestamp::from_unix_ns(1_700_002_800_000_000_000));
+    let l0 = ::l0::builder().dir(dir.path()).clock(clock).start().unwrap();
+    let minute = Duration::from_secs(60);
+    let define = |name: &str, config: ScopeConfig| l0.limits().define(name, config).unwrap();
+    let api = define("api", ScopeConfig::new(Quota::per_minute(3)).keyed().public_keys());
+    let login = ScopeConfig::new(Quota::per_minute(1)).keyed().public_keys().lock_out(2, minute, minute * 60);
+    let login = define("login", login);
+    let search = define("search", ScopeConfig::new(Quota::per_minute(2)).dry_run().warn_at(0.9));
+    for n in 0..5 {
+        let _scope = ::l0::correlation::enter(format!("request-{n}").parse().unwrap());
+        let _ = (api.check_key("ada"), login.check_key("eve \x1b[2J"), search.check());
+        time.advance(Duration::from_secs(1));
+    }
+    l0.shutdown(Duration::from_secs(10)).unwrap();
+    let lines = ["limits", "limits --until 2020-01-01", "limits --since 2023-11-14T23:00:00Z --limit 1"];
+    is_as_expected("limits.txt", dir.path(), &lines);
+    let report = json(dir.path(), "limits");
+    assert_eq!((&report["scopes"][0]["scope"], &report["scopes"][0]["counts"]["denied"]), (&"login".into(), &4.into()));
+    assert_eq!(report["lock_outs"][0]["event_type"], "limit.lock_out");
+}
+
+#[test]
 fn earlier_schemas_are_read_and_left_as_they_are() {
     for schema in ["schema-1", "schema-2", "schema-3", "schema-4"] {
         let dir = private_dir();

@@ -131,9 +131,11 @@ pub(crate) enum Command {
     Trace(Trace),
     /// Spans by name: counts, percentiles, and where the time goes
     Spans,
+    /// What limits let pass and refused, by scope and key
+    Limits,
     /// Each time a program recorded, and how it ended
     Runs,
-    /// A question in SQL, over telemetry_events, logs, spans, runs, maintenance, audit
+    /// A question in SQL, over telemetry_events, logs, spans, limits, runs, maintenance, audit
     Sql(Sql),
     /// Events as JSON lines, in the shape of tracing-subscriber's
     Export(Export),

@@ -7,6 +7,7 @@ mod args;
 mod doctor;
 mod failure;
 mod json;
+mod limits;
 mod lines;
 mod pages;
 mod place;
@@ -70,6 +71,7 @@ fn answer(args: &Args, screen: &mut Screen) -> Result<Outcome, Failure> {
         Command::Traces(traces) => spans::traces(&store, traces, common, &window, screen),
         Command::Trace(trace) => spans::trace(&store, trace, common, &window, screen),
         Command::Spans => spans::spans(&store, common, &window, screen),
+        Command::Limits => limits::limits(&store, common, &window, screen),
         Command::Runs => runs::runs(&store, common, &window, screen),
         Command::Sql(sql) => table::sql(&store, sql, common, &window, screen),
         Command::Doctor | Command::Prune(_) | Command::Compact => Ok(Outcome::Answered),
