@@ -14,6 +14,7 @@ use super::{
     intern::Interner,
     limit_counts::LimitCounts,
     open_span::{OpenSpan, OpenSpans},
+    removals::Removals,
     retention::{Marks, PAGE_BYTES, WARNING_BYTES, WARNING_TRACE_BYTES},
     rollup::{Rollups, SeriesKey},
     statements::Statements,
@@ -56,14 +57,6 @@ pub(super) struct Applier {
     next_span_row: i64,
     /// Of `event` and `warning`: the nanoseconds known to be taken, first and one behind the last.
     taken: [(i64, i64); 2],
-}
-
-/// Counters of the table `retention`: each rises when rows go that somebody may have in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Removals {
-    traces: i64,
-    names: i64,
-    running: i64,
 }
 
 /// What a transaction came to.
@@ -124,14 +117,7 @@ impl Applier {
         let last: Option<i64> =
             connection.prepare_cached("SELECT max(id) FROM span")?.query_row([], |row| row.get(0))?;
         self.next_span_row = last.unwrap_or(0) + 1;
-        let (now, generations) = connection
-            .prepare_cached(
-                "SELECT traces_removed, names_removed, running_removed, row_generation, warning_generation FROM retention",
-            )?
-            .query_row([], |row| {
-                let removed = Removals { traces: row.get(0)?, names: row.get(1)?, running: row.get(2)? };
-                Ok((removed, [row.get(3)?, row.get(4)?]))
-            })?;
+        let (now, generations) = Removals::read(connection)?;
         self.marks.begin(generations);
         let before = self.removed.replace(now).unwrap_or(now);
         if before.names != now.names {

@@ -22,6 +22,7 @@ mod open_span;
 mod reader;
 mod opening;
 mod recovery;
+mod removals;
 mod retention;
 mod rollup;
 mod shared;
