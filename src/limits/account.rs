@@ -48,6 +48,22 @@ impl Tally {
     }
 }
 
+/// Tallies that wait to be told: minute, key, tally.
+pub(super) type Tallies = Vec<(i64, Box<str>, Tally)>;
+
+/// Adds a tally to those that wait; beyond so many, to those of the other keys, of whatever minute.
+pub(super) fn add_bounded(tallies: &mut Tallies, max: usize, (minute_s, key, tally): (i64, &str, Tally)) {
+    let key = if tallies.len() < max || key.is_empty() { key } else { OTHER };
+    let is_same = |(_, known, _): &&mut (i64, Box<str>, Tally)| **known == *key;
+    if tallies.len() >= max
+        && let Some((.., known)) = tallies.iter_mut().find(is_same)
+    {
+        known.add(tally);
+    } else {
+        tallies.push((minute_s, key.into(), tally));
+    }
+}
+
 /// A key's bucket, and what else is known of it.
 #[derive(Debug, Default)]
 pub(super) struct Account {
@@ -104,7 +120,7 @@ pub(super) struct Common {
     /// Before that.
     told: Tally,
     /// Of minutes that have ended and of keys that were forgotten: minute, key, tally.
-    closed: Vec<(i64, Box<str>, Tally)>,
+    closed: Tallies,
 }
 
 impl Bucket for Account {
@@ -195,18 +211,11 @@ impl Common {
     }
 
     fn close(&mut self, minute_s: i64, key: &str, tally: Tally) {
-        if self.closed.len() < CLOSED_MAX || key.is_empty() {
-            return self.closed.push((minute_s, key.into(), tally));
-        }
-        let is_other = |(minute, key, _): &&mut (i64, Box<str>, Tally)| *minute == minute_s && **key == *OTHER;
-        match self.closed.iter_mut().find(is_other) {
-            Some((.., known)) => known.add(tally),
-            None => self.closed.push((minute_s, OTHER.into(), tally)),
-        }
+        add_bounded(&mut self.closed, CLOSED_MAX, (minute_s, key, tally));
     }
 
     /// What is to be told of the scope, and of minutes that have ended.
-    pub(super) fn take_tallies(&mut self) -> Vec<(i64, Box<str>, Tally)> {
+    pub(super) fn take_tallies(&mut self) -> Tallies {
         self.close_own();
         std::mem::take(&mut self.closed)
     }

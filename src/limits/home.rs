@@ -113,9 +113,14 @@ impl Home {
         Cow::Owned(hashed(key, self.redactor.key()))
     }
 
+    /// Whether an earlier run left anything that nobody has taken yet.
+    pub(super) fn has_left(&self) -> bool {
+        self.left_count.load(Ordering::Relaxed) > 0
+    }
+
     /// What an earlier run left of this key, once.
     pub(super) fn take_left(&self, scope: &str, key: &str, is_public: bool) -> Option<Saved> {
-        if self.left_count.load(Ordering::Relaxed) == 0 {
+        if !self.has_left() {
             return None;
         }
         let of = (scope.to_owned(), self.shown(key, is_public).into_owned());
@@ -127,7 +132,7 @@ impl Home {
 
     /// What an earlier run left and is over by now is forgotten.
     pub(super) fn forget_left(&self, now_unix_ns: i64) {
-        if self.left_count.load(Ordering::Relaxed) > 0 {
+        if self.has_left() {
             let mut left = self.left.lock();
             left.retain(|_, saved| saved.matters_at(now_unix_ns));
             self.left_count.store(left.len(), Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! One charge against one account, under the lock of its shard: decided, charged and counted in one go, and taken back if
 //! another scope refuses.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
     account::{Account, Common, Tally, Trial, Window},
@@ -76,8 +76,8 @@ impl Inner {
         let own = self.charged(key);
         let is_other = own.len() != key.len();
         let mut blocked_until_ns = 0;
+        // Not charged, but maybe blocked: then it has an account beside the one that all share.
         if is_other {
-            // Not charged, but maybe blocked.
             let other = self.accounts.place(key);
             if let Some((account, _)) = self.accounts.find(shard, other, key) {
                 blocked_until_ns = account.more.as_ref().map_or(0, |more| more.blocked_until_ns);
@@ -115,7 +115,7 @@ impl Inner {
                 }
                 account.count(common, own, passed(n));
                 let decision = Decision::new(rate, full_at, now).of_scope(self.name);
-                let warning = self.warning(account, decision);
+                let warning = self.warning(account, decision, common.minute_until_ns);
                 (charged.has_passed, charged.before, charged.is_warned) = (true, Some(before), warning.is_some());
                 warning.into_iter().for_each(tell);
                 Ok(decision)
@@ -168,7 +168,7 @@ impl Inner {
             if !is_dry_run {
                 let until_ns = now_ns.saturating_add(ns(for_));
                 account.more().blocked_until_ns = until_ns;
-                self.home.is_urgent.store(true, std::sync::atomic::Ordering::Relaxed);
+                self.home.is_urgent.store(true, Ordering::Relaxed);
             }
             let until = self.home.wall(now_ns).saturating_add(for_);
             if self.notices.may_tell_lock_out(common.minute_until_ns) {
@@ -268,7 +268,7 @@ impl Inner {
         let used = difference.unwrap_or(if actual > cost { i64::MAX } else { i64::MIN });
         account.count(common, key, Tally { used, ..Tally::default() });
         let decision = Decision::new(rate, account.full_at, now).of_scope(self.name);
-        let notice = self.warning(account, decision);
+        let notice = self.warning(account, decision, common.minute_until_ns);
         self.accounts.note(place.shard, now_ns);
         drop(shard);
         self.home.stir();
@@ -277,13 +277,13 @@ impl Inner {
     }
 
     /// The share at which to warn is reached; it was not, or is long past.
-    fn warning(&self, account: &mut Account, decision: Decision) -> Option<Notice> {
+    fn warning(&self, account: &mut Account, decision: Decision, minute_until_ns: u64) -> Option<Notice> {
         /// Below this part of the share one may be warned again.
         const WELL_BELOW: f64 = 0.8;
         let share = self.config.warn_at?;
         let used = decision.used_share();
         let is_warned = account.more.as_ref().is_some_and(|more| more.is_warned);
-        if used >= share && !is_warned {
+        if used >= share && !is_warned && self.notices.may_tell_warning(minute_until_ns) {
             account.more().is_warned = true;
             return Some(Notice::Warned { decision, share });
         }

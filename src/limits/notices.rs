@@ -17,7 +17,7 @@ use crate::{
 
 /// Refusals of a key within this time are told as one.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
-/// Keys of a scope whose refusals are told in a minute, and lock-outs; further ones are in the counts alone.
+/// Keys of a scope whose refusals are told in a minute, and as many lock-outs and warnings; further ones are in the counts alone.
 const TOLD_MAX: u32 = 100;
 
 pub(super) mod kind {
@@ -53,30 +53,31 @@ struct Told {
     minute_until_ns: u64,
     first: u32,
     lock_outs: u32,
-}
-
-impl Told {
-    fn of(&mut self, minute_until_ns: u64) -> &mut Self {
-        if minute_until_ns > self.minute_until_ns {
-            *self = Self { minute_until_ns, ..Self::default() };
-        }
-        self
-    }
+    warnings: u32,
 }
 
 impl Notices {
     pub(super) fn may_tell(&self, minute_until_ns: u64) -> bool {
-        let mut told = self.told.lock();
-        let told = told.of(minute_until_ns);
-        told.first += 1;
-        told.first <= TOLD_MAX
+        self.may(minute_until_ns, |told| &mut told.first)
     }
 
     pub(super) fn may_tell_lock_out(&self, minute_until_ns: u64) -> bool {
+        self.may(minute_until_ns, |told| &mut told.lock_outs)
+    }
+
+    pub(super) fn may_tell_warning(&self, minute_until_ns: u64) -> bool {
+        self.may(minute_until_ns, |told| &mut told.warnings)
+    }
+
+    /// Whether there is one more in the minute that ends there; counts it.
+    fn may(&self, minute_until_ns: u64, count: impl Fn(&mut Told) -> &mut u32) -> bool {
         let mut told = self.told.lock();
-        let told = told.of(minute_until_ns);
-        told.lock_outs += 1;
-        told.lock_outs <= TOLD_MAX
+        if minute_until_ns > told.minute_until_ns {
+            *told = Told { minute_until_ns, ..Told::default() };
+        }
+        let count = count(&mut told);
+        *count = count.saturating_add(1);
+        *count <= TOLD_MAX
     }
 
     pub(super) fn open(&self, ends_ns: u64, key: &str) {

@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    account::{Account, Common, Tally},
+    account::{Account, Common, Tallies},
     config::ScopeConfig,
     decide::decide,
     decision::{Decision, Denied, ScopeName},
@@ -45,9 +45,6 @@ pub struct Scope {
     pub(super) inner: Arc<Inner>,
 }
 
-/// Minute, key as it is told, tally.
-type Untold = Vec<(i64, Box<str>, Tally)>;
-
 pub(super) struct Inner {
     /// The order in which locks of several scopes are taken.
     pub(super) id: u64,
@@ -60,7 +57,7 @@ pub(super) struct Inner {
     pub(super) home: Arc<Home>,
     pub(super) notices: Notices,
     /// Tallies that found no room in the flight recorder.
-    pub(super) untold: Mutex<Untold>,
+    pub(super) untold: Mutex<Tallies>,
     quota: Mutex<Quota>,
 }
 
@@ -162,6 +159,7 @@ impl Scope {
         let rate = shard.common.rate;
         let (rate, full_at) = match inner.accounts.find(&mut shard, place, &*key) {
             Some((account, common)) => (account.rate(common), account.full_at),
+            None if !inner.home.has_left() => (rate, 0),
             None => {
                 let (account, common) =
                     inner.accounts.bucket(&mut shard, place, &*key, now_ns, || inner.account(&key, rate, now_ns));

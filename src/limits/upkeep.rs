@@ -10,7 +10,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    account::{OTHER, Tally},
+    account::{OTHER, Tallies, Tally, add_bounded},
     home::{Home, TELL_EVERY},
     scope::Inner,
     snapshot::{self, SAVE_EVERY},
@@ -85,7 +85,7 @@ impl Inner {
     pub(super) fn tell_counts(&self, with_keys: bool) {
         let mut untold = self.untold.lock();
         let mut tallies = std::mem::take(&mut *untold);
-        let mut keys: Vec<(i64, Box<str>, Tally)> = Vec::new();
+        let mut keys = Tallies::new();
         for index in 0..self.accounts.shards() {
             let mut shard = self.accounts.lock(index);
             shard.each(|key, account, _| {
@@ -120,14 +120,13 @@ impl Inner {
         for (minute_s, key, tally) in tallies {
             let told = LimitTally { scope: self.name.0, key: &key, minute_s, counts: tally.counts() };
             if !self.home.capture.limit(&told) {
-                let key = if untold.len() < KEYS_TOLD || key.is_empty() { &*key } else { OTHER };
-                add(&mut untold, minute_s, key, tally);
+                add_bounded(&mut untold, KEYS_TOLD, (minute_s, &key, tally));
             }
         }
     }
 }
 
-fn add(tallies: &mut Vec<(i64, Box<str>, Tally)>, minute_s: i64, key: &str, tally: Tally) {
+fn add(tallies: &mut Tallies, minute_s: i64, key: &str, tally: Tally) {
     match tallies.iter_mut().find(|(minute, known, _)| *minute == minute_s && **known == *key) {
         Some((.., known)) => known.add(tally),
         None => tallies.push((minute_s, key.into(), tally)),
