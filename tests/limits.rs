@@ -445,3 +445,70 @@ fn a_block_is_saved_at_once_and_counts_come_without_being_asked_for() {
     assert!(matches!(again.check_key("evil"), Err(Denied::Blocked { .. })));
     std::mem::forget(l0);
 }
+
+/// The process that dies; does nothing unless it is told where.
+#[test]
+fn one_that_dies() {
+    let Some(dir) = std::env::var_os("L0_TEST_DIES_IN").map(std::path::PathBuf::from) else { return };
+    let l0 = builder(&dir).start().unwrap();
+    let scope = l0.limits().define("s", ScopeConfig::new(Quota::per_day(2)).keyed().public_keys()).unwrap();
+    let _scope = correlation::enter("order-9".parse().unwrap());
+    for _ in 0..5 {
+        let _ = scope.check_key("ada");
+    }
+    scope.block("evil", None);
+    let is_saved = || {
+        let state = rusqlite::Connection::open(dir.join("state.db")).unwrap();
+        let saved = "SELECT count(*) FROM limit_account";
+        state.query_row(saved, [], |row| row.get::<_, i64>(0)).unwrap_or(0) == 2
+    };
+    wait_for("the first saving", is_saved);
+    std::process::abort();
+}
+
+#[test]
+fn a_death_forgets_at_most_what_came_after_the_last_saving() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "one_that_dies", "--nocapture"]).env("L0_TEST_DIES_IN", dir.path());
+    let output = child.output().unwrap();
+    assert!(!output.status.success(), "it dies");
+    let l0 = builder(dir.path()).start().unwrap();
+    let scope = l0.limits().define("s", ScopeConfig::new(Quota::per_day(2)).keyed().public_keys()).unwrap();
+    assert!(matches!(scope.check_key("ada"), Err(Denied::RetryAfter { .. })), "no free refill");
+    assert!(matches!(scope.check_key("evil"), Err(Denied::Blocked { .. })));
+    let report = l0.limits().report(HOUR).unwrap();
+    let counts = report.scopes[0].counts;
+    assert_eq!((counts.allowed, counts.denied), (2, 3 + 2), "what was counted before the death is there once");
+    let told = l0.events().event_type("limit.violation").correlation_id("order-9").count().unwrap();
+    assert_eq!(told, 1, "what was told survives as any record");
+}
+
+#[test]
+fn two_processes_count_into_one_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = || builder(dir.path()).clock(Clock::manual(START).0).start().unwrap();
+    let (one, other) = (start(), start());
+    for l0 in [&one, &other] {
+        let scope = l0.limits().define("s", ScopeConfig::new(Quota::per_day(3)).keyed().public_keys()).unwrap();
+        assert_eq!(passed(|| scope.check_key("k").is_ok(), 5), 3, "each has its own buckets");
+        l0.flush().unwrap();
+    }
+    one.shutdown(10 * SECOND).unwrap();
+    let report = other.limits().report(HOUR).unwrap();
+    assert_eq!((report.scopes[0].counts.allowed, report.scopes[0].counts.denied), (6, 4));
+    assert_eq!(report.scopes[0].top_keys[0].1, report.scopes[0].counts);
+}
+
+#[test]
+fn after_the_end_limits_go_on_and_nothing_is_told() {
+    let Limited { l0, time, .. } = limited();
+    let handle = l0.clone();
+    let scope = handle.limits().define("s", ScopeConfig::new(Quota::per_second(2))).unwrap();
+    l0.shutdown(10 * SECOND).unwrap();
+    assert_eq!(passed(|| scope.check().is_ok(), 5), 2);
+    time.advance(SECOND);
+    assert_eq!(passed(|| scope.check().is_ok(), 5), 2);
+    assert!(handle.limits().report(HOUR).unwrap().scopes.is_empty(), "the store has what was told before the end");
+    assert_eq!(handle.stats().limits[0].denied, 6);
+}
