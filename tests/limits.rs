@@ -45,7 +45,7 @@ fn passed(mut check: impl FnMut() -> bool, times: usize) -> usize {
 
 #[test]
 fn three_scopes_are_there_without_a_word() {
-    let Limited { l0, .. } = limited();
+    let Limited { l0, dir: _dir, .. } = limited();
     let limits = l0.limits();
     for (name, burst) in [("global", 1_000), ("api", 100), ("auth", 10)] {
         let scope = limits.scope(name).unwrap();
@@ -71,7 +71,7 @@ fn three_scopes_are_there_without_a_word() {
 
 #[test]
 fn definitions_that_make_no_sense_are_errors_that_teach() {
-    let Limited { l0, .. } = limited();
+    let Limited { l0, dir: _dir, .. } = limited();
     let limits = l0.limits();
     let config = || ScopeConfig::new(Quota::per_minute(1));
     for (name, config, hint) in [
@@ -99,7 +99,7 @@ fn definitions_that_make_no_sense_are_errors_that_teach() {
 
 #[test]
 fn a_decision_over_several_scopes_charges_all_or_none() {
-    let Limited { l0, time, .. } = limited();
+    let Limited { l0, time, dir: _dir } = limited();
     let limits = l0.limits();
     let small = limits.define("small", ScopeConfig::new(Quota::per_minute(2)).keyed()).unwrap();
     let slow = limits.define("slow", ScopeConfig::new(Quota::per_hour(3))).unwrap();
@@ -139,7 +139,7 @@ fn a_decision_over_several_scopes_charges_all_or_none() {
 
 #[test]
 fn dry_runs_exemptions_and_blocks() {
-    let Limited { l0, time, .. } = limited();
+    let Limited { l0, time, dir: _dir } = limited();
     let limits = l0.limits();
     let dry = limits.define("dry", ScopeConfig::new(Quota::per_minute(2)).dry_run()).unwrap();
     let answers: Vec<_> = (0..4).map(|_| dry.check().unwrap().is_dry_run_denial()).collect();
@@ -195,7 +195,7 @@ fn so_many_violations_within_some_time_lock_a_key_out() {
 
 #[test]
 fn quotas_change_at_run_time_and_debts_stay() {
-    let Limited { l0, time, .. } = limited();
+    let Limited { l0, time, dir: _dir } = limited();
     let scope = l0.limits().define("s", ScopeConfig::new(Quota::per_minute(10)).keyed()).unwrap();
     assert_eq!(passed(|| scope.check_key("k").is_ok(), 20), 10);
     scope.set_quota(Quota::per_minute(100));
@@ -216,7 +216,7 @@ fn quotas_change_at_run_time_and_debts_stay() {
 
 #[test]
 fn a_permit_is_settled_over_all_its_scopes() {
-    let Limited { l0, time, .. } = limited();
+    let Limited { l0, time, dir: _dir } = limited();
     let limits = l0.limits();
     let tokens = limits.define("tokens", ScopeConfig::new(Quota::per_day(1_000)).keyed().public_keys()).unwrap();
     let calls = limits.define("calls", ScopeConfig::new(Quota::per_day(10))).unwrap();
@@ -502,7 +502,7 @@ fn two_processes_count_into_one_report() {
 
 #[test]
 fn after_the_end_limits_go_on_and_nothing_is_told() {
-    let Limited { l0, time, .. } = limited();
+    let Limited { l0, time, dir: _dir } = limited();
     let handle = l0.clone();
     let scope = handle.limits().define("s", ScopeConfig::new(Quota::per_second(2))).unwrap();
     l0.shutdown(10 * SECOND).unwrap();
