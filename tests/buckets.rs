@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use governor::{RateLimiter, clock::FakeRelativeClock};
@@ -364,6 +364,14 @@ fn retry_after_in_whole_seconds_is_enough() {
     }
 }
 
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn who_waits_is_served_in_the_order_of_coming_however_much_others_ask_for() {
     let (clock, time) = manual();
@@ -382,9 +390,7 @@ fn who_waits_is_served_in_the_order_of_coming_however_much_others_ask_for() {
             });
             // It is in line when it can be seen there.
             let line = format!("waiting: {}", index + 1);
-            while !format!("{bucket:?}").contains(&line) {
-                thread::yield_now();
-            }
+            wait_for("a place in line", || format!("{bucket:?}").contains(&line));
             waiting
         })
         .collect();
@@ -392,9 +398,7 @@ fn who_waits_is_served_in_the_order_of_coming_however_much_others_ask_for() {
     for (seconds, expected) in [(4, 0), (1, 1), (1, 2), (3, 3), (1, 4)] {
         assert!(served.lock().unwrap().len() <= expected);
         time.advance(Duration::from_secs(seconds));
-        while served.lock().unwrap().len() < expected {
-            thread::yield_now();
-        }
+        wait_for("who is next", || served.lock().unwrap().len() >= expected);
     }
     waiting.into_iter().for_each(|waiting| waiting.join().unwrap());
     assert_eq!(*served.lock().unwrap(), [0, 1, 2, 3]);
@@ -422,9 +426,7 @@ fn what_is_given_back_serves_who_waits() {
     let permit = bucket.reserve(2).unwrap();
     thread::scope(|scope| {
         let waiting = scope.spawn(|| bucket.acquire(2, Duration::from_secs(86_400 * 3)));
-        while !format!("{bucket:?}").contains("waiting: 1") {
-            thread::yield_now();
-        }
+        wait_for("the wait", || format!("{bucket:?}").contains("waiting: 1"));
         permit.refund();
         waiting.join().unwrap().unwrap();
     });

@@ -81,3 +81,84 @@ impl Ledger {
 fn less(full_at: u64, refunded: u128) -> u64 {
     u64::try_from(u128::from(full_at).saturating_sub(refunded)).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::quota::Quota, *};
+
+    /// A generator that is the same everywhere.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, n: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % n
+        }
+    }
+
+    /// Whether in some window of a random schedule of charges, and of permits that are partly given back, more was used than
+    /// the burst and what comes back: by what `rule` makes of what is outstanding.
+    fn mints(seed: u64, rule: impl Fn(&Ledger, &Held, u64, Rate, u64) -> u64) -> bool {
+        let rate = Rate::of(Quota::try_per(1, std::time::Duration::from_nanos(2)).unwrap().burst(5));
+        let (mut random, mut ledger) = (Random(seed), Ledger::default());
+        let (mut full_at, mut now) = (0, 0);
+        let mut held: Vec<(Held, usize)> = Vec::new();
+        let mut used: Vec<(u64, u64)> = Vec::new();
+        for _ in 0..60 {
+            now += [0, 0, 0, 1, 1, 2, 3, 7][random.below(8) as usize];
+            if random.below(10) < 7 || held.is_empty() {
+                let n = 1 + random.below(3);
+                if let Ok(after) = rate.take(full_at, now, n) {
+                    full_at = after;
+                    held.push((ledger.hold(n, full_at), used.len()));
+                    used.push((now, n));
+                }
+            } else {
+                let (permit, index) = held.swap_remove(random.below(held.len() as u64) as usize);
+                let actual = random.below(permit.tokens + 1);
+                let units = rule(&ledger, &permit, permit.tokens - actual, rate, now);
+                ledger.note_refund(units);
+                full_at -= units.min(full_at);
+                used[index].1 = actual;
+            }
+        }
+        (0..used.len()).any(|first| {
+            let mut sum = 0;
+            used[first..].iter().any(|(at, n)| {
+                sum += n;
+                sum * 2 > 5 * 2 + (at - used[first].0)
+            })
+        })
+    }
+
+    #[test]
+    fn what_is_given_back_mints_nothing_where_simpler_rules_do() {
+        let schedules = 0..20_000;
+        let sound = |ledger: &Ledger, held: &Held, tokens, rate, now| ledger.outstanding(held, tokens, rate, now);
+        assert_eq!(schedules.clone().filter(|seed| mints(*seed, sound)).count(), 0);
+        let naive = |_: &Ledger, _: &Held, tokens: u64, rate: Rate, _: u64| rate.units(tokens);
+        assert!(schedules.clone().any(|seed| mints(seed, naive)), "all that was not used");
+        let clamped = |_: &Ledger, held: &Held, tokens: u64, rate: Rate, now: u64| {
+            rate.units(tokens).min(held.full_at.saturating_sub(now))
+        };
+        assert!(schedules.clone().any(|seed| mints(seed, clamped)), "no more than its own debt");
+    }
+
+    #[test]
+    fn what_is_outstanding_is_carried_over_changes_of_quota_and_in_the_end_forgotten() {
+        let [slow, fast] = [2, 8].map(|n| Rate::of(Quota::per_second(n).burst(100)));
+        let mut ledger = Ledger::default();
+        let held = ledger.hold(10, slow.units(10));
+        assert_eq!(ledger.outstanding(&held, 10, slow, 0), slow.units(10));
+        // A second brings two back; then eight a second.
+        ledger.change(1_000_000_000, slow, fast);
+        assert_eq!(ledger.outstanding(&held, 10, fast, 1_000_000_000), fast.units(8));
+        assert_eq!(ledger.outstanding(&held, 3, fast, 1_500_000_000), fast.units(3));
+        assert_eq!(ledger.outstanding(&held, 10, fast, 1_500_000_000), fast.units(4));
+        ledger.note_refund(fast.units(1));
+        assert_eq!(ledger.outstanding(&held, 10, fast, 1_500_000_000), fast.units(3));
+        assert_eq!(ledger.outstanding(&held, 10, fast, 9_000_000_000), 0);
+        (0..CHANGES_KEPT).for_each(|_| ledger.change(1_500_000_000, fast, fast));
+        assert_eq!(ledger.outstanding(&held, 10, fast, 1_500_000_000), 0, "too many changes ago");
+    }
+}
