@@ -184,12 +184,14 @@ impl Capture {
     /// Records what a limit counted; says whether there was room for it.
     pub(crate) fn limit(&self, tally: &LimitTally<'_>) -> bool {
         local::with(|local| {
-            if !self.is_recording(local) {
+            if local.is_own_thread() || !self.flight.is_open() {
                 return false;
             }
             let mut scratch = local.take_scratch();
             tally.encode(&mut scratch, self.caps);
-            let pushed = self.push(local, self.clock.ticks(), 0, &scratch, LimitTally::HEAD);
+            let record =
+                Pushable { body: &scratch, severity: Severity::Info, urgent: true, counted: false, waits: false };
+            let pushed = self.flight.push(local.lane(), self.clock.ticks(), record);
             local.put_scratch(scratch);
             pushed.is_some()
         })
@@ -472,6 +474,7 @@ impl Capture {
             severity: head.severity,
             urgent: head.severity >= Severity::Warning || head.kind == Kind::Close,
             counted: head.kind.is_counted(),
+            waits: true,
         };
         self.flight.push(local.lane(), ticks.max(after + 1), record)
     }

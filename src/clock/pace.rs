@@ -15,8 +15,8 @@ use super::{counter, mono_ns};
 const ANCHOR_TICKS: u64 = 1 << 31;
 /// The pace is taken over no less, so that it is right to some millionths, and over no more, for the machine may have slept.
 const PACED_OVER_NS: std::ops::Range<u64> = 20_000_000..60_000_000_000;
-/// By so much (2^-18, four millionths) the pace is taken slower than measured, so that it never runs ahead.
-const CAUTION_BITS: u32 = 18;
+/// Between two looks at `Instant`, one before and one behind the counter's, no more may pass: else the thread was kept waiting.
+const BRACKET_NS: u64 = 2_000;
 /// A pace that differs by more from the one before (2^-10) is not believed.
 const BELIEVED_BITS: u32 = 10;
 
@@ -34,11 +34,12 @@ pub(super) struct Pace {
     latest: Mutex<Option<Point>>,
 }
 
-/// The same moment by both; the nanoseconds are not later.
+/// The same moment by both: `Instant` stood between the two when the counter stood there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Point {
     ticks: u64,
-    ns: u64,
+    from_ns: u64,
+    until_ns: u64,
 }
 
 impl Pace {
@@ -71,9 +72,13 @@ impl Pace {
     #[cold]
     fn anchor(&self) -> u64 {
         let Some(mut latest) = self.latest.try_lock() else { return mono_ns() };
+        let from_ns = mono_ns();
+        let ticks = counter::read_ordered();
         let ns = mono_ns();
-        // Read behind: at this tick it is `ns` or a little later.
-        let now = Point { ticks: counter::read_ordered(), ns };
+        let now = Point { ticks, from_ns, until_ns: ns };
+        if ns - from_ns > BRACKET_NS {
+            return ns;
+        }
         let Some(before) = *latest else {
             *latest = Some(now);
             return ns;
@@ -92,7 +97,7 @@ impl Pace {
         // The odd number is seen before what changes behind it.
         fence(Ordering::Release);
         self.ticks.store(at.ticks, Ordering::Relaxed);
-        self.ns.store(at.ns, Ordering::Relaxed);
+        self.ns.store(at.from_ns, Ordering::Relaxed);
         self.ns_per_tick_32.store(pace, Ordering::Relaxed);
         self.sequence.store(sequence.wrapping_add(2), Ordering::Release);
     }
@@ -100,7 +105,8 @@ impl Pace {
 
 /// What the pace is after `now`: measured, or the known one where it cannot be; 0 to begin anew, `None` to wait.
 fn pace(before: Point, now: Point, known: u64) -> Option<u64> {
-    let ns = now.ns.saturating_sub(before.ns);
+    // The least that it can have been: so it never runs ahead.
+    let ns = now.from_ns.saturating_sub(before.until_ns);
     if ns < PACED_OVER_NS.start {
         return None;
     }
@@ -109,7 +115,7 @@ fn pace(before: Point, now: Point, known: u64) -> Option<u64> {
     }
     let ticks = now.ticks.saturating_sub(before.ticks);
     let measured = (u128::from(ns) << 32).checked_div(u128::from(ticks)).and_then(|pace| u64::try_from(pace).ok());
-    let measured = measured.map_or(0, |pace| pace - (pace >> CAUTION_BITS));
+    let measured = measured.unwrap_or(0);
     let is_believed = known == 0 || measured.abs_diff(known) <= known >> BELIEVED_BITS;
     Some(if is_believed && measured < 1 << 33 { measured } else { 0 })
 }
@@ -123,14 +129,17 @@ mod tests {
     #[test]
     fn a_pace_is_measured_believed_and_doubted() {
         let second = 1_000_000_000_u64;
-        let start = Point { ticks: 500, ns: 7 };
-        let after = |ticks: u64, ns: u64| pace(start, Point { ticks: 500 + ticks, ns: 7 + ns }, 0);
+        let start = Point { ticks: 500, from_ns: 7, until_ns: 7 };
+        let later = |ticks: u64, ns: u64| Point { ticks: 500 + ticks, from_ns: 7 + ns, until_ns: 7 + ns };
+        let after = |ticks: u64, ns: u64| pace(start, later(ticks, ns), 0);
         assert_eq!(after(30_000_000, 10_000_000), None, "too soon");
         let third = after(3 * second, second).unwrap();
-        assert_eq!(third, (1 << 32) / 3 - (((1 << 32) / 3) >> 18));
+        assert_eq!(third, (1 << 32) / 3);
+        let kept_waiting = Point { until_ns: 7 + second / 4, ..start };
+        assert!(pace(kept_waiting, later(3 * second, second), 0).unwrap() < third, "in doubt it is slow");
         assert_eq!(after(0, second), Some(0), "a counter that stands");
         assert_eq!(after(second / 1_000, second), Some(0), "a counter that is slower than one tick a two nanoseconds");
-        let known = |ticks: u64, ns: u64| pace(start, Point { ticks: 500 + ticks, ns: 7 + ns }, third);
+        let known = |ticks: u64, ns: u64| pace(start, later(ticks, ns), third);
         assert_eq!(known(0, 3_600 * second), Some(third), "after a long rest");
         assert_eq!(known(2 * second, second), Some(0), "another machine");
         assert!(known(3 * second - 900_000, second).is_some_and(|pace| pace > third));

@@ -215,7 +215,7 @@ impl FlightRecorder {
                 return Some(self.pushed(pushed));
             }
         }
-        let deadline = self.block.map(deadline);
+        let deadline = self.block.filter(|_| record.waits).map(deadline);
         loop {
             for step in 0..count {
                 let lane = &self.lanes[(first + step) % count];
@@ -235,6 +235,9 @@ impl FlightRecorder {
                 }
                 _ => break,
             }
+        }
+        if !record.waits {
+            return None;
         }
         if self.is_open() {
             let is_pinned = self.is_pinned.load(Ordering::Relaxed);
@@ -392,6 +395,8 @@ pub(crate) struct Pushable<'a> {
     pub(crate) severity: Severity,
     pub(crate) urgent: bool,
     pub(crate) counted: bool,
+    /// Whether its thread waits for room, if threads do; else it keeps what finds none.
+    pub(crate) waits: bool,
 }
 
 /// A thread's lane: handed out in turn, so that threads spread.

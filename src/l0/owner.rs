@@ -17,6 +17,7 @@ use crate::{
     capture::{CaptureLayer, install_hook},
     clock::deadline,
     config::Console,
+    database,
     error::{Error, Result},
 };
 
@@ -78,13 +79,20 @@ impl L0 {
             return Err(Error::closed());
         }
         let until = deadline(timeout);
-        self.handle.timer().stop(timeout);
-        self.handle.limits().finish();
-        let timeout = until.saturating_duration_since(Instant::now());
+        let left = || until.saturating_duration_since(Instant::now());
+        // The writer needs the most of the time.
+        self.handle.timer().stop(timeout / 4);
+        while !self.handle.limits().tell_all(true) && left() > timeout / 2 {
+            // There was no room in the flight recorder; unless the store is sick there soon is.
+            if shared.ask().and_then(|ticket| shared.wait(ticket, left().min(timeout / 4))).is_err() {
+                break;
+            }
+        }
         shared.flight.close();
         self.handle.source().close_idle();
-        self.handle.state().close(timeout);
-        let outcome = shared.stop(timeout);
+        let outcome = shared.stop(left());
+        database::waiting_within(left(), || self.handle.limits().finish(left()));
+        self.handle.state().close(left());
         if outcome.is_ok() || thread.is_finished() {
             let _ = thread.join();
         }
@@ -121,8 +129,11 @@ impl Drop for L0 {
             }
             Kind::Installed if std::thread::panicking() => _ = self.handle.flush(),
             Kind::Installed => {
-                self.handle.limits().finish();
                 let shared = self.handle.shared();
+                if shared.flight.is_forked() {
+                    return;
+                }
+                self.handle.limits().tell_all(false);
                 let _ = shared.pause().and_then(|ticket| shared.wait(ticket, DROP_WITHIN));
             }
         }

@@ -72,8 +72,9 @@ pub(super) struct Account {
     /// Since it was told last; of `minute`.
     tally: Tally,
     minute_s: i64,
-    /// It has a row in the snapshot.
+    /// It has a row in the snapshot; and is not as it was then.
     pub(super) is_saved: bool,
+    pub(super) is_changed: bool,
     pub(super) more: Option<Box<More>>,
 }
 
@@ -84,7 +85,9 @@ pub(super) struct More {
     /// Until when it is blocked; `MAX` until it is unblocked.
     pub(super) blocked_until_ns: u64,
     /// What was charged on trial and is not settled yet.
-    pub(super) trial: Option<Trial>,
+    pub(super) trial: Ledger,
+    /// Tokens that are owed beyond what a bucket can.
+    pub(super) excess: u64,
     /// When it was refused, for a lock-out.
     pub(super) violations: VecDeque<u64>,
     /// Until then they matter.
@@ -94,12 +97,6 @@ pub(super) struct More {
     pub(super) is_warned: bool,
     /// The program has said something of it: it is not forgotten.
     pub(super) is_pinned: bool,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Trial {
-    pub(super) ledger: Ledger,
-    pub(super) held: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +109,7 @@ pub(super) struct Window {
 #[derive(Debug)]
 pub(super) struct Common {
     pub(super) rate: Rate,
-    minute_s: i64,
+    pub(super) minute_s: i64,
     /// The minute ends here, on the clock that limits go by.
     pub(super) minute_until_ns: u64,
     /// Of this minute, since it was told last.
@@ -121,23 +118,31 @@ pub(super) struct Common {
     told: Tally,
     /// Of minutes that have ended and of keys that were forgotten: minute, key, tally.
     closed: Tallies,
+    /// Nobody is told any more: only sums are kept.
+    is_over: bool,
 }
 
-impl Bucket for Account {
+impl Bucket<String> for Account {
     type Common = Common;
 
     fn is_new_at(&self, common: &Common) -> u64 {
+        // Its row goes before it is forgotten.
+        if self.is_saved {
+            return u64::MAX;
+        }
         let Some(more) = &self.more else { return common.rate.ns(self.full_at) };
-        if more.is_pinned || more.own.is_some() || more.trial.is_some() || more.window.is_some() {
+        if more.is_pinned || more.own.is_some() || !more.trial.is_empty() || more.window.is_some() || more.excess > 0 {
             return u64::MAX;
         }
         common.rate.ns(self.full_at).max(more.blocked_until_ns).max(more.remembers_until_ns)
     }
 
-    fn forget(&mut self, common: &mut Common) {
-        if !self.tally.is_zero() {
-            common.close(self.minute_s, OTHER, std::mem::take(&mut self.tally));
-        }
+    fn forget(&mut self, key: &String, common: &mut Common) {
+        self.close(common, key);
+    }
+
+    fn begin_as(&mut self, shared: &Self) {
+        self.full_at = self.full_at.max(shared.full_at);
     }
 }
 
@@ -158,12 +163,17 @@ impl Account {
 
     #[cold]
     fn turn(&mut self, common: &mut Common, key: &str) {
+        self.close(common, key);
+        self.minute_s = common.minute_s;
+    }
+
+    /// Its tally waits to be told.
+    fn close(&mut self, common: &mut Common, key: &str) {
         let tally = std::mem::take(&mut self.tally);
         // What all share is the scope's own sum.
         if !tally.is_zero() && !key.is_empty() {
             common.close(self.minute_s, key, tally);
         }
-        self.minute_s = common.minute_s;
     }
 
     /// What is to be told of it.
@@ -174,9 +184,17 @@ impl Account {
 
     /// The quota in force changes for this key: what it owes stays owed.
     pub(super) fn change_rate(&mut self, now_ns: u64, from: Rate, to: Rate) {
-        self.full_at = from.owed_under(Rate::debt(self.full_at, from.time(now_ns)), to, now_ns);
-        if let Some(trial) = self.more.as_mut().and_then(|more| more.trial.as_mut()) {
-            trial.ledger.change(now_ns, from, to);
+        let debt = Rate::debt(self.full_at, from.time(now_ns));
+        let excess = self.more.as_ref().map_or(0, |more| more.excess);
+        let (full_at, excess) = from.owed_under(debt, excess, to, now_ns);
+        (self.full_at, self.is_changed) = (full_at, true);
+        if excess > 0 {
+            self.more().excess = excess;
+        } else if let Some(more) = &mut self.more {
+            more.excess = 0;
+        }
+        if let Some(more) = &mut self.more {
+            more.trial.change(now_ns, from, to);
         }
     }
 
@@ -194,6 +212,7 @@ impl Common {
             tally: Tally::default(),
             told: Tally::default(),
             closed: Vec::new(),
+            is_over: false,
         }
     }
 
@@ -204,6 +223,11 @@ impl Common {
         total
     }
 
+    /// Nothing is told after this.
+    pub(super) fn finish(&mut self) {
+        self.is_over = true;
+    }
+
     /// Another minute has begun.
     pub(super) fn turn(&mut self, minute_s: i64, until_ns: u64) {
         self.close_own();
@@ -211,7 +235,9 @@ impl Common {
     }
 
     fn close(&mut self, minute_s: i64, key: &str, tally: Tally) {
-        add_bounded(&mut self.closed, CLOSED_MAX, (minute_s, key, tally));
+        if !self.is_over {
+            add_bounded(&mut self.closed, CLOSED_MAX, (minute_s, key, tally));
+        }
     }
 
     /// What is to be told of the scope, and of minutes that have ended.

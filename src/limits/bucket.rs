@@ -7,7 +7,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{
     decision::{Decision, Denied},
     ledger::{Held, Ledger},
-    level::{Level, Seen},
+    level::{Changed, Level, Seen},
     permit::Permit,
     quota::{Quota, Rate, Refused},
 };
@@ -63,11 +63,13 @@ pub(super) struct SharedBucket {
 struct Book {
     quota: Quota,
     ledger: Ledger,
+    /// Tokens that are owed beyond what a bucket can.
+    excess: u64,
 }
 
 impl SharedBucket {
     pub(super) fn new(quota: Quota) -> Self {
-        let book = Book { quota, ledger: Ledger::default() };
+        let book = Book { quota, ledger: Ledger::default(), excess: 0 };
         Self { level: Level::new(Rate::of(quota)), book: crate::sync::Mutex::new(book) }
     }
 
@@ -82,14 +84,14 @@ impl SharedBucket {
     }
 
     pub(super) fn reserve(&self, now_ns: u64, n: u64) -> Result<(Decision, Held), Denied> {
-        let book = self.book.lock();
+        let mut book = self.book.lock();
         let taken = self.level.take(now_ns, n);
         decided(taken, n).map(|decision| (decision, book.ledger.hold(n, full_at(taken))))
     }
 
     /// The same of who waits in line.
     fn reserve_ahead(&self, now_ns: u64, n: u64) -> Result<Held, Denied> {
-        let book = self.book.lock();
+        let mut book = self.book.lock();
         let taken = self.level.take_ahead(now_ns, n);
         decided(taken, n).map(|_| book.ledger.hold(n, full_at(taken)))
     }
@@ -97,24 +99,22 @@ impl SharedBucket {
     /// Gives back what was not used of a charge, or charges what was used beyond it.
     pub(super) fn settle(&self, now_ns: impl Fn() -> u64, held: &Held, actual: u64) -> Decision {
         let mut book = self.book.lock();
-        let seen = if actual > held.tokens {
-            self.level.overdraw(now_ns(), actual - held.tokens)
+        let (units, seen) = if actual > held.tokens {
+            (0, self.level.overdraw(now_ns(), actual - held.tokens))
         } else {
             let unused = held.tokens - actual;
             let outstanding = |rate, now_ns| book.ledger.outstanding(held, unused, rate, now_ns);
-            let (units, seen) = self.level.give_back(now_ns, outstanding);
-            book.ledger.note_refund(units);
-            seen
+            self.level.give_back(now_ns, outstanding)
         };
+        book.ledger.settle(held, units);
         Decision::new(seen.rate, seen.full_at, seen.now)
     }
 
-    pub(super) fn set_quota(&self, now_ns: u64, quota: Quota) {
+    pub(super) fn set_quota(&self, now_ns: impl Fn() -> u64, quota: Quota) {
         let mut book = self.book.lock();
-        let rate = Rate::of(quota);
-        let before = self.level.set_rate(rate, now_ns);
-        book.ledger.change(now_ns, before, rate);
-        book.quota = quota;
+        let Changed { at_ns, from, to, excess } = self.level.set_rate(quota, book.excess, now_ns);
+        book.ledger.change(at_ns, from, to);
+        (book.quota, book.excess) = (quota, excess);
     }
 }
 
@@ -166,6 +166,9 @@ impl TokenBucket {
         if n == 0 {
             return Ok(self.peek());
         }
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            return Err(self.not_now(n));
+        }
         self.shared.take(self.clock.elapsed_ns(), n)
     }
 
@@ -192,7 +195,6 @@ impl TokenBucket {
     /// # Errors
     /// [`Denied`] if it would take longer, at once where that is known; nothing is taken then.
     pub fn acquire(&self, n: u64, timeout: Duration) -> Result<Decision, Denied> {
-        // SeqCst on both sides is not needed: who comes at the same time comes in either order.
         if self.waiting.load(Ordering::Acquire) == 0
             && let done @ (Ok(_) | Err(Denied::ExceedsBurst { .. })) = self.check_n(n)
         {
@@ -204,28 +206,40 @@ impl TokenBucket {
         line.next += 1;
         line.waiting.push_back(own);
         self.waiting.fetch_add(1, Ordering::AcqRel);
-        let mut held = None;
+        let mut held: Option<Held> = None;
         let outcome = loop {
             let now_ns = self.clock.elapsed_ns();
-            if line.waiting.front() == Some(&own) && held.is_none() {
-                match self.shared.reserve_ahead(now_ns, n) {
-                    Ok(charge) => held = Some(charge),
-                    Err(denied) => break Err(denied),
-                }
-            }
             let Seen { rate, full_at, now } = self.shared.level.look(now_ns);
-            let wait_ns = rate.ns(Rate::debt(full_at, now).saturating_sub(rate.capacity));
-            if held.is_some() && wait_ns == 0 {
+            // With its own charge in it, once that is made.
+            let wait = match (held, rate.take(full_at, now, n)) {
+                (_, Err(Refused::TooLarge)) => None,
+                (None, Err(Refused::Wait(units))) => Some(units),
+                (None, Ok(_)) => Some(0),
+                (Some(_), _) => Some(Rate::debt(full_at, now).saturating_sub(rate.capacity)),
+            };
+            let wait_ns = wait.map(|units| rate.ns(units));
+            let is_front = line.waiting.front() == Some(&own);
+            if held.is_some() && wait_ns == Some(0) {
                 break Ok(Decision::new(rate, full_at, now));
             }
-            let is_hopeless = held.is_some() && now_ns.saturating_add(wait_ns) > until_ns;
-            let look = if self.clock.is_manual() { deadline(MANUAL_LOOKS) } else { until };
-            let look = if held.is_some() { look.min(deadline(Duration::from_nanos(wait_ns))) } else { look };
-            if is_hopeless || (self.moved.wait_until(&mut line, look.min(until)).timed_out() && look >= until) {
+            let comes_too_late = |wait_ns: u64| is_front && now_ns.saturating_add(wait_ns) > until_ns;
+            let is_hopeless = wait_ns.is_none_or(comes_too_late);
+            if is_front && held.is_none() && !is_hopeless {
+                // Nobody else charges now: what it waits for is for it.
+                held = self.shared.reserve_ahead(now_ns, n).ok();
+                continue;
+            }
+            let mut look = until;
+            if self.clock.is_manual() {
+                look = look.min(deadline(MANUAL_LOOKS));
+            } else if held.is_some() {
+                look = look.min(deadline(Duration::from_nanos(wait_ns.unwrap_or(0))));
+            }
+            if is_hopeless || (self.moved.wait_until(&mut line, look).timed_out() && look >= until) {
                 if let Some(held) = held {
                     let _ = self.shared.settle(|| self.clock.elapsed_ns(), &held, 0);
                 }
-                break Err(self.too_late(n));
+                break Err(self.not_now(n));
             }
         };
         line.waiting.retain(|waiting| *waiting != own);
@@ -235,10 +249,10 @@ impl TokenBucket {
         outcome
     }
 
-    /// Nothing was taken in time.
-    fn too_late(&self, n: u64) -> Denied {
+    /// Nothing is taken, for others stand in line before, or it would take too long.
+    #[cold]
+    fn not_now(&self, n: u64) -> Denied {
         let Seen { rate, full_at, now } = self.shared.level.look(self.clock.elapsed_ns());
-        // Others may stand in line before.
         let refused = rate.take(full_at, now, n).err().unwrap_or(Refused::Wait(1));
         Denied::new(refused, n, rate, Decision::new(rate, full_at, now))
     }
@@ -257,6 +271,9 @@ impl TokenBucket {
     /// # Errors
     /// [`Denied`], and nothing is taken.
     pub fn reserve(&self, n: u64) -> Result<Permit<'_>, Denied> {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            return Err(self.not_now(n));
+        }
         let (decision, held) = self.shared.reserve(self.clock.elapsed_ns(), n)?;
         Ok(Permit::of_bucket(self, held, decision))
     }
@@ -268,7 +285,7 @@ impl TokenBucket {
 
     /// Another quota from now on. What is owed stays owed, in tokens: a change refills nothing and forgives nothing.
     pub fn set_quota(&self, q: Quota) {
-        self.shared.set_quota(self.clock.elapsed_ns(), q);
+        self.shared.set_quota(|| self.clock.elapsed_ns(), q);
         self.moved();
     }
 

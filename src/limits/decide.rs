@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::{
     account::Account,
     decision::{Decision, Denied},
-    home::{bounded, is_bounded},
+    home::{Home, bounded, is_bounded},
     judge::{Asked, Charged},
     ledger::Held,
     notices::Notice,
@@ -52,17 +52,18 @@ struct Part {
 }
 
 pub(super) fn decide(charges: &[Charge<'_>], on_trial: bool) -> Result<(Decision, Trial), Denied> {
-    let now_ns = charges.first().map_or(0, |charge| charge.scope.inner.home.clock.elapsed_ns());
     // Of keys of any length that are told apart by their hash.
     let keys: SmallVec<[Cow<'_, str>; USUAL]>;
     let mut steps: SmallVec<[Step<'_>; USUAL]> = SmallVec::new();
     if charges.iter().all(|charge| is_bounded(charge.key)) {
-        charges.iter().for_each(|charge| steps.push(Step::new(charge, charge.key, now_ns)));
+        charges.iter().for_each(|charge| steps.push(Step::new(charge, charge.key)));
     } else {
         keys = charges.iter().map(|charge| bounded(charge.key)).collect();
-        charges.iter().zip(&keys).for_each(|(charge, key)| steps.push(Step::new(charge, key, now_ns)));
+        charges.iter().zip(&keys).for_each(|(charge, key)| steps.push(Step::new(charge, key)));
     }
+    tell_repeated(&mut steps);
     let mut locks = lock_all(&mut steps);
+    look_at_the_clock(&mut steps);
     let mut notices: Vec<(usize, Notice)> = Vec::new();
     let mut worst: Option<Denied> = None;
     let mut tightest: Option<Decision> = None;
@@ -85,19 +86,17 @@ pub(super) fn decide(charges: &[Charge<'_>], on_trial: bool) -> Result<(Decision
     if worst.is_some() {
         // In reverse: a bucket that was charged twice is what it was before the first.
         for step in steps.iter().rev() {
-            if step.charged.has_passed {
+            if step.charged.is_to_be_undone() {
                 step.inner.undo(&mut locks[step.lock].guard, step.asked, &step.charged);
             }
         }
         // What was taken back was not used up.
-        notices.retain(|(index, _)| !steps[*index].charged.has_passed);
+        notices.retain(|(_, notice)| !matches!(notice, Notice::Warned { .. }));
     } else if on_trial {
         trial.0.extend(steps.iter().map(|step| step.hold(&mut locks[step.lock].guard)));
     }
     drop(locks);
-    if let Some(step) = steps.first() {
-        step.inner.home.stir();
-    }
+    steps.iter().for_each(|step| step.inner.home.stir());
     for (index, notice) in notices {
         steps[index].inner.tell(steps[index].asked.key, &notice);
     }
@@ -107,6 +106,34 @@ pub(super) fn decide(charges: &[Charge<'_>], on_trial: bool) -> Result<(Decision
             let decision = tightest.unwrap_or_else(Decision::of_nothing).dry_run_denial(is_dry_run_denial);
             Ok((decision, trial))
         }
+    }
+}
+
+/// Of a bucket that is asked more than once, each says what was asked before.
+fn tell_repeated(steps: &mut SmallVec<[Step<'_>; USUAL]>) {
+    for index in 1..steps.len() {
+        let (before, rest) = steps.split_at_mut(index);
+        let step = &mut rest[0];
+        let is_same = |other: &&mut Step<'_>| {
+            other.inner.id == step.inner.id && other.inner.is_same(other.asked.key, step.asked.key)
+        };
+        for other in before.iter_mut().filter(is_same) {
+            other.asked.before.get_or_insert(0);
+            step.asked.before = Some(step.asked.before.unwrap_or(0).saturating_add(other.asked.n));
+        }
+    }
+}
+
+/// One moment for all, or for those of one `L0`.
+fn look_at_the_clock(steps: &mut SmallVec<[Step<'_>; USUAL]>) {
+    let mut last: Option<(&Arc<Home>, u64)> = None;
+    for step in steps {
+        let home = &step.inner.home;
+        let now_ns = match last {
+            Some((known, now_ns)) if Arc::ptr_eq(known, home) => now_ns,
+            _ => home.now_ns(),
+        };
+        (step.asked.now_ns, last) = (now_ns, Some((home, now_ns)));
     }
 }
 
@@ -133,9 +160,9 @@ fn lock_all<'c>(steps: &mut SmallVec<[Step<'c>; USUAL]>) -> SmallVec<[Lock<'c>; 
 
 impl<'c> Step<'c> {
     #[inline]
-    fn new(charge: &Charge<'c>, key: &'c str, now_ns: u64) -> Self {
+    fn new(charge: &Charge<'c>, key: &'c str) -> Self {
         let inner = &charge.scope.inner;
-        let asked = Asked { place: inner.place(key), key, n: charge.cost.unwrap_or(1), now_ns };
+        let asked = Asked { place: inner.place(key), key, n: charge.cost.unwrap_or(1), now_ns: 0, before: None };
         Self { inner, asked, is_given: charge.cost.is_some(), lock: 0, charged: Charged::default() }
     }
 

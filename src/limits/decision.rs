@@ -236,7 +236,7 @@ impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = self.decision().scope().map(|scope| format!(" by {scope}")).unwrap_or_default();
         match self {
-            Self::RetryAfter { wait, .. } => write!(f, "rate limited{by}: retry after {wait:?}"),
+            Self::RetryAfter { wait, .. } => write!(f, "rate limited{by}: retry after {:?}", in_full(*wait)),
             Self::ExceedsBurst { cost, burst: 0, .. } => {
                 write!(f, "rate limited{by}: a cost of {cost} where nothing may pass")
             }
@@ -247,6 +247,12 @@ impl fmt::Display for Denied {
             Self::Blocked { until: None, .. } => write!(f, "rate limited{by}: blocked"),
         }
     }
+}
+
+/// To be read: up to a full millisecond.
+fn in_full(wait: Duration) -> Duration {
+    let ms = wait.as_nanos().div_ceil(1_000_000);
+    u64::try_from(ms).map_or(wait, Duration::from_millis)
 }
 
 impl StdError for Denied {}

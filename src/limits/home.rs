@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::snapshot::Saved;
+use super::{quota::TIME_MAX_NS, snapshot::Saved};
 use crate::{
     capture::Capture,
     clock::{Clock, Timestamp},
@@ -68,6 +68,12 @@ impl Home {
             left_count: AtomicUsize::new(left.len()),
             left: Mutex::new(left),
         }
+    }
+
+    /// Now, on the clock that limits go by.
+    #[inline]
+    pub(super) fn now_ns(&self) -> u64 {
+        self.clock.elapsed_ns().min(TIME_MAX_NS)
     }
 
     /// Something was counted: it is told within a second.

@@ -4,13 +4,14 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
-    account::{Account, Common, Tally, Trial, Window},
+    account::{Account, Common, Tally, Window},
     decision::{Decision, Denied},
     home::bounded,
     ledger::Held,
     notices::{Notice, WINDOW},
+    quota::Refused,
     scope::Inner,
-    table::{Bucket as _, Place, Shard},
+    table::{Bucket as _, Found, Place, Shard},
 };
 
 /// One charge: of which key, how much, when.
@@ -20,24 +21,40 @@ pub(super) struct Asked<'k> {
     pub(super) key: &'k str,
     pub(super) n: u64,
     pub(super) now_ns: u64,
+    /// What the same decision asks of the same bucket before; `None` where it asks once.
+    pub(super) before: Option<u64>,
 }
 
 /// What was done for who may pass; filled in where it lies, for it is taken back or held from there.
 #[derive(Debug, Default)]
 pub(super) struct Charged {
     pub(super) has_passed: bool,
-    /// The account's level before, if it was charged.
+    /// The account's level before, if it was moved.
     before: Option<u64>,
+    /// The account is that of all who find no place.
+    is_shared: bool,
     n: u64,
     is_dry_run_denial: bool,
     is_warned: bool,
 }
 
+impl Charged {
+    /// Whether anything was done that a refusal of another scope takes back.
+    pub(super) fn is_to_be_undone(&self) -> bool {
+        self.has_passed || self.before.is_some()
+    }
+}
+
 impl Inner {
+    /// Whether two keys have the same bucket.
+    pub(super) fn is_same(&self, one: &str, other: &str) -> bool {
+        self.charged(one) == self.charged(other)
+    }
+
     pub(super) fn check(&self, key: &str, n: u64) -> Result<Decision, Denied> {
         let key = bounded(key);
-        let now_ns = self.home.clock.elapsed_ns();
-        let asked = Asked { place: self.place(&key), key: &key, n, now_ns };
+        let now_ns = self.home.now_ns();
+        let asked = Asked { place: self.place(&key), key: &key, n, now_ns, before: None };
         let mut notices = Vec::new();
         let mut tell = |notice| notices.push(notice);
         let mut shard = self.accounts.lock(asked.place.shard);
@@ -67,64 +84,86 @@ impl Inner {
         charged: &mut Charged,
         tell: &mut impl FnMut(Notice),
     ) -> Result<Decision, Denied> {
-        let Asked { place, key, n, now_ns } = asked;
+        let Asked { place, key, n, now_ns, .. } = asked;
         charged.n = n;
-        if now_ns >= shard.common.minute_until_ns {
-            let (minute_s, until_ns) = self.home.minute(now_ns);
-            shard.common.turn(minute_s, until_ns);
-        }
+        self.turn(&mut shard.common, now_ns);
         let own = self.charged(key);
-        let is_other = own.len() != key.len();
-        let mut blocked_until_ns = 0;
-        // Not charged, but maybe blocked: then it has an account beside the one that all share.
-        if is_other {
-            let other = self.accounts.place(key);
-            if let Some((account, _)) = self.accounts.find(shard, other, key) {
-                blocked_until_ns = account.more.as_ref().map_or(0, |more| more.blocked_until_ns);
-            }
-        }
+        let blocked_ns = if own.len() == key.len() { 0 } else { self.blocked_beside(shard, key, now_ns) };
         let rate = shard.common.rate;
         let new = || self.account(own, rate, now_ns);
-        let (account, common) = self.accounts.bucket(shard, place, own, now_ns, new);
+        let Found { bucket: account, common, is_shared, is_new } = self.accounts.bucket(shard, place, own, now_ns, new);
+        charged.is_shared = is_shared;
         let rate = account.rate(common);
         let now = rate.time(now_ns);
-        if let Some(more) = &account.more
-            && !is_other
-        {
-            blocked_until_ns = more.blocked_until_ns;
-        }
-        if blocked_until_ns > now_ns {
+        let blocked_until_ns = account.more.as_ref().map_or(0, |more| more.blocked_until_ns).max(blocked_ns);
+        let taken = match asked.before {
+            Some(before) if rate.is_too_much(before.saturating_add(n)) => Err(Refused::TooLarge),
+            _ if n == 0 => Ok(account.full_at),
+            _ => rate.take(account.full_at, now, n),
+        };
+        let judged = if blocked_until_ns > now_ns {
             let left_ns = (blocked_until_ns != u64::MAX).then(|| blocked_until_ns - now_ns);
-            let decision = Decision::new(rate, account.full_at, now);
-            let denied = Denied::blocked(left_ns, self.home.wall(now_ns), decision);
-            return self.refuse(account, common, Asked { key: own, ..asked }, denied, charged, tell);
-        }
-        if !self.exempt.is_empty() && self.exempt.contains(key) {
+            // It would not pass before the bucket lets it, either.
+            let left_ns = left_ns.map(|left_ns| match taken {
+                Err(Refused::Wait(units)) => left_ns.max(rate.ns(units)),
+                _ => left_ns,
+            });
+            let denied = Denied::blocked(left_ns, self.home.wall(now_ns), Decision::new(rate, account.full_at, now));
+            self.refuse(account, common, Asked { key: own, ..asked }, denied, charged, tell)
+        } else if !self.exempt.is_empty() && self.exempt.contains(key) {
             account.count(common, own, passed(n));
-            self.accounts.note(place.shard, account.is_new_at(common));
-            let decision = Decision::new(rate, 0, now).of_scope(self.name);
             charged.has_passed = true;
-            return Ok(decision);
-        }
-        let taken = if n == 0 { Ok(account.full_at) } else { rate.take(account.full_at, now, n) };
-        match taken {
-            Ok(full_at) => {
-                let before = std::mem::replace(&mut account.full_at, full_at);
-                if before == 0 {
-                    self.accounts.note(place.shard, account.is_new_at(common));
+            Ok(Decision::new(rate, 0, now).of_scope(self.name))
+        } else {
+            match taken {
+                Ok(full_at) => {
+                    charged.before = Some(std::mem::replace(&mut account.full_at, full_at));
+                    account.is_changed = true;
+                    account.count(common, own, passed(n));
+                    let decision = Decision::new(rate, full_at, now).of_scope(self.name);
+                    let warning = self.warning(account, decision, common.minute_s);
+                    (charged.has_passed, charged.is_warned) = (true, warning.is_some());
+                    warning.into_iter().for_each(&mut *tell);
+                    Ok(decision)
                 }
-                account.count(common, own, passed(n));
-                let decision = Decision::new(rate, full_at, now).of_scope(self.name);
-                let warning = self.warning(account, decision, common.minute_until_ns);
-                (charged.has_passed, charged.before, charged.is_warned) = (true, Some(before), warning.is_some());
-                warning.into_iter().for_each(tell);
-                Ok(decision)
+                Err(refused) => {
+                    let denied = Denied::new(refused, n, rate, Decision::new(rate, account.full_at, now));
+                    if asked.before.is_some()
+                        && let Ok(full_at) = rate.take_ahead(account.full_at, now, n)
+                    {
+                        // What the decision asks of it besides waits behind this; all of it is taken back.
+                        charged.before = Some(std::mem::replace(&mut account.full_at, full_at));
+                    }
+                    self.refuse(account, common, Asked { key: own, ..asked }, denied, charged, tell)
+                }
             }
-            Err(refused) => {
-                let denied = Denied::new(refused, n, rate, Decision::new(rate, account.full_at, now));
-                self.refuse(account, common, Asked { key: own, ..asked }, denied, charged, tell)
+        };
+        if is_new {
+            self.accounts.note(place.shard, account.is_new_at(common));
+        }
+        judged
+    }
+
+    /// Another minute may have begun.
+    #[inline]
+    fn turn(&self, common: &mut Common, now_ns: u64) {
+        if now_ns >= common.minute_until_ns {
+            let (minute_s, until_ns) = self.home.minute(now_ns);
+            common.turn(minute_s, until_ns);
+        }
+    }
+
+    /// Until when a key of a scope that all share is blocked: it has an account beside theirs then.
+    fn blocked_beside(&self, shard: &mut Shard<String, Account>, key: &str, now_ns: u64) -> u64 {
+        let place = self.accounts.place(key);
+        if self.accounts.find(shard, place, key).is_none() && self.home.has_left() {
+            let account = self.account(key, shard.common.rate, now_ns);
+            if account.more.is_some() {
+                self.accounts.pinned(shard, place, key.to_owned(), || account);
             }
         }
+        let found = self.accounts.find(shard, place, key);
+        found.and_then(|(account, _)| account.more.as_ref()).map_or(0, |more| more.blocked_until_ns)
     }
 
     /// Counts a refusal. The first of a window is told, and one too many locks the key out.
@@ -138,15 +177,16 @@ impl Inner {
         charged: &mut Charged,
         tell: &mut dyn FnMut(Notice),
     ) -> Result<Decision, Denied> {
-        let Asked { place, key, n, now_ns } = asked;
-        if account.full_at == 0 {
-            self.accounts.note(place.shard, now_ns);
-        }
+        let Asked { key, n, now_ns, .. } = asked;
         let denied = denied.of_scope(self.name);
         let is_dry_run = self.config.is_dry_run;
         let tally =
             if is_dry_run { Tally { dry_run_denied: 1, ..passed(n) } } else { Tally { denied: 1, ..Tally::default() } };
         account.count(common, key, tally);
+        if charged.is_shared {
+            // Of many keys: who they are is not known, and nobody is locked out for what others do.
+            return self.refused(denied, charged);
+        }
         let window = account.more.as_mut().and_then(|more| more.window.as_mut());
         if let Some(window) = window.filter(|window| now_ns < window.ends_ns) {
             window.denied += 1;
@@ -155,7 +195,7 @@ impl Inner {
             let ended = account.more.as_mut().and_then(|more| more.window.take());
             let sum = ended.map(|window| Notice::Sum { denied: window.denied, limit: denied.decision().limit() });
             sum.into_iter().for_each(&mut *tell);
-            if self.notices.may_tell(common.minute_until_ns) {
+            if self.notices.may_tell(common.minute_s) {
                 let ends_ns = now_ns.saturating_add(WINDOW.as_nanos() as u64);
                 account.more().window = Some(Window { ends_ns, denied: 1 });
                 self.notices.open(ends_ns, key);
@@ -168,18 +208,23 @@ impl Inner {
             if !is_dry_run {
                 let until_ns = now_ns.saturating_add(ns(for_));
                 account.more().blocked_until_ns = until_ns;
+                account.is_changed = true;
                 self.home.is_urgent.store(true, Ordering::Relaxed);
             }
             let until = self.home.wall(now_ns).saturating_add(for_);
-            if self.notices.may_tell_lock_out(common.minute_until_ns) {
+            if self.notices.may_tell_lock_out(common.minute_s) {
                 tell(Notice::LockedOut { denied, cost: n, until });
             }
         }
-        if is_dry_run {
-            (charged.has_passed, charged.is_dry_run_denial) = (true, true);
-            return Ok(denied.decision().dry_run_denial(true));
+        self.refused(denied, charged)
+    }
+
+    fn refused(&self, denied: Denied, charged: &mut Charged) -> Result<Decision, Denied> {
+        if !self.config.is_dry_run {
+            return Err(denied);
         }
-        Err(denied)
+        (charged.has_passed, charged.is_dry_run_denial) = (true, true);
+        Ok(denied.decision().dry_run_denial(true))
     }
 
     /// Remembers a violation; one too many says for how long the key is locked out.
@@ -200,19 +245,33 @@ impl Inner {
         Some(lock_out.for_)
     }
 
+    /// The account that a charge of this decision went to; none if it was forgotten since, being as good as new.
+    fn charged_account<'s>(
+        &self,
+        shard: &'s mut Shard<String, Account>,
+        asked: Asked<'_>,
+        charged: &Charged,
+    ) -> Option<(&'s mut Account, &'s mut Common)> {
+        if charged.is_shared {
+            return Some(shard.shared());
+        }
+        self.accounts.find(shard, asked.place, self.charged(asked.key))
+    }
+
     /// Takes back what was charged and counted, for another scope refused.
     pub(super) fn undo(&self, shard: &mut Shard<String, Account>, asked: Asked<'_>, charged: &Charged) {
-        let (place, key) = (asked.place, self.charged(asked.key));
-        let (account, common) = self.accounts.known(shard, place, key);
+        let Some((account, common)) = self.charged_account(shard, asked, charged) else { return };
         if let Some(before) = charged.before {
             account.full_at = before;
         }
         if charged.is_warned {
             account.more().is_warned = false;
         }
-        let tally = if charged.is_dry_run_denial { dry_run_denied(charged.n) } else { passed(charged.n) };
-        account.count(common, key, tally.negated());
-        self.accounts.note(place.shard, account.is_new_at(common));
+        if charged.has_passed {
+            let tally = if charged.is_dry_run_denial { dry_run_denied(charged.n) } else { passed(charged.n) };
+            account.count(common, self.charged(asked.key), tally.negated());
+        }
+        self.accounts.note(asked.place.shard, account.is_new_at(common));
     }
 
     /// Right after a charge that passed: what of it may be given back, and whether its bucket is the one that keys without a
@@ -224,51 +283,46 @@ impl Inner {
         charged: &Charged,
     ) -> Option<(Held, bool)> {
         charged.before?;
-        let (place, key) = (asked.place, self.charged(asked.key));
-        let is_shared = self.accounts.find(shard, place, key).is_none();
-        let (account, _) = self.accounts.known(shard, place, key);
+        let (account, _) = self.charged_account(shard, asked, charged)?;
         let full_at = account.full_at;
-        let trial = account.more().trial.get_or_insert_with(Trial::default);
-        trial.held += 1;
-        Some((trial.ledger.hold(asked.n, full_at), is_shared))
+        Some((account.more().trial.hold(asked.n, full_at), charged.is_shared))
     }
 
     /// Gives back what was not used of a charge, or charges what was used beyond it.
     pub(super) fn settle(&self, key: &str, held: Option<&(Held, bool)>, cost: u64, actual: u64) -> Decision {
         let key = self.charged(key);
-        let now_ns = self.home.clock.elapsed_ns();
         let place = self.place(key);
         let mut shard = self.accounts.lock(place.shard);
-        if now_ns >= shard.common.minute_until_ns {
-            let (minute_s, until_ns) = self.home.minute(now_ns);
-            shard.common.turn(minute_s, until_ns);
-        }
+        // Under the lock: who charged meanwhile has not looked later.
+        let now_ns = self.home.now_ns();
+        self.turn(&mut shard.common, now_ns);
+        let rate = shard.common.rate;
         let (account, common) = match held {
             Some((_, true)) => shard.shared(),
-            _ => self.accounts.known(&mut shard, place, key),
+            _ => {
+                let new = || self.account(key, rate, now_ns);
+                let Found { bucket, common, .. } = self.accounts.bucket(&mut shard, place, key, now_ns, new);
+                (bucket, common)
+            }
         };
         let rate = account.rate(common);
         let now = rate.time(now_ns);
-        if let (Some((held, _)), Some(trial)) = (held, account.more.as_mut().and_then(|more| more.trial.as_mut())) {
-            if actual > cost {
+        if let (Some((held, _)), Some(more)) = (held, account.more.as_mut()) {
+            let units = if actual > cost {
                 account.full_at = rate.overdraw(account.full_at, now, actual - cost);
+                0
             } else {
-                let units = trial.ledger.outstanding(held, cost - actual, rate, now_ns);
-                trial.ledger.note_refund(units);
-                account.full_at = account.full_at.saturating_sub(units);
-            }
-            trial.held -= 1;
-            if trial.held == 0
-                && let Some(more) = account.more.as_mut()
-            {
-                more.trial = None;
-            }
+                more.trial.outstanding(held, cost - actual, rate, now_ns)
+            };
+            more.trial.settle(held, units);
+            account.full_at = account.full_at.saturating_sub(units);
+            account.is_changed = true;
         }
         let difference = i64::try_from(i128::from(actual) - i128::from(cost));
         let used = difference.unwrap_or(if actual > cost { i64::MAX } else { i64::MIN });
         account.count(common, key, Tally { used, ..Tally::default() });
         let decision = Decision::new(rate, account.full_at, now).of_scope(self.name);
-        let notice = self.warning(account, decision, common.minute_until_ns);
+        let notice = self.warning(account, decision, common.minute_s);
         self.accounts.note(place.shard, now_ns);
         drop(shard);
         self.home.stir();
@@ -277,13 +331,13 @@ impl Inner {
     }
 
     /// The share at which to warn is reached; it was not, or is long past.
-    fn warning(&self, account: &mut Account, decision: Decision, minute_until_ns: u64) -> Option<Notice> {
+    fn warning(&self, account: &mut Account, decision: Decision, minute_s: i64) -> Option<Notice> {
         /// Below this part of the share one may be warned again.
         const WELL_BELOW: f64 = 0.8;
         let share = self.config.warn_at?;
         let used = decision.used_share();
         let is_warned = account.more.as_ref().is_some_and(|more| more.is_warned);
-        if used >= share && !is_warned && self.notices.may_tell_warning(minute_until_ns) {
+        if used >= share && !is_warned && self.notices.may_tell_warning(minute_s) {
             account.more().is_warned = true;
             return Some(Notice::Warned { decision, share });
         }

@@ -4,8 +4,8 @@ use std::{borrow::Borrow, fmt, hash::Hash};
 
 use super::{
     decision::{Decision, Denied},
-    quota::{Quota, Rate},
-    table::{Bucket, Table},
+    quota::{Quota, Rate, TIME_MAX_NS},
+    table::{Bucket, Found, Table},
 };
 use crate::clock::Clock;
 
@@ -36,15 +36,25 @@ pub struct KeyedTokenBuckets<K> {
 /// One key's.
 struct Level {
     full_at: u64,
-    own: Option<Box<Rate>>,
+    own: Option<Box<Own>>,
 }
 
-impl Bucket for Level {
+/// A quota of its own, and tokens that are owed beyond what a bucket can.
+struct Own {
+    rate: Rate,
+    excess: u64,
+}
+
+impl<K> Bucket<K> for Level {
     type Common = Rate;
 
     fn is_new_at(&self, common: &Rate) -> u64 {
         // A quota of its own is not to be forgotten.
         if self.own.is_some() { u64::MAX } else { common.ns(self.full_at) }
+    }
+
+    fn begin_as(&mut self, shared: &Self) {
+        self.full_at = shared.full_at;
     }
 }
 
@@ -54,7 +64,7 @@ impl Level {
     }
 
     fn rate(&self, common: Rate) -> Rate {
-        self.own.as_deref().copied().unwrap_or(common)
+        self.own.as_ref().map_or(common, |own| own.rate)
     }
 }
 
@@ -106,27 +116,19 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
         if n == 0 {
             return Ok(self.peek(key));
         }
-        let now_ns = self.clock.elapsed_ns();
+        let now_ns = self.now_ns();
         let place = self.table.place(key);
         let mut shard = self.table.lock(place.shard);
-        let (level, common) = self.table.bucket(&mut shard, place, key, now_ns, Level::new);
+        let Found { bucket: level, common, is_new, .. } = self.table.bucket(&mut shard, place, key, now_ns, Level::new);
         let rate = level.rate(*common);
         let now = rate.time(now_ns);
-        match rate.take(level.full_at, now, n) {
-            Ok(full_at) => {
-                if level.full_at == 0 {
-                    self.table.note(place.shard, rate.ns(full_at));
-                }
-                level.full_at = full_at;
-                Ok(Decision::new(rate, full_at, now))
-            }
-            Err(refused) => {
-                if level.full_at == 0 {
-                    self.table.note(place.shard, now_ns);
-                }
-                Err(Denied::new(refused, n, rate, Decision::new(rate, level.full_at, now)))
-            }
+        let taken = rate.take(level.full_at, now, n);
+        level.full_at = taken.unwrap_or(level.full_at);
+        let decision = Decision::new(rate, level.full_at, now);
+        if is_new {
+            self.table.note(place.shard, rate.ns(level.full_at));
         }
+        taken.map(|_| decision).map_err(|refused| Denied::new(refused, n, rate, decision))
     }
 
     /// The key's bucket as it is; takes nothing, and keeps nothing of a key that is not known.
@@ -134,12 +136,13 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
     where
         K: Borrow<Q>,
     {
-        let now_ns = self.clock.elapsed_ns();
+        let now_ns = self.now_ns();
         let place = self.table.place(key);
         let mut shard = self.table.lock(place.shard);
         let (rate, full_at) = match self.table.find(&mut shard, place, key) {
             Some((level, common)) => (level.rate(*common), level.full_at),
-            None => (self.rate, 0),
+            // It would begin as the bucket that it shared with others, or share it.
+            None => (self.rate, shard.overflow().full_at),
         };
         Decision::new(rate, full_at, rate.time(now_ns))
     }
@@ -152,13 +155,22 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
     /// Another quota for one key, from now on; what it owes stays owed, in tokens. Such a key is kept for ever, beyond
     /// [`max_keys`](Self::max_keys) if need be.
     pub fn set_quota(&self, key: K, q: Quota) {
-        let now_ns = self.clock.elapsed_ns();
         let place = self.table.place(&key);
         let mut shard = self.table.lock(place.shard);
+        // Under the lock: a charge of meanwhile is not taken for a debt of then.
+        let now_ns = self.now_ns();
         let (level, common) = self.table.pinned(&mut shard, place, key, Level::new);
-        let (before, rate) = (level.rate(*common), Rate::of(q));
-        level.full_at = before.owed_under(Rate::debt(level.full_at, before.time(now_ns)), rate, now_ns);
-        level.own = Some(Box::new(rate));
+        let before = level.rate(*common);
+        let rate = Rate::of(q).after(before);
+        let (debt, excess) =
+            (Rate::debt(level.full_at, before.time(now_ns)), level.own.as_ref().map_or(0, |own| own.excess));
+        let (full_at, excess) = before.owed_under(debt, excess, rate, now_ns);
+        level.full_at = full_at;
+        level.own = Some(Box::new(Own { rate, excess }));
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.clock.elapsed_ns().min(TIME_MAX_NS)
     }
 
     /// How many keys are kept.

@@ -6,7 +6,7 @@
 
 use crossbeam_utils::CachePadded;
 
-use super::quota::{Rate, Refused};
+use super::quota::{Quota, Rate, Refused};
 use crate::sync::{AtomicU64, Ordering};
 
 const VERSION_BITS: u32 = 2;
@@ -31,6 +31,16 @@ pub(super) struct Seen {
     pub(super) rate: Rate,
     pub(super) full_at: u64,
     pub(super) now: u64,
+}
+
+/// A change of quota, at its moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Changed {
+    pub(super) at_ns: u64,
+    pub(super) from: Rate,
+    pub(super) to: Rate,
+    /// Tokens that are owed beyond what a bucket can.
+    pub(super) excess: u64,
 }
 
 impl Level {
@@ -108,24 +118,28 @@ impl Level {
         (units.get(), Seen { now: seen.rate.time(now_ns()), ..seen })
     }
 
-    /// Another rate from this moment on; the debt stays. One caller at a time. Returns the rate before.
-    pub(super) fn set_rate(&self, rate: Rate, now_ns: u64) -> Rate {
+    /// Another quota from this moment on; the debt stays, with the tokens that are owed beyond it. One caller at a time.
+    pub(super) fn set_rate(&self, quota: Quota, excess: u64, now_ns: impl Fn() -> u64) -> Changed {
         let mut word = self.word.load(Ordering::Acquire);
+        let rate = Rate::of(quota).after(self.seen(word, 0).rate);
         let version = (word % VERSIONS + 1) % VERSIONS;
         let slot = &self.slots[version as usize];
         slot.cost.store(rate.cost, Ordering::Relaxed);
         slot.capacity.store(rate.capacity, Ordering::Relaxed);
         slot.scale.store(rate.scale, Ordering::Relaxed);
         loop {
-            let seen = self.seen(word, now_ns);
-            let full_at = seen.rate.owed_under(Rate::debt(seen.full_at, seen.now), rate, now_ns);
+            // After the look: a charge of meanwhile is not taken for a debt of then.
+            let at_ns = now_ns();
+            let seen = self.seen(word, at_ns);
+            let debt = Rate::debt(seen.full_at, seen.now);
+            let (full_at, excess) = seen.rate.owed_under(debt, excess, rate, at_ns);
             match self.word.compare_exchange_weak(
                 word,
                 (full_at << VERSION_BITS) | version,
                 Ordering::AcqRel,
                 Ordering::Acquire,
             ) {
-                Ok(_) => return seen.rate,
+                Ok(_) => return Changed { at_ns, from: seen.rate, to: rate, excess },
                 Err(other) => word = other,
             }
         }

@@ -1,7 +1,11 @@
 //! What a scope tells of refusals, boundedly: the first of a window and key, then one sum at the window's end; lock-outs;
 //! budgets that are nearly used up. A flood of a million adds a few hundred rows a minute, whoever floods.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -44,36 +48,46 @@ pub(super) enum Notice {
 #[derive(Debug, Default)]
 pub(super) struct Notices {
     told: Mutex<Told>,
+    is_over: AtomicBool,
     /// In the order in which they end.
     open: Mutex<VecDeque<(u64, Box<str>)>>,
 }
 
 #[derive(Debug, Default)]
 struct Told {
-    minute_until_ns: u64,
+    minute_s: i64,
     first: u32,
     lock_outs: u32,
     warnings: u32,
 }
 
 impl Notices {
-    pub(super) fn may_tell(&self, minute_until_ns: u64) -> bool {
-        self.may(minute_until_ns, |told| &mut told.first)
+    /// Nothing is told after this.
+    pub(super) fn finish(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.open.lock().clear();
     }
 
-    pub(super) fn may_tell_lock_out(&self, minute_until_ns: u64) -> bool {
-        self.may(minute_until_ns, |told| &mut told.lock_outs)
+    pub(super) fn may_tell(&self, minute_s: i64) -> bool {
+        self.may(minute_s, |told| &mut told.first)
     }
 
-    pub(super) fn may_tell_warning(&self, minute_until_ns: u64) -> bool {
-        self.may(minute_until_ns, |told| &mut told.warnings)
+    pub(super) fn may_tell_lock_out(&self, minute_s: i64) -> bool {
+        self.may(minute_s, |told| &mut told.lock_outs)
+    }
+
+    pub(super) fn may_tell_warning(&self, minute_s: i64) -> bool {
+        self.may(minute_s, |told| &mut told.warnings)
     }
 
     /// Whether there is one more in the minute that ends there; counts it.
-    fn may(&self, minute_until_ns: u64, count: impl Fn(&mut Told) -> &mut u32) -> bool {
+    fn may(&self, minute_s: i64, count: impl Fn(&mut Told) -> &mut u32) -> bool {
+        if self.is_over.load(Ordering::Relaxed) {
+            return false;
+        }
         let mut told = self.told.lock();
-        if minute_until_ns > told.minute_until_ns {
-            *told = Told { minute_until_ns, ..Told::default() };
+        if minute_s != told.minute_s {
+            *told = Told { minute_s, ..Told::default() };
         }
         let count = count(&mut told);
         *count = count.saturating_add(1);
@@ -188,7 +202,7 @@ impl Inner {
             };
             let place = self.accounts.place(&*key);
             let mut shard = self.accounts.lock(place.shard);
-            let (account, common) = self.accounts.known(&mut shard, place, &*key);
+            let Some((account, common)) = self.accounts.find(&mut shard, place, &*key) else { continue };
             let limit = account.rate(common).burst();
             let window = account.more.as_mut().map(|more| &mut more.window);
             // Another one may have begun since.

@@ -78,10 +78,7 @@ impl Permit<'_> {
 
     fn settle(&mut self, actual: Option<u64>) -> Decision {
         match std::mem::replace(&mut self.of, Of::Settled) {
-            Of::Bucket(bucket, held) => match actual {
-                Some(actual) => bucket.settle(&held, actual),
-                None => bucket.peek(),
-            },
+            Of::Bucket(bucket, held) => bucket.settle(&held, actual.unwrap_or(held.tokens)),
             Of::Scopes(trial) => trial.settle(actual, self.decision),
             Of::Settled => self.decision,
         }

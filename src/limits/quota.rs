@@ -16,9 +16,11 @@ const SCALE_MAX: u64 = 8;
 /// A token that takes longer is exact enough in nanoseconds.
 const EXACT_ENOUGH_NS: u64 = 100_000_000;
 /// What a bucket may owe, its burst included.
-const DEBT_MAX: u64 = 1 << 60;
+pub(super) const DEBT_MAX: u64 = 1 << 60;
 /// The end of time; after it buckets do not fill any more. A process is thirteen years old then, or older.
 const TIME_MAX: u64 = (1 << 62) - (1 << 60) - 1;
+/// The same in nanoseconds, whatever the units.
+pub(super) const TIME_MAX_NS: u64 = TIME_MAX / SCALE_MAX;
 /// The longest burst: eighteen years, or two where a nanosecond has eight units.
 const CAPACITY_MAX: u64 = 1 << 59;
 
@@ -90,11 +92,13 @@ impl Quota {
         quota.validate().map(|()| quota)
     }
 
-    /// Whether a bucket can keep it to the letter. One that cannot is kept on the safe side: what is too fast is slower, what
+    /// Whether a bucket can keep it: the burst to the letter, the rate to the letter or, where a token takes no whole number of
+    /// eighths of a nanosecond, less than a hundredth slower. One that it cannot is kept on the safe side: what is too fast is slower, what
     /// is too long has a smaller burst, and of nothing comes nothing.
     ///
     /// # Errors
-    /// `is_invalid_input` for no tokens, no period, no burst, more than eight tokens a nanosecond, or a burst that takes
+    /// `is_invalid_input` for no tokens, no period, no burst, more than eight tokens a nanosecond, a rate that could only be
+    /// kept more than a hundredth slower, or a burst that takes
     /// more than two years to come back (eighteen, where a token takes whole nanoseconds).
     pub fn validate(&self) -> Result<()> {
         let problem = if self.tokens == 0 {
@@ -105,6 +109,9 @@ impl Quota {
             "with a burst of 0 nothing would ever pass; give a burst of at least 1"
         } else if u128::from(self.tokens) > u128::from(self.period_ns) * u128::from(SCALE_MAX) {
             "more than eight tokens a nanosecond cannot be told apart; count in larger units"
+        } else if Rate::of(*self).is_slower_than(*self) {
+            "it is no whole number of eighths of a nanosecond a token, and could only be kept more than a hundredth slower; \
+             take a rate that divides, or count in larger units"
         } else if Rate::of(*self).burst() < self.burst {
             "its burst takes so many years to come back that it is no limit; give a smaller burst or a faster rate"
         } else {
@@ -161,10 +168,13 @@ pub(super) enum Refused {
 }
 
 impl Rate {
+    /// Of no tokens a period.
+    const NOTHING: Self = Self { cost: 1, capacity: 0, scale: 1 };
+
     pub(super) fn of(quota: Quota) -> Self {
         let Quota { tokens, period_ns, burst } = quota;
         if tokens == 0 || period_ns == 0 {
-            return Self { cost: 1, capacity: 0, scale: 1 };
+            return Self::NOTHING;
         }
         let parts = tokens / gcd(tokens, period_ns);
         let scale = match parts {
@@ -178,8 +188,19 @@ impl Rate {
         Self { cost, capacity: burst.min(CAPACITY_MAX / cost) * cost, scale }
     }
 
+    /// By more than a hundredth.
+    fn is_slower_than(self, quota: Quota) -> bool {
+        let kept = u128::from(quota.tokens) * u128::from(self.cost);
+        kept * 100 > u128::from(quota.period_ns) * u128::from(self.scale) * 101
+    }
+
     pub(super) fn burst(self) -> u64 {
         self.capacity / self.cost
+    }
+
+    /// Whether so many can never pass at once.
+    pub(super) fn is_too_much(self, n: u64) -> bool {
+        n.checked_mul(self.cost).is_none_or(|cost| cost > self.capacity)
     }
 
     /// The moment in units.
@@ -209,7 +230,8 @@ impl Rate {
         if cost > self.capacity {
             return Err(Refused::TooLarge);
         }
-        Ok(full_at.max(now) + cost)
+        let after = full_at.max(now) + cost;
+        if after - now > DEBT_MAX { Err(Refused::Wait(after - now - self.capacity)) } else { Ok(after) }
     }
 
     /// When it will be full after `n` tokens that were already spent, whatever it owes.
@@ -218,11 +240,21 @@ impl Rate {
         base.saturating_add(n.saturating_mul(self.cost)).min(now + DEBT_MAX).max(base)
     }
 
-    /// When a bucket that owes so much under this rate will be full under another.
-    pub(super) fn owed_under(self, debt: u64, other: Self, now_ns: u64) -> u64 {
+    /// The rate of a quota that follows this one. Of nothing a period there is no interval: time goes on as it did.
+    pub(super) fn after(self, before: Self) -> Self {
+        if self == Self::NOTHING { Self { capacity: 0, ..before } } else { self }
+    }
+
+    /// When a bucket that owes so much under this rate, and so many tokens beyond, will be full under another; and the
+    /// tokens that are owed beyond what a bucket can.
+    pub(super) fn owed_under(self, debt: u64, excess: u64, other: Self, now_ns: u64) -> (u64, u64) {
         let now = other.time(now_ns);
-        let converted = (u128::from(debt) * u128::from(other.cost)).div_ceil(u128::from(self.cost));
-        now + u64::try_from(converted).unwrap_or(u64::MAX).min(DEBT_MAX)
+        let cost = u128::from(other.cost);
+        let converted = (u128::from(debt) * cost).div_ceil(u128::from(self.cost)) + u128::from(excess) * cost;
+        let kept = converted.min(u128::from(DEBT_MAX));
+        let beyond = (converted - kept).div_ceil(cost);
+        // 2^60 at most.
+        (now + kept as u64, u64::try_from(beyond).unwrap_or(u64::MAX))
     }
 
     /// Tokens that are left for now.

@@ -110,6 +110,10 @@ impl Limits {
     /// more than 1,000 scopes.
     pub fn define(&self, name: &str, config: ScopeConfig) -> Result<Scope> {
         config.validate(name)?;
+        if !config.has_public_keys {
+            // Its making may need the disk: not at the first refusal.
+            self.registry.home.redactor.key();
+        }
         let mut scopes = self.registry.scopes.write();
         if let Some(known) = scopes.get(name) {
             if known.config == config {
@@ -123,10 +127,6 @@ impl Limits {
             return Err(Error::invalid_input(format!(
                 "cannot define the scope {name:?}: there are {SCOPES_MAX} already; a scope is a kind of limit, what differs from request to request is a key"
             )));
-        }
-        if config.is_keyed && !config.has_public_keys {
-            // Not at the first refusal.
-            self.registry.home.redactor.key();
         }
         let name = names::kept(name);
         let inner = Arc::new(Inner::new(name, config, Arc::clone(&self.registry.home)));
@@ -208,16 +208,21 @@ impl Limits {
 
     /// Hands over what was counted, of keys as well if asked, and what windows have ended.
     pub(crate) fn tell(&self, with_keys: bool) {
-        let now_ns = self.registry.home.clock.elapsed_ns();
+        let now_ns = self.registry.home.now_ns();
         for scope in self.registry.scopes() {
             scope.tell_counts(with_keys);
             scope.close_windows(now_ns, false);
         }
     }
 
-    /// Tells and saves everything, at the end.
-    pub(crate) fn finish(&self) {
-        upkeep::finish(&self.registry.home, &self.registry.scopes());
+    /// Hands over everything, open windows as well at the end; says whether there was room for it.
+    pub(crate) fn tell_all(&self, at_the_end: bool) -> bool {
+        upkeep::tell_all(&self.registry.home, &self.registry.scopes(), at_the_end)
+    }
+
+    /// Nothing is told after this; what is owed and who is blocked is saved.
+    pub(crate) fn finish(&self, within: Duration) {
+        upkeep::finish(&self.registry.home, &self.registry.scopes(), within);
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
     notices::Notices,
     permit::Permit,
     quota::{Quota, Rate},
-    table::{Bucket as _, Place, Table},
+    table::{Bucket as _, Found, Place, Table},
 };
 use crate::{
     error::Result,
@@ -84,13 +84,14 @@ impl Inner {
     /// Changes what is kept of a key, whether there is room for it or not.
     fn pinned<R>(&self, key: &str, change: impl FnOnce(&mut Account, &mut Common, u64) -> R) -> R {
         let key = bounded(key);
-        let now_ns = self.home.clock.elapsed_ns();
         let place = self.accounts.place(&*key);
         let mut shard = self.accounts.lock(place.shard);
+        let now_ns = self.home.now_ns();
         let rate = shard.common.rate;
         let new = || self.account(&key, rate, now_ns);
         let (account, common) = self.accounts.pinned(&mut shard, place, (*key).to_owned(), new);
         let result = change(account, common, now_ns);
+        account.is_changed = true;
         self.accounts.note(place.shard, account.is_new_at(common));
         result
     }
@@ -153,19 +154,21 @@ impl Scope {
     pub fn peek(&self, key: &str) -> Decision {
         let inner = &*self.inner;
         let key = if inner.config.is_keyed { bounded(key) } else { "".into() };
-        let now_ns = inner.home.clock.elapsed_ns();
+        let now_ns = inner.home.now_ns();
         let place = inner.accounts.place(&*key);
         let mut shard = inner.accounts.lock(place.shard);
         let rate = shard.common.rate;
         let (rate, full_at) = match inner.accounts.find(&mut shard, place, &*key) {
             Some((account, common)) => (account.rate(common), account.full_at),
-            None if !inner.home.has_left() => (rate, 0),
-            None => {
-                let (account, common) =
-                    inner.accounts.bucket(&mut shard, place, &*key, now_ns, || inner.account(&key, rate, now_ns));
+            None if inner.home.has_left() => {
+                let new = || inner.account(&key, rate, now_ns);
+                let Found { bucket: account, common, .. } =
+                    inner.accounts.bucket(&mut shard, place, &*key, now_ns, new);
                 inner.accounts.note(place.shard, account.is_new_at(common));
                 (account.rate(common), account.full_at)
             }
+            // It would begin as the bucket that it shared with others, or share it.
+            None => (rate, shard.overflow().full_at),
         };
         Decision::new(rate, full_at, rate.time(now_ns)).of_scope(inner.name)
     }
@@ -184,10 +187,12 @@ impl Scope {
     pub fn set_quota(&self, q: Quota) {
         let inner = &*self.inner;
         let mut quota = inner.quota.lock();
-        let (now_ns, rate) = (inner.home.clock.elapsed_ns(), Rate::of(q));
         for index in 0..inner.accounts.shards() {
             let mut shard = inner.accounts.lock(index);
-            let before = std::mem::replace(&mut shard.common.rate, rate);
+            // Under the lock: a charge of meanwhile is not taken for a debt of then.
+            let (now_ns, before) = (inner.home.now_ns(), shard.common.rate);
+            let rate = Rate::of(q).after(before);
+            shard.common.rate = rate;
             shard.each(|_, account, _| {
                 if account.more.as_ref().is_none_or(|more| more.own.is_none()) {
                     account.change_rate(now_ns, before, rate);
@@ -202,7 +207,8 @@ impl Scope {
     pub fn set_key_quota(&self, key: &str, q: Quota) {
         let key = if self.inner.config.is_keyed { key } else { "" };
         self.inner.pinned(key, |account, common, now_ns| {
-            let (before, rate) = (account.rate(common), Rate::of(q));
+            let before = account.rate(common);
+            let rate = Rate::of(q).after(before);
             account.change_rate(now_ns, before, rate);
             account.more().own = Some((q, rate));
         });
@@ -214,7 +220,7 @@ impl Scope {
             let ns = for_.map_or(u64::MAX, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
             let more = account.more();
             more.blocked_until_ns = now_ns.saturating_add(ns);
-            more.is_pinned |= for_.is_none();
+            more.is_pinned = for_.is_none();
         });
         self.inner.home.is_urgent.store(true, Ordering::Relaxed);
         self.inner.home.stir();
@@ -222,14 +228,29 @@ impl Scope {
 
     /// Ends a block or a lock-out of this key, and forgets its violations.
     pub fn unblock(&self, key: &str) {
-        self.inner.pinned(key, |account, _, _| {
+        let inner = &*self.inner;
+        let key = bounded(key);
+        let place = inner.accounts.place(&*key);
+        let mut shard = inner.accounts.lock(place.shard);
+        let (rate, now_ns) = (shard.common.rate, inner.home.now_ns());
+        if inner.accounts.find(&mut shard, place, &*key).is_none() {
+            // An earlier run may have blocked it.
+            let account = inner.account(&key, rate, now_ns);
+            if account.more.is_some() {
+                inner.accounts.pinned(&mut shard, place, key.clone().into_owned(), || account);
+            }
+        }
+        if let Some((account, common)) = inner.accounts.find(&mut shard, place, &*key) {
             if let Some(more) = account.more.as_mut() {
                 more.blocked_until_ns = 0;
                 more.violations.clear();
                 more.remembers_until_ns = 0;
                 more.is_pinned = false;
             }
-        });
+            account.is_changed = true;
+            inner.accounts.note(place.shard, account.is_new_at(common));
+        }
+        drop(shard);
         self.inner.home.is_urgent.store(true, Ordering::Relaxed);
         self.inner.home.stir();
     }

@@ -2,11 +2,21 @@
 //!
 //! Monotonic time ends with the process, so a debt is saved in tokens, with the wall time of the saving and that at which
 //! it will have come back. Wall time may have been set since: what is restored is the share of the debt whose time is not
-//! over, never more than was saved and never more than the burst, whatever the clock says.
+//! over, never more than was saved, whatever the clock says.
 
-use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use super::{account::Account, home::Home, quota::Rate, scope::Inner};
+use super::{
+    account::Account,
+    home::Home,
+    quota::{DEBT_MAX, Rate},
+    scope::Inner,
+    table::{Bucket as _, Place},
+};
 use crate::{
     error::Result,
     state::{SavedAccount, save_accounts},
@@ -46,10 +56,12 @@ impl Saved {
 
     /// Of a new account; all times are clamped to what they were when it was saved.
     pub(super) fn restore(&self, account: &mut Account, rate: Rate, now_ns: u64, now_unix_ns: i64) {
-        let units = (self.debt_at(now_unix_ns) * rate.cost as f64).ceil().min(rate.capacity as f64);
-        // Saturating: a float of 2^59 at most.
-        account.full_at = rate.time(now_ns) + (units as u64).min(rate.capacity);
-        account.is_saved = true;
+        // Not cut to the burst: a quota of its own, or the one before the restart, may be told yet.
+        let units = (self.debt_at(now_unix_ns) * rate.cost as f64).ceil();
+        // A number that no bucket has is not believed.
+        let units = if units.is_finite() { (units as u64).min(DEBT_MAX) } else { rate.capacity };
+        account.full_at = rate.time(now_ns) + units;
+        (account.is_saved, account.is_changed) = (true, true);
         let Some(until) = self.blocked_until else { return };
         if until == i64::MAX {
             let more = account.more();
@@ -64,50 +76,64 @@ impl Saved {
     }
 }
 
-/// Saves the accounts of all scopes.
-pub(super) fn save(home: &Home, scopes: &[std::sync::Arc<Inner>]) -> Result<()> {
+/// An account whose row is to change: where it is, its key, and what is to stand there.
+type Row = (Arc<Inner>, Place, String, Option<SavedAccount>);
+
+/// Saves the accounts of all scopes that are not as they were when they were saved last; waits so long for others.
+pub(super) fn save(home: &Home, scopes: &[Arc<Inner>], within: Duration) -> Result<()> {
     home.is_urgent.store(false, Ordering::Relaxed);
-    let now_ns = home.clock.elapsed_ns();
-    let now_unix_ns = home.wall(now_ns).as_unix_ns();
-    let (mut saved, mut gone) = (Vec::new(), Vec::new());
+    let mut rows: Vec<Row> = Vec::new();
     for scope in scopes {
         for index in 0..scope.accounts.shards() {
             let mut shard = scope.accounts.lock(index);
+            let now_ns = home.now_ns();
+            let now_unix_ns = home.wall(now_ns).as_unix_ns();
             shard.each(|key, account, common| {
                 let Some(key) = key else { return };
-                let state = state_of(scope, key, account, account.rate(common), now_ns, now_unix_ns);
-                match state {
-                    Some(state) => saved.push(state),
-                    None if account.is_saved => gone.push((scope.name.0.to_owned(), (**key).to_owned())),
-                    None => return,
+                let is_over = account.is_saved && common.rate.ns(account.full_at) <= now_ns;
+                if !account.is_changed && !is_over {
+                    return;
                 }
-                account.is_saved = saved.last().is_some_and(|state| *state.key == **key);
+                account.is_changed = false;
+                let state = state_of(account, account.rate(common), now_ns, now_unix_ns);
+                if state.is_some() || account.is_saved {
+                    account.is_saved = true;
+                    rows.push((Arc::clone(scope), scope.accounts.place(key.as_str()), key.clone(), state));
+                }
             });
         }
     }
-    if saved.is_empty() && gone.is_empty() {
+    if rows.is_empty() {
         return Ok(());
     }
     // Hashing is slow, and no lock is held here.
-    let is_public = |name: &str| scopes.iter().any(|scope| scope.name.0 == name && scope.config.has_public_keys);
-    for account in &mut saved {
-        account.key = home.shown(&account.key, is_public(&account.scope)).into_owned();
+    let (mut saved, mut gone) = (Vec::new(), Vec::new());
+    for (scope, _, key, state) in &rows {
+        let name = scope.name.0.to_owned();
+        let key = home.shown(key, scope.config.has_public_keys).into_owned();
+        match state {
+            Some(state) => saved.push(SavedAccount { scope: name, key, ..state.clone() }),
+            None => gone.push((name, key)),
+        }
     }
-    for (scope, key) in &mut gone {
-        *key = home.shown(key, is_public(scope)).into_owned();
+    let now_unix_ns = home.wall(home.now_ns()).as_unix_ns();
+    let outcome = save_accounts(&home.state, now_unix_ns, within, saved, gone);
+    for (scope, place, key, state) in rows {
+        let mut shard = scope.accounts.lock(place.shard);
+        if let Some((account, common)) = scope.accounts.find(&mut shard, place, key.as_str()) {
+            // What could not be written is tried again; what has no row may be forgotten.
+            account.is_changed |= outcome.is_err();
+            if outcome.is_ok() && state.is_none() && !account.is_changed {
+                account.is_saved = false;
+                scope.accounts.note(place.shard, account.is_new_at(common));
+            }
+        }
     }
-    save_accounts(&home.state, now_unix_ns, saved, gone)
+    outcome
 }
 
 /// What is to be saved of an account, if anything.
-fn state_of(
-    scope: &Inner,
-    key: &str,
-    account: &Account,
-    rate: Rate,
-    now_ns: u64,
-    now_unix_ns: i64,
-) -> Option<SavedAccount> {
+fn state_of(account: &Account, rate: Rate, now_ns: u64, now_unix_ns: i64) -> Option<SavedAccount> {
     let debt = Rate::debt(account.full_at, rate.time(now_ns));
     let full_in_ns = rate.ns(debt);
     let blocked_until_ns = account.more.as_ref().map_or(0, |more| more.blocked_until_ns);
@@ -120,8 +146,8 @@ fn state_of(
         return None;
     }
     Some(SavedAccount {
-        scope: scope.name.0.to_owned(),
-        key: key.to_owned(),
+        scope: String::new(),
+        key: String::new(),
         saved_at: now_unix_ns,
         debt: debt as f64 / rate.cost as f64,
         full_at: now_unix_ns.saturating_add_unsigned(full_in_ns),
@@ -136,7 +162,7 @@ mod tests {
     const DAY: i64 = 86_400_000_000_000;
 
     #[test]
-    fn what_is_restored_is_never_more_than_was_saved_nor_than_the_burst() {
+    fn what_is_restored_is_never_more_than_was_saved() {
         let rate = Rate::of(Quota::per_day(100));
         let saved = Saved { saved_at: DAY, debt: 50.0, full_at: DAY + DAY / 2, blocked_until: Some(DAY + DAY / 4) };
         for (now, tokens, blocked_ns) in [
@@ -154,10 +180,10 @@ mod tests {
             let until = account.more.as_ref().map_or(0, |more| more.blocked_until_ns);
             assert_eq!(until, if blocked_ns == 0 { 0 } else { 7_000 + blocked_ns.cast_unsigned() });
         }
-        for debt in [1e300, f64::INFINITY, f64::NAN, -5.0] {
+        for (debt, most) in [(1e300, DEBT_MAX), (f64::INFINITY, rate.capacity), (f64::NAN, 0), (-5.0, 0)] {
             let mut account = Account::default();
             Saved { debt, ..saved }.restore(&mut account, rate, 0, DAY);
-            assert!(Rate::debt(account.full_at, 0) <= rate.capacity, "{debt}");
+            assert!(Rate::debt(account.full_at, 0) <= most, "{debt}");
         }
     }
 }

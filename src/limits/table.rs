@@ -26,7 +26,7 @@ const REST_FROM_KEYS: usize = 256;
 const REST_NS: u64 = 1_000_000;
 
 /// What is kept by key.
-pub(super) trait Bucket {
+pub(super) trait Bucket<K> {
     /// What all buckets of a shard have in common: their quota, for one.
     type Common;
 
@@ -34,10 +34,13 @@ pub(super) trait Bucket {
     fn is_new_at(&self, common: &Self::Common) -> u64;
 
     /// It is about to be forgotten.
-    fn forget(&mut self, _common: &mut Self::Common) {}
+    fn forget(&mut self, _key: &K, _common: &mut Self::Common) {}
+
+    /// It is made for a key that may have been charged to the shared one before.
+    fn begin_as(&mut self, shared: &Self);
 }
 
-pub(super) struct Table<K, B: Bucket> {
+pub(super) struct Table<K, B: Bucket<K>> {
     shards: Box<[CachePadded<Cell<K, B>>]>,
     /// Outsiders choose keys: the hash has a secret of this table in it.
     hasher: RandomState,
@@ -46,16 +49,26 @@ pub(super) struct Table<K, B: Bucket> {
     overflowed: AtomicU64,
 }
 
-struct Cell<K, B: Bucket> {
+struct Cell<K, B: Bucket<K>> {
     shard: Mutex<Shard<K, B>>,
     /// Before this moment a sweep finds nothing.
     worth_at: AtomicU64,
 }
 
-pub(super) struct Shard<K, B: Bucket> {
+pub(super) struct Shard<K, B: Bucket<K>> {
     keys: HashTable<(K, B)>,
     overflow: B,
     pub(super) common: B::Common,
+}
+
+/// A key's bucket, and what it shares with the others of its shard.
+pub(super) struct Found<'s, B, C> {
+    pub(super) bucket: &'s mut B,
+    pub(super) common: &'s mut C,
+    /// The key found no place: the bucket is that of all who did not.
+    pub(super) is_shared: bool,
+    /// It was made just now: who charges it [notes](Table::note) when it will be as good as new again.
+    pub(super) is_new: bool,
 }
 
 /// A key's place: which shard, and its hash.
@@ -65,7 +78,7 @@ pub(super) struct Place {
     hash: u64,
 }
 
-impl<K, B: Bucket> Shard<K, B> {
+impl<K, B: Bucket<K>> Shard<K, B> {
     /// Every bucket with its key, and at last the shared one, which has none.
     pub(super) fn each(&mut self, mut visit: impl FnMut(Option<&K>, &mut B, &mut B::Common)) {
         for (key, bucket) in &mut self.keys {
@@ -74,13 +87,18 @@ impl<K, B: Bucket> Shard<K, B> {
         visit(None, &mut self.overflow, &mut self.common);
     }
 
-    /// The bucket of keys that find no place.
+    /// The bucket of keys that find no place, as it is.
+    pub(super) fn overflow(&self) -> &B {
+        &self.overflow
+    }
+
+    /// The same, to be changed.
     pub(super) fn shared(&mut self) -> (&mut B, &mut B::Common) {
         (&mut self.overflow, &mut self.common)
     }
 }
 
-impl<K: Hash + Eq, B: Bucket> Table<K, B> {
+impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
     /// Of so many keys at most, but for those that are pinned.
     pub(super) fn new(max_keys: usize, shard: impl Fn() -> (B, B::Common)) -> Self {
         Self::with_shards((max_keys / SHARD_KEYS).max(1).next_power_of_two().min(SHARDS_MAX), max_keys, shard)
@@ -134,8 +152,7 @@ impl<K: Hash + Eq, B: Bucket> Table<K, B> {
         self.overflowed.load(Ordering::Relaxed)
     }
 
-    /// The key's bucket, made if it has none; the shared one if there is no place. Who charges one that is new [notes](Self::note)
-    /// when it will be so again.
+    /// The key's bucket, made if it has none; the shared one if there is no place.
     #[inline]
     pub(super) fn bucket<'s, Q>(
         &self,
@@ -144,15 +161,17 @@ impl<K: Hash + Eq, B: Bucket> Table<K, B> {
         key: &Q,
         now_ns: u64,
         new: impl FnOnce() -> B,
-    ) -> (&'s mut B, &'s mut B::Common)
+    ) -> Found<'s, B, B::Common>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
         match shard.keys.find_bucket_index(place.hash, |(known, _)| known.borrow() == key) {
             Some(index) => match shard.keys.get_bucket_mut(index) {
-                Some((_, bucket)) => (bucket, &mut shard.common),
-                None => (&mut shard.overflow, &mut shard.common),
+                Some((_, bucket)) => Found { bucket, common: &mut shard.common, is_shared: false, is_new: false },
+                None => {
+                    Found { bucket: &mut shard.overflow, common: &mut shard.common, is_shared: true, is_new: false }
+                }
             },
             None => self.add(shard, place, key, now_ns, new),
         }
@@ -166,16 +185,25 @@ impl<K: Hash + Eq, B: Bucket> Table<K, B> {
         key: &Q,
         now_ns: u64,
         new: impl FnOnce() -> B,
-    ) -> (&'s mut B, &'s mut B::Common)
+    ) -> Found<'s, B, B::Common>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        if !self.has_room(shard, place.shard, now_ns) {
+        let (key, mut bucket) = (key.to_owned(), new());
+        // What an earlier run left of a key has a place in any case.
+        let has_past = bucket.is_new_at(&shard.common) > now_ns;
+        if has_past {
+            self.len.fetch_add(1, Ordering::Relaxed);
+        } else if !self.has_room(shard, place.shard, now_ns) {
             self.overflowed.fetch_add(1, Ordering::Relaxed);
-            return (&mut shard.overflow, &mut shard.common);
+            return Found { bucket: &mut shard.overflow, common: &mut shard.common, is_shared: true, is_new: false };
+        } else {
+            // It may just have been charged there: a place of its own is no second burst.
+            bucket.begin_as(&shard.overflow);
         }
-        self.entry(shard, place, key.to_owned(), new)
+        let (bucket, common) = self.entry(shard, place, key, || bucket);
+        Found { bucket, common, is_shared: false, is_new: true }
     }
 
     /// The key's bucket, made whether there is room or not: for what the program itself says of a key.
@@ -219,21 +247,6 @@ impl<K: Hash + Eq, B: Bucket> Table<K, B> {
     {
         let (_, bucket) = shard.keys.find_mut(place.hash, |(known, _)| known.borrow() == key)?;
         Some((bucket, &mut shard.common))
-    }
-
-    /// The bucket that the key's last charge under this lock went to.
-    pub(super) fn known<'s, Q: Hash + Eq + ?Sized>(
-        &self,
-        shard: &'s mut Shard<K, B>,
-        place: Place,
-        key: &Q,
-    ) -> (&'s mut B, &'s mut B::Common)
-    where
-        K: Borrow<Q>,
-    {
-        let Shard { keys, overflow, common } = shard;
-        let found = keys.find_mut(place.hash, |(known, _)| known.borrow() == key);
-        (found.map_or(overflow, |(_, bucket)| bucket), common)
     }
 
     /// A bucket of this shard is as good as new from then on, be it sooner than it was.
@@ -280,13 +293,13 @@ impl<K: Hash + Eq, B: Bucket> Table<K, B> {
     fn sweep(&self, shard: &mut Shard<K, B>, index: usize, now_ns: u64) {
         let Shard { keys, common, .. } = shard;
         let (before, mut worth_at) = (keys.len(), u64::MAX);
-        keys.retain(|(_, bucket)| {
+        keys.retain(|(key, bucket)| {
             let new_at = bucket.is_new_at(common);
             if new_at > now_ns {
                 worth_at = worth_at.min(new_at);
                 return true;
             }
-            bucket.forget(common);
+            bucket.forget(key, common);
             false
         });
         if keys.len() == before && before > REST_FROM_KEYS {
@@ -303,19 +316,21 @@ mod tests {
 
     struct Until(u64);
 
-    impl Bucket for Until {
+    impl Bucket<u64> for Until {
         type Common = ();
 
         fn is_new_at(&self, (): &()) -> u64 {
             self.0
         }
+
+        fn begin_as(&mut self, _shared: &Self) {}
     }
 
     fn add(table: &Table<u64, Until>, key: u64, now_ns: u64, until: u64) -> bool {
         let place = table.place(&key);
         let mut shard = table.lock(place.shard);
         let before = table.overflowed();
-        table.bucket(&mut shard, place, &key, now_ns, || Until(0)).0.0 = until;
+        table.bucket(&mut shard, place, &key, now_ns, || Until(0)).bucket.0 = until;
         table.note(place.shard, until);
         table.overflowed() == before
     }

@@ -17,8 +17,12 @@ use super::{
 };
 use crate::record::LimitTally;
 
-/// Keys of a scope that are told by name at a time; the others together.
-const KEYS_TOLD: usize = 1_000;
+/// Keys of a scope that are told by name at a time, as many as the store keeps apart in a minute; the others together.
+const KEYS_TOLD: usize = 256;
+/// Tallies that wait for room in the flight recorder.
+const UNTOLD_MAX: usize = 1_024;
+/// How long saving waits for others.
+const SAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// When what was done last, on the clock that limits go by.
 #[derive(Debug, Default)]
@@ -34,7 +38,7 @@ pub(super) struct Upkeep {
 pub(super) fn round(upkeep: &Mutex<Upkeep>, home: &Home, scopes: &[Arc<Inner>]) -> Option<Duration> {
     let mut upkeep = upkeep.lock();
     let is_stirred = home.settle_down();
-    let now_ns = home.clock.elapsed_ns();
+    let now_ns = home.now_ns();
     if is_stirred {
         upkeep.is_changed = true;
         if upkeep.keys_until_ns == 0 {
@@ -55,12 +59,13 @@ pub(super) fn round(upkeep: &Mutex<Upkeep>, home: &Home, scopes: &[Arc<Inner>]) 
     if is_urgent || (upkeep.is_changed && now_ns >= save_at) {
         upkeep.saved_ns = Some(now_ns);
         // A disk that is full now may not be at the next round; until then it is said in the health of the store.
-        upkeep.is_changed = snapshot::save(home, scopes).is_err();
+        upkeep.is_changed = snapshot::save(home, scopes, SAVE_WITHIN).is_err();
         home.forget_left(home.wall(now_ns).as_unix_ns());
     }
     let dues = [
         (upkeep.keys_until_ns > 0).then_some(upkeep.keys_until_ns),
         window_ns,
+        scopes.iter().any(|scope| scope.has_untold()).then_some(now_ns),
         upkeep.is_changed.then(|| upkeep.saved_ns.map_or(now_ns, |at| at.saturating_add(every_ns))),
     ];
     // On a clock that is moved by hand nothing is due by itself.
@@ -68,15 +73,24 @@ pub(super) fn round(upkeep: &Mutex<Upkeep>, home: &Home, scopes: &[Arc<Inner>]) 
     Some(Duration::from_nanos(next_ns.saturating_sub(now_ns)).max(TELL_EVERY))
 }
 
-/// The last round: everything is told and saved.
-pub(super) fn finish(home: &Home, scopes: &[Arc<Inner>]) {
-    let now_ns = home.clock.elapsed_ns();
+/// Everything is told; says whether that was all.
+pub(super) fn tell_all(home: &Home, scopes: &[Arc<Inner>], at_the_end: bool) -> bool {
+    let now_ns = home.now_ns();
     for scope in scopes {
         scope.tell_counts(true);
-        scope.close_windows(now_ns, true);
+        scope.close_windows(now_ns, at_the_end);
+    }
+    !scopes.iter().any(|scope| scope.has_untold())
+}
+
+/// Nothing is told after this, and everything is saved, if that can be done within so long.
+pub(super) fn finish(home: &Home, scopes: &[Arc<Inner>], within: Duration) {
+    for scope in scopes {
+        scope.notices.finish();
+        (0..scope.accounts.shards()).for_each(|index| scope.accounts.lock(index).common.finish());
     }
     // Nobody is left to be told.
-    let _ = snapshot::save(home, scopes);
+    let _ = snapshot::save(home, scopes, within);
 }
 
 impl Inner {
@@ -117,12 +131,18 @@ impl Inner {
                 add(&mut tallies, minute_s, OTHER, tally);
             }
         }
+        let mut is_full = false;
         for (minute_s, key, tally) in tallies {
             let told = LimitTally { scope: self.name.0, key: &key, minute_s, counts: tally.counts() };
-            if !self.home.capture.limit(&told) {
-                add_bounded(&mut untold, KEYS_TOLD, (minute_s, &key, tally));
+            is_full = is_full || !self.home.capture.limit(&told);
+            if is_full {
+                add_bounded(&mut untold, UNTOLD_MAX, (minute_s, &key, tally));
             }
         }
+    }
+
+    pub(super) fn has_untold(&self) -> bool {
+        !self.untold.lock().is_empty()
     }
 }
 

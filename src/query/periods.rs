@@ -50,7 +50,10 @@ pub(super) fn of_window(
     // The first second that is not asked for.
     let until_s = seconds(until.as_unix_ns().saturating_sub(1)) + 1;
     let since_s = since.map_or(oldest(HOUR)?.unwrap_or(until_s).min(until_s), seconds);
-    let parts = parts(since_s, until_s, oldest(MINUTE)?.unwrap_or(i64::MIN));
+    let (minute, hour) = (oldest(MINUTE)?, oldest(HOUR)?);
+    // No minute is missing where hours do not reach further back.
+    let oldest_kept = minute.filter(|minute| hour.is_some_and(|hour| hour < minute.div_euclid(HOUR) * HOUR));
+    let parts = parts(since_s, until_s, oldest_kept.unwrap_or(i64::MIN));
     let from = parts.first().map_or(until_s, |part| part.from);
     Ok((parts, Timestamp::from_unix_ns(from.saturating_mul(1_000_000_000))))
 }

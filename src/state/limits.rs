@@ -7,9 +7,6 @@ use rusqlite::{Connection, params};
 use super::{STATE, State};
 use crate::{database::open_reader, error::Result};
 
-/// How long saving waits for others.
-const SAVE_WITHIN: Duration = Duration::from_secs(2);
-
 /// One bucket, as of a moment; times are unix nanoseconds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SavedAccount {
@@ -27,10 +24,11 @@ pub(crate) struct SavedAccount {
 pub(crate) fn save_accounts(
     state: &State,
     now: i64,
+    within: Duration,
     saved: Vec<SavedAccount>,
     gone: Vec<(String, String)>,
 ) -> Result<()> {
-    state.commit("cannot save what limits remember", SAVE_WITHIN, move |connection| {
+    state.commit("cannot save what limits remember", within, move |connection| {
         let mut insert = connection.prepare_cached(
             "INSERT OR REPLACE INTO limit_account (scope, key, saved_at, debt, full_at, blocked_until)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",

@@ -36,6 +36,10 @@ pub(super) fn trim_rollups(
     let bytes: i64 =
         connection.prepare_cached("SELECT ifnull(sum(rollup_bytes), 0) FROM run")?.query_row([], |row| row.get(0))?;
     let is_too_much = bytes > bytes_kept;
+    // Keys are outsiders' words: they go before anything that the program itself has counted.
+    if is_too_much && trim_keys(connection, run)? {
+        return Ok(true);
+    }
     let (minute, hour) = (oldest(60)?, oldest(HOUR_S)?);
     let older = |start: Option<i64>, kept_s: i64| {
         start.filter(|start| now_s.is_some_and(|now_s| now_s.saturating_sub(*start) > kept_s))
@@ -59,12 +63,38 @@ pub(super) fn trim_rollups(
     connection.prepare_cached("DELETE FROM rollup WHERE period = ?1 AND start = ?2")?.execute(which)?;
     connection.prepare_cached("DELETE FROM limit_count WHERE period = ?1 AND start = ?2")?.execute(which)?;
     connection.prepare_cached("DELETE FROM slow WHERE period = ?1 AND start <= ?2")?.execute(which)?;
+    give_back(connection, run, bytes.unwrap_or(0))?;
+    Ok(true)
+}
+
+/// Removes the oldest period's counts by key. Says whether there were any.
+fn trim_keys(connection: &Connection, run: Option<i64>) -> rusqlite::Result<bool> {
+    let oldest: Option<(i64, i64)> = connection
+        .prepare_cached("SELECT period, start FROM limit_count WHERE key <> '' ORDER BY period, start LIMIT 1")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((period, start)) = oldest else { return Ok(false) };
+    let bytes: i64 = connection
+        .prepare_cached(
+            "SELECT ifnull(sum(?3 + octet_length(scope) + octet_length(key)), 0) FROM limit_count
+              WHERE period = ?1 AND start = ?2 AND key <> ''",
+        )?
+        .query_row([period, start, LIMIT_COUNT_BYTES], |row| row.get(0))?;
+    connection
+        .prepare_cached("DELETE FROM limit_count WHERE period = ?1 AND start = ?2 AND key <> ''")?
+        .execute([period, start])?;
+    give_back(connection, run, bytes)?;
+    Ok(true)
+}
+
+/// The rollups' tables have become smaller.
+fn give_back(connection: &Connection, run: Option<i64>, bytes: i64) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "UPDATE run SET rollup_bytes = rollup_bytes - ?2 WHERE id = ifnull(?1, (SELECT max(id) FROM run))",
         )?
-        .execute(params![run, bytes.unwrap_or(0)])?;
-    Ok(true)
+        .execute(params![run, bytes])
+        .map(drop)
 }
 
 /// Removes what refers to spans that are gone, and the oldest records of maintenance.
