@@ -450,3 +450,98 @@ fn a_flood_of_keys_neither_opens_the_gate_nor_shuts_it() {
     assert!((5_000_000..5_001_000_u64).all(|key| table.check(&key).is_ok()), "who is full again makes room");
     assert_eq!(table.len(), 1_000);
 }
+
+#[test]
+fn permits_come_back_in_any_order_and_in_any_thread() {
+    let (clock, _time) = manual();
+    let bucket = TokenBucket::with_clock(Quota::per_minute(10), clock);
+    for seed in 0..200_usize {
+        let mut held: Vec<_> = (0..10).map(|_| bucket.reserve(1).unwrap()).collect();
+        while !held.is_empty() {
+            held.swap_remove((seed * 7 + held.len() * 13) % held.len()).refund();
+        }
+        assert_eq!(bucket.peek().remaining(), 10, "{seed}");
+    }
+    let refused = together(4, |_| (0..5_000).filter(|_| bucket.reserve(1).map(Permit::refund).is_err()).count() as u64);
+    assert_eq!((refused, bucket.peek().remaining()), (0, 10), "four at a time are never more than ten");
+    // A wait that fails leaves what others hold as it was.
+    let permit = bucket.reserve(6).unwrap();
+    assert!(bucket.acquire(5, Duration::ZERO).is_err());
+    permit.refund();
+    assert_eq!(bucket.peek().remaining(), 10);
+}
+
+#[test]
+fn a_quota_of_nothing_or_next_to_nothing_forgives_nothing() {
+    let (clock, time) = manual();
+    for (quota, clamp) in [
+        (Quota::per_day(1_000), Quota::per_second(0)),
+        (Quota::per_day(1_000_000), Quota::per_hour(1)),
+        (Quota::per_second(1_000).burst(100_000), Quota::per_day(1)),
+        (Quota::per_day(1_000), Quota::per_minute(5).burst(0)),
+    ] {
+        let bucket = TokenBucket::with_clock(quota, clock.clone());
+        let keyed = KeyedTokenBuckets::<u8>::with_clock(quota, clock.clone());
+        bucket.check_n(quota.max_burst()).unwrap();
+        keyed.check_n(&1, quota.max_burst()).unwrap();
+        bucket.set_quota(clamp);
+        keyed.set_quota(1, clamp);
+        assert!(bucket.check().is_err() && keyed.check(&1).is_err());
+        bucket.set_quota(quota);
+        keyed.set_quota(1, quota);
+        assert_eq!((bucket.peek().remaining(), keyed.peek(&1).remaining()), (0, 0), "{quota:?} by way of {clamp:?}");
+        time.advance(quota.period());
+        assert!(bucket.peek().remaining() > quota.max_burst() / 2 || quota.period() < Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn who_can_never_pass_does_not_wait_and_who_does_not_wait_does_not_overtake() {
+    let (clock, time) = manual();
+    let bucket = TokenBucket::with_clock(Quota::per_second(1).burst(2), clock);
+    while bucket.check().is_ok() {}
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (1..=2)
+            .map(|place| {
+                let waiting = scope.spawn(|| bucket.acquire(1, Duration::from_secs(60)));
+                wait_for("a place in line", || format!("{bucket:?}").contains(&format!("waiting: {place}")));
+                waiting
+            })
+            .collect();
+        assert!(matches!(bucket.acquire(100, Duration::MAX), Err(Denied::ExceedsBurst { .. })), "at once");
+        time.advance(Duration::from_secs(2));
+        let overtook = bucket.check().is_ok() && !waiting.iter().all(|waiting| waiting.is_finished());
+        assert!(!overtook);
+        waiting.into_iter().for_each(|waiting| assert!(waiting.join().unwrap().is_ok()));
+    });
+    // One who stands in line for more than the bucket will ever hold from now on is told so.
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| bucket.acquire(2, Duration::from_secs(60)));
+        wait_for("a place in line", || format!("{bucket:?}").contains("waiting: 1"));
+        bucket.set_quota(Quota::per_second(0));
+        assert!(matches!(waiting.join().unwrap(), Err(Denied::ExceedsBurst { .. })));
+    });
+}
+
+#[test]
+fn waits_on_the_systems_clock_are_woken_and_keep_their_order() {
+    let bucket = TokenBucket::new(Quota::per_second(200).burst(1));
+    let served = Mutex::new(Vec::new());
+    bucket.check().unwrap();
+    let permit = bucket.reserve(0);
+    drop(permit);
+    thread::scope(|scope| {
+        for place in 0..3 {
+            let (bucket, served) = (&bucket, &served);
+            scope.spawn(move || {
+                bucket.acquire(1, Duration::from_secs(30)).unwrap();
+                served.lock().unwrap().push(place);
+            });
+            wait_for("a place in line", || {
+                format!("{bucket:?}").contains("waiting: ") && !format!("{bucket:?}").contains("waiting: 0")
+                    || served.lock().unwrap().len() > place
+            });
+        }
+    });
+    assert_eq!(served.into_inner().unwrap().len(), 3);
+}

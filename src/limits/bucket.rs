@@ -178,7 +178,7 @@ impl TokenBucket {
     }
 
     /// Waits until `n` may pass, at most `timeout`. Who comes first is served first, however much those behind ask for;
-    /// checks that do not wait are denied while somebody does.
+    /// who does not wait is denied while somebody does.
     ///
     /// Blocks the thread. On a manual clock it waits for the hand, and for no longer than `timeout` of real time either.
     ///

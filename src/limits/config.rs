@@ -72,7 +72,8 @@ impl ScopeConfig {
     }
 
     /// Records keys as they are. Otherwise telemetry and `state.db` have keyed hashes of them, as of ids that look like
-    /// secrets: so a denial is counted and told without the address or the API key it was about.
+    /// secrets: so a denial is counted and told without the address or the API key it was about. Counts and `state.db` have public keys
+    /// as they are, whatever [`Redaction`](crate::Redaction) says.
     pub fn public_keys(mut self) -> Self {
         self.has_public_keys = true;
         self
@@ -91,7 +92,10 @@ impl ScopeConfig {
     }
 
     /// Blocks a key `for_` so long when it was refused `violations` times `within` so long: 1,000 times at most. Refusals
-    /// while it is blocked do not count.
+    /// while it is blocked do not count. In a scope that is not [`keyed`](Self::keyed) all are blocked, for they share the bucket.
+    ///
+    /// It is refusals that count, not failures: to lock out who fails, let a small burst be charged by failures alone, with
+    /// [`Scope::reserve`](super::Scope::reserve) and [`Permit::refund`](super::Permit::refund), as the example `limits` does.
     pub fn lock_out(mut self, violations: u32, within: Duration, for_: Duration) -> Self {
         self.lock_out = Some(LockOut { violations, within, for_ });
         self

@@ -33,12 +33,18 @@
 //! Buckets are of their process. Scopes save what they owe to `state.db` every ten seconds while it changes, blocks within a
 //! second, and everything at [`shutdown`](crate::L0::shutdown): so a restart refills nothing, and a kill at most what was charged
 //! since the last saving (buckets that are full again within ten seconds are not worth saving). Times are saved by wall clock and
-//! clamped when they come back: if it was set meanwhile, a bucket is never fuller than full nor emptier than it was.
+//! clamped when they come back: if it was set meanwhile, a bucket is never fuller than full nor emptier than it was. Of several
+//! processes on one directory the last to save a key is remembered; that a warning was told, and refusals on the way to a
+//! lock-out, are not. A scope whose [`public_keys`](ScopeConfig::public_keys) changes does not know its keys again.
+//!
+//! A child of `fork` that goes on without `exec` has the locks as they stood: it must not use limits of its parent if other
+//! threads of it did at that moment.
 //!
 //! # What is told
 //!
-//! Of each scope what passed and was refused is counted by minute (at most a second later; a kill loses what was
-//! counted in that second) and so are its thousand busiest keys, at the end of the minute. Refusals are
+//! Of each scope what passed and was refused is counted by minute, at most a second later, and so are its 256 busiest keys, at
+//! the end of the minute: a kill loses what had not been told. Further keys are `(other)`; of an hour 1,024 are kept by name, and
+//! counts by key are the first to go when the rollups' share of the cap is used up. Refusals are
 //! events, boundedly: `limit.violation` for the first of a key within a minute, with the caller's correlation id,
 //! `limit.violations` for their sum at its end, `limit.lock_out`, `limit.warning`; of each scope at most a hundred keys a minute.
 //! Keys are keyed hashes there unless the scope's are [public](ScopeConfig::public_keys).

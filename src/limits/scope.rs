@@ -279,9 +279,10 @@ impl Scope {
 
     /// How many tokens a key used in the last so long, as settled, by whole minutes (by whole hours where it is longer ago
     /// than 48 hours); with `""` all keys of the scope. Of keys that were too many in their minute only the scope has the sum:
-    /// each minute tells the thousand that used the most.
+    /// each minute keeps the 256 that used, or were refused, the most.
     ///
-    /// Reads the store, after telling it what was counted; survives restarts, and is evicted with the rollups.
+    /// Reads the store, after telling it what was counted: for an invoice or a page, not for each request. Survives restarts, and
+    /// is evicted with the rollups.
     ///
     /// # Errors
     /// As [`Events::fetch`](crate::query::Events::fetch).
