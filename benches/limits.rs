@@ -15,7 +15,18 @@ use l0::limits::{KeyedTokenBuckets, Quota, ScopeConfig, TokenBucket};
 
 /// More than a loop can take.
 const PLENTY: u32 = 100_000_000;
+const DAILY: u32 = 100_000_000;
 const KEYS: usize = 100_000;
+
+/// So slow that a key is not full again between two of its checks, and so much that none is refused.
+fn daily() -> Quota {
+    Quota::per_day(DAILY.into())
+}
+
+fn daily_of_governor() -> governor::Quota {
+    let burst = NonZeroU32::new(DAILY).unwrap();
+    governor::Quota::with_period(Duration::from_secs(86_400) / DAILY).unwrap().allow_burst(burst)
+}
 
 fn plenty() -> governor::Quota {
     governor::Quota::per_second(NonZeroU32::new(PLENTY).unwrap())
@@ -78,13 +89,13 @@ fn over_keys<K>(c: &mut Criterion, group: &str, id: &str, keys: &[K], check: imp
 fn keyed(c: &mut Criterion) {
     let numbers = shuffled();
     let texts: Vec<String> = numbers.iter().map(|number| text(*number)).collect();
-    let buckets = KeyedTokenBuckets::<u64>::new(Quota::per_second(PLENTY.into()));
+    let buckets = KeyedTokenBuckets::<u64>::new(daily());
     over_keys(c, "limit_keyed_100k", "l0/u64", &numbers, |key| buckets.check(key).is_ok());
-    let limiter = DefaultKeyedRateLimiter::<u64>::keyed(plenty());
+    let limiter = DefaultKeyedRateLimiter::<u64>::keyed(daily_of_governor());
     over_keys(c, "limit_keyed_100k", "governor/u64", &numbers, |key| limiter.check_key(key).is_ok());
-    let buckets = KeyedTokenBuckets::<String>::new(Quota::per_second(PLENTY.into()));
+    let buckets = KeyedTokenBuckets::<String>::new(daily());
     over_keys(c, "limit_keyed_100k", "l0/string", &texts, |key| buckets.check(key.as_str()).is_ok());
-    let limiter: DefaultKeyedRateLimiter<String> = RateLimiter::keyed(plenty());
+    let limiter: DefaultKeyedRateLimiter<String> = RateLimiter::keyed(daily_of_governor());
     over_keys(c, "limit_keyed_100k", "governor/string", &texts, |key| limiter.check_key(key).is_ok());
 }
 
@@ -122,9 +133,9 @@ fn contended(c: &mut Criterion) {
     run("governor/one", &|_, _| assert!(limiter.check().is_ok()));
     let keys = shuffled();
     let key = |iteration: u64, thread: usize| &keys[(iteration as usize + thread * KEYS / 2) % KEYS];
-    let buckets = KeyedTokenBuckets::<u64>::new(Quota::per_second(PLENTY.into()));
+    let buckets = KeyedTokenBuckets::<u64>::new(daily());
     run("l0/100k", &|iteration, thread| assert!(buckets.check(key(iteration, thread)).is_ok()));
-    let limiter = DefaultKeyedRateLimiter::<u64>::keyed(plenty());
+    let limiter = DefaultKeyedRateLimiter::<u64>::keyed(daily_of_governor());
     run("governor/100k", &|iteration, thread| assert!(limiter.check_key(key(iteration, thread)).is_ok()));
 }
 
@@ -134,7 +145,8 @@ fn scopes(c: &mut Criterion) {
     let l0 = l0::builder().dir(dir.path()).start().unwrap();
     let define = |name: &str, config: ScopeConfig| l0.limits().define(name, config).unwrap();
     let config = || ScopeConfig::new(Quota::per_second(PLENTY.into()));
-    let (all, wide, keyed) = (define("all", config()), define("wide", config()), define("keyed", config().keyed()));
+    let (all, wide, keyed) =
+        (define("all", config()), define("wide", config()), define("keyed", ScopeConfig::new(daily()).keyed()));
     let texts: Vec<String> = shuffled().iter().map(|number| text(*number)).collect();
     assert!(texts.iter().all(|key| keyed.check_key(key).is_ok()));
     let mut group = c.benchmark_group("limit_scopes");

@@ -55,8 +55,9 @@ pub(super) type Tallies = Vec<(i64, Box<str>, Tally)>;
 pub(super) fn add_bounded(tallies: &mut Tallies, max: usize, (minute_s, key, tally): (i64, &str, Tally)) {
     let key = if tallies.len() < max || key.is_empty() { key } else { OTHER };
     let is_same = |(_, known, _): &&mut (i64, Box<str>, Tally)| **known == *key;
+    // Beyond the bound there are two: of the scope and of the others.
     if tallies.len() >= max
-        && let Some((.., known)) = tallies.iter_mut().find(is_same)
+        && let Some((.., known)) = tallies.iter_mut().skip(max).find(is_same)
     {
         known.add(tally);
     } else {
