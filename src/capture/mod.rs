@@ -181,6 +181,11 @@ impl Capture {
         });
     }
 
+    /// Whether this is a forked child, in which locks stand as they did in the parent.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.flight.is_forked()
+    }
+
     /// Records what a limit counted; says whether there was room for it.
     pub(crate) fn limit(&self, tally: &LimitTally<'_>) -> bool {
         local::with(|local| {

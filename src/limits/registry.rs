@@ -227,7 +227,11 @@ impl Limits {
 }
 
 impl Registry {
+    /// All of them; none in a forked child, where a lock may be held for ever.
     fn scopes(&self) -> Vec<Arc<Inner>> {
+        if self.home.capture.is_forked() {
+            return Vec::new();
+        }
         self.scopes.read().values().cloned().collect()
     }
 

@@ -288,7 +288,9 @@ impl Scope {
     /// As [`Events::fetch`](crate::query::Events::fetch).
     pub fn usage(&self, key: &str, last: Duration) -> Result<u64> {
         let inner = &*self.inner;
-        inner.tell_counts(true);
+        if !inner.home.capture.is_forked() {
+            inner.tell_counts(true);
+        }
         let key = inner.home.shown(&bounded(key), inner.config.has_public_keys).into_owned();
         query::limit_usage(&inner.home.source, inner.name.0, &key, Window::last(last))
     }
