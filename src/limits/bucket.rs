@@ -200,6 +200,9 @@ impl TokenBucket {
         {
             return done;
         }
+        if timeout.is_zero() {
+            return Err(self.not_now(n));
+        }
         let (until, until_ns) = (deadline(timeout), self.clock.elapsed_ns().saturating_add(ns(timeout)));
         let mut line = self.line.lock();
         let own = line.next;

@@ -220,7 +220,8 @@ impl Rate {
     pub(super) fn take(self, full_at: u64, now: u64, n: u64) -> Result<u64, Refused> {
         let after = self.take_ahead(full_at, now, n)?;
         let debt = after - now;
-        if debt <= self.capacity { Ok(after) } else { Err(Refused::Wait(debt - self.capacity)) }
+        // Of an overdrawn bucket nothing can be taken, and that is always possible.
+        if debt <= self.capacity || n == 0 { Ok(after) } else { Err(Refused::Wait(debt - self.capacity)) }
     }
 
     /// The same of who will wait until the debt is within the burst.
