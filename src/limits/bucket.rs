@@ -1,6 +1,6 @@
 //! One bucket: checks without a lock, waits in line, charges on trial.
 
-use std::{collections::VecDeque, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -38,17 +38,11 @@ const MANUAL_LOOKS: Duration = Duration::from_millis(1);
 pub struct TokenBucket {
     shared: SharedBucket,
     clock: Clock,
-    line: Mutex<Line>,
+    /// Held from a look at the level to the wait for its move.
+    looking: Mutex<()>,
     moved: Condvar,
-    /// How many stand in line.
+    /// How many wait.
     waiting: AtomicU64,
-}
-
-/// Who waits, in the order of coming.
-#[derive(Debug, Default)]
-struct Line {
-    next: u64,
-    waiting: VecDeque<u64>,
 }
 
 /// What threads meet at; time is given by the caller.
@@ -89,11 +83,21 @@ impl SharedBucket {
         decided(taken, n).map(|decision| (decision, book.ledger.hold(n, full_at(taken))))
     }
 
-    /// The same of who waits in line.
+    /// The same of who waits until its turn has come: all before it are in the level, and nobody behind it can pass.
     fn reserve_ahead(&self, now_ns: u64, n: u64) -> Result<Held, Denied> {
         let mut book = self.book.lock();
         let taken = self.level.take_ahead(now_ns, n);
         decided(taken, n).map(|_| book.ledger.hold(n, full_at(taken)))
+    }
+
+    /// How long until the turn of who reserved ahead has come; a refusal if it never will, for the quota has changed.
+    fn turn(&self, now_ns: u64, held: &Held) -> Result<u64, Refused> {
+        let book = self.book.lock();
+        let Seen { rate, now, .. } = self.level.look(now_ns);
+        if rate.is_too_much(held.tokens) {
+            return Err(Refused::TooLarge);
+        }
+        Ok(rate.ns(Rate::debt(book.ledger.full_at(held), now).saturating_sub(rate.capacity)))
     }
 
     /// Gives back what was not used of a charge, or charges what was used beyond it.
@@ -142,7 +146,7 @@ impl TokenBucket {
         Self {
             shared: SharedBucket::new(q),
             clock: c,
-            line: Mutex::default(),
+            looking: Mutex::default(),
             moved: Condvar::new(),
             waiting: AtomicU64::new(0),
         }
@@ -165,9 +169,6 @@ impl TokenBucket {
     pub fn check_n(&self, n: u64) -> Result<Decision, Denied> {
         if n == 0 {
             return Ok(self.peek());
-        }
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            return Err(self.not_now(n));
         }
         self.shared.take(self.clock.elapsed_ns(), n)
     }
@@ -195,65 +196,35 @@ impl TokenBucket {
     /// # Errors
     /// [`Denied`] if it would take longer, at once where that is known; nothing is taken then.
     pub fn acquire(&self, n: u64, timeout: Duration) -> Result<Decision, Denied> {
-        if self.waiting.load(Ordering::Acquire) == 0
-            && let done @ (Ok(_) | Err(Denied::ExceedsBurst { .. })) = self.check_n(n)
-        {
-            return done;
-        }
-        if timeout.is_zero() {
-            return Err(self.not_now(n));
+        match self.check_n(n) {
+            Err(Denied::RetryAfter { .. }) if !timeout.is_zero() => {}
+            done => return done,
         }
         let (until, until_ns) = (deadline(timeout), self.clock.elapsed_ns().saturating_add(ns(timeout)));
-        let mut line = self.line.lock();
-        let own = line.next;
-        line.next += 1;
-        line.waiting.push_back(own);
+        let held = self.shared.reserve_ahead(self.clock.elapsed_ns(), n)?;
         self.waiting.fetch_add(1, Ordering::AcqRel);
-        let mut held: Option<Held> = None;
-        let outcome = loop {
+        let mut looking = self.looking.lock();
+        let has_come = loop {
             let now_ns = self.clock.elapsed_ns();
-            let Seen { rate, full_at, now } = self.shared.level.look(now_ns);
-            // With its own charge in it, once that is made.
-            let wait = match (held, rate.take(full_at, now, n)) {
-                (_, Err(Refused::TooLarge)) => None,
-                (None, Err(Refused::Wait(units))) => Some(units),
-                (None, Ok(_)) => Some(0),
-                (Some(_), _) => Some(Rate::debt(full_at, now).saturating_sub(rate.capacity)),
+            let wait_ns = match self.shared.turn(now_ns, &held) {
+                Ok(0) => break true,
+                Ok(wait_ns) if now_ns.saturating_add(wait_ns) <= until_ns => wait_ns,
+                _ => break false,
             };
-            let wait_ns = wait.map(|units| rate.ns(units));
-            let is_front = line.waiting.front() == Some(&own);
-            if held.is_some() && wait_ns == Some(0) {
-                break Ok(Decision::new(rate, full_at, now));
-            }
-            let comes_too_late = |wait_ns: u64| is_front && now_ns.saturating_add(wait_ns) > until_ns;
-            let is_hopeless = wait_ns.is_none_or(comes_too_late);
-            if is_front && held.is_none() && !is_hopeless {
-                // Nobody else charges now: what it waits for is for it.
-                held = self.shared.reserve_ahead(now_ns, n).ok();
-                continue;
-            }
-            let mut look = until;
-            if self.clock.is_manual() {
-                look = look.min(deadline(MANUAL_LOOKS));
-            } else if held.is_some() {
-                look = look.min(deadline(Duration::from_nanos(wait_ns.unwrap_or(0))));
-            }
-            if is_hopeless || (self.moved.wait_until(&mut line, look).timed_out() && look >= until) {
-                if let Some(held) = held {
-                    let _ = self.shared.settle(|| self.clock.elapsed_ns(), &held, 0);
-                }
-                break Err(self.not_now(n));
+            // On a manual clock the time until then says nothing.
+            let look = if self.clock.is_manual() { MANUAL_LOOKS } else { Duration::from_nanos(wait_ns) };
+            let look = deadline(look).min(until);
+            if self.moved.wait_until(&mut looking, look).timed_out() && look >= until && self.clock.is_manual() {
+                break false;
             }
         };
-        line.waiting.retain(|waiting| *waiting != own);
+        drop(looking);
         self.waiting.fetch_sub(1, Ordering::AcqRel);
-        drop(line);
-        self.moved.notify_all();
-        outcome
+        let decision = self.settle(&held, if has_come { n } else { 0 });
+        if has_come { Ok(decision) } else { Err(self.not_now(n)) }
     }
 
-    /// Nothing is taken, for others stand in line before, or it would take too long.
-    #[cold]
+    /// Nothing was taken: it would take too long.
     fn not_now(&self, n: u64) -> Denied {
         let Seen { rate, full_at, now } = self.shared.level.look(self.clock.elapsed_ns());
         let refused = rate.take(full_at, now, n).err().unwrap_or(Refused::Wait(1));
@@ -274,9 +245,6 @@ impl TokenBucket {
     /// # Errors
     /// [`Denied`], and nothing is taken.
     pub fn reserve(&self, n: u64) -> Result<Permit<'_>, Denied> {
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            return Err(self.not_now(n));
-        }
         let (decision, held) = self.shared.reserve(self.clock.elapsed_ns(), n)?;
         Ok(Permit::of_bucket(self, held, decision))
     }
@@ -301,7 +269,7 @@ impl TokenBucket {
     /// The level may have moved otherwise than by time: who waits looks again.
     fn moved(&self) {
         if self.waiting.load(Ordering::Acquire) > 0 {
-            drop(self.line.lock());
+            drop(self.looking.lock());
             self.moved.notify_all();
         }
     }

@@ -34,6 +34,11 @@ impl Ledger {
         Held { tokens, number }
     }
 
+    /// When the bucket will be full, but for what was charged since `held`.
+    pub(super) fn full_at(&self, held: &Held) -> u64 {
+        self.find(held).map_or(0, |index| self.open[index].1)
+    }
+
     /// Units of `held` that may be given back now, for `tokens` of it that were not used.
     pub(super) fn outstanding(&self, held: &Held, tokens: u64, rate: Rate, now_ns: u64) -> u64 {
         let Ok(index) = self.find(held) else { return 0 };
