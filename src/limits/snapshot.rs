@@ -90,12 +90,14 @@ pub(super) fn save(home: &Home, scopes: &[Arc<Inner>], within: Duration) -> Resu
             let now_unix_ns = home.wall(now_ns).as_unix_ns();
             shard.each(|key, account, common| {
                 let Some(key) = key else { return };
-                let is_over = account.is_saved && common.rate.ns(account.full_at) <= now_ns;
+                let rate = account.rate(common);
+                let blocked_until_ns = account.more.as_ref().map_or(0, |more| more.blocked_until_ns);
+                let is_over = account.is_saved && rate.ns(account.full_at).max(blocked_until_ns) <= now_ns;
                 if !account.is_changed && !is_over {
                     return;
                 }
                 account.is_changed = false;
-                let state = state_of(account, account.rate(common), now_ns, now_unix_ns);
+                let state = state_of(account, rate, now_ns, now_unix_ns);
                 if state.is_some() || account.is_saved {
                     account.is_saved = true;
                     rows.push((Arc::clone(scope), scope.accounts.place(key.as_str()), key.clone(), state));
