@@ -15,7 +15,7 @@ use l0::limits::{KeyedTokenBuckets, Quota, ScopeConfig, TokenBucket};
 
 /// More than a loop can take.
 const PLENTY: u32 = 100_000_000;
-const DAILY: u32 = 100_000_000;
+const DAILY: u32 = 1_000_000;
 const KEYS: usize = 100_000;
 
 /// So slow that a key is not full again between two of its checks, and so much that none is refused.

@@ -139,7 +139,7 @@ impl Inner {
             }
         };
         if is_new {
-            self.accounts.note(place.shard, account.is_new_at(common));
+            self.accounts.room().note(place.shard, account.is_new_at(common));
         }
         judged
     }
@@ -271,7 +271,7 @@ impl Inner {
             let tally = if charged.is_dry_run_denial { dry_run_denied(charged.n) } else { passed(charged.n) };
             account.count(common, self.charged(asked.key), tally.negated());
         }
-        self.accounts.note(asked.place.shard, account.is_new_at(common));
+        self.accounts.room().note(asked.place.shard, account.is_new_at(common));
     }
 
     /// Right after a charge that passed: what of it may be given back, and whether its bucket is the one that keys without a
@@ -323,7 +323,7 @@ impl Inner {
         account.count(common, key, Tally { used, ..Tally::default() });
         let decision = Decision::new(rate, account.full_at, now).of_scope(self.name);
         let notice = self.warning(account, decision, common.minute_s);
-        self.accounts.note(place.shard, now_ns);
+        self.accounts.room().note(place.shard, now_ns);
         drop(shard);
         self.home.stir();
         notice.iter().for_each(|notice| self.tell(key, notice));

@@ -1,11 +1,11 @@
 //! A bucket for every key.
 
-use std::{borrow::Borrow, fmt, hash::Hash};
+use std::{borrow::Borrow, fmt, hash::Hash, marker::PhantomData};
 
 use super::{
     decision::{Decision, Denied},
     quota::{Quota, Rate, TIME_MAX_NS},
-    table::{Bucket, Found, Table},
+    slots::{Charged, Slots},
 };
 use crate::clock::Clock;
 
@@ -27,45 +27,11 @@ pub(super) const MAX_KEYS: usize = 100_000;
 /// assert_eq!((passed("bob"), passed("ada")), (2, 3));
 /// ```
 pub struct KeyedTokenBuckets<K> {
-    table: Table<K, Level>,
+    slots: Slots,
     rate: Rate,
     quota: Quota,
     clock: Clock,
-}
-
-/// One key's.
-struct Level {
-    full_at: u64,
-    own: Option<Box<Own>>,
-}
-
-/// A quota of its own, and tokens that are owed beyond what a bucket can.
-struct Own {
-    rate: Rate,
-    excess: u64,
-}
-
-impl<K> Bucket<K> for Level {
-    type Common = Rate;
-
-    fn is_new_at(&self, common: &Rate) -> u64 {
-        // A quota of its own is not to be forgotten.
-        if self.own.is_some() { u64::MAX } else { common.ns(self.full_at) }
-    }
-
-    fn begin_as(&mut self, shared: &Self) {
-        self.full_at = shared.full_at;
-    }
-}
-
-impl Level {
-    fn new() -> Self {
-        Self { full_at: 0, own: None }
-    }
-
-    fn rate(&self, common: Rate) -> Rate {
-        self.own.as_ref().map_or(common, |own| own.rate)
-    }
+    keys: PhantomData<fn(&K)>,
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
@@ -77,17 +43,13 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
     /// Each key with this quota, on this clock.
     pub fn with_clock(q: Quota, c: Clock) -> Self {
         let rate = Rate::of(q);
-        Self { table: Self::table(MAX_KEYS, rate), rate, quota: q, clock: c }
+        Self { slots: Slots::new(MAX_KEYS, rate), rate, quota: q, clock: c, keys: PhantomData }
     }
 
     /// How many keys are kept; those that came before are forgotten.
     #[must_use]
     pub fn max_keys(self, n: usize) -> Self {
-        Self { table: Self::table(n, self.rate), ..self }
-    }
-
-    fn table(max_keys: usize, rate: Rate) -> Table<K, Level> {
-        Table::new(max_keys, || (Level::new(), rate))
+        Self { slots: Slots::new(n, self.rate), ..self }
     }
 
     /// May one of this key pass? Never blocks for longer than a look at another key takes.
@@ -117,18 +79,12 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
             return Ok(self.peek(key));
         }
         let now_ns = self.now_ns();
-        let place = self.table.place(key);
-        let mut shard = self.table.lock(place.shard);
-        let Found { bucket: level, common, is_new, .. } = self.table.bucket(&mut shard, place, key, now_ns, Level::new);
-        let rate = level.rate(*common);
-        let now = rate.time(now_ns);
-        let taken = rate.take(level.full_at, now, n);
-        level.full_at = taken.unwrap_or(level.full_at);
-        let decision = Decision::new(rate, level.full_at, now);
-        if is_new {
-            self.table.note(place.shard, rate.ns(level.full_at));
+        let charged = self.slots.take(self.slots.tag(key), now_ns, n);
+        let decision = decision(charged, now_ns);
+        match charged.refused {
+            None => Ok(decision),
+            Some(refused) => Err(Denied::new(refused, n, charged.rate, decision)),
         }
-        taken.map(|_| decision).map_err(|refused| Denied::new(refused, n, rate, decision))
     }
 
     /// The key's bucket as it is; takes nothing, and keeps nothing of a key that is not known.
@@ -137,14 +93,7 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
         K: Borrow<Q>,
     {
         let now_ns = self.now_ns();
-        let place = self.table.place(key);
-        let mut shard = self.table.lock(place.shard);
-        let (rate, full_at) = match self.table.find(&mut shard, place, key) {
-            Some((level, common)) => (level.rate(*common), level.full_at),
-            // It would begin as the bucket that it shared with others, or share it.
-            None => (self.rate, shard.overflow().full_at),
-        };
-        Decision::new(rate, full_at, rate.time(now_ns))
+        decision(self.slots.look(self.slots.tag(key)), now_ns)
     }
 
     /// The quota of keys that have none of their own.
@@ -155,18 +104,7 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
     /// Another quota for one key, from now on; what it owes stays owed, in tokens. Such a key is kept for ever, beyond
     /// [`max_keys`](Self::max_keys) if need be.
     pub fn set_quota(&self, key: K, q: Quota) {
-        let place = self.table.place(&key);
-        let mut shard = self.table.lock(place.shard);
-        // Under the lock: a charge of meanwhile is not taken for a debt of then.
-        let now_ns = self.now_ns();
-        let (level, common) = self.table.pinned(&mut shard, place, key, Level::new);
-        let before = level.rate(*common);
-        let rate = Rate::of(q).after(before);
-        let (debt, excess) =
-            (Rate::debt(level.full_at, before.time(now_ns)), level.own.as_ref().map_or(0, |own| own.excess));
-        let (full_at, excess) = before.owed_under(debt, excess, rate, now_ns);
-        level.full_at = full_at;
-        level.own = Some(Box::new(Own { rate, excess }));
+        self.slots.set_rate(self.slots.tag(&key), || self.now_ns(), |before| Rate::of(q).after(before));
     }
 
     fn now_ns(&self) -> u64 {
@@ -175,7 +113,7 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
 
     /// How many keys are kept.
     pub fn len(&self) -> usize {
-        self.table.len()
+        self.slots.room().len()
     }
 
     /// Whether no key is kept.
@@ -185,8 +123,12 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
 
     /// How many charges went to a shared bucket, for there was no room for their key.
     pub fn overflowed(&self) -> u64 {
-        self.table.overflowed()
+        self.slots.room().overflowed()
     }
+}
+
+fn decision(charged: Charged, now_ns: u64) -> Decision {
+    Decision::new(charged.rate, charged.full_at, charged.rate.time(now_ns))
 }
 
 impl<K> fmt::Debug for KeyedTokenBuckets<K> {

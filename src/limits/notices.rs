@@ -207,7 +207,7 @@ impl Inner {
             let window = account.more.as_mut().map(|more| &mut more.window);
             // Another one may have begun since.
             let ended = window.and_then(|window| window.take_if(|window| window.ends_ns == ends_ns));
-            self.accounts.note(place.shard, now_ns);
+            self.accounts.room().note(place.shard, now_ns);
             drop(shard);
             if let Some(window) = ended {
                 self.tell(&key, &Notice::Sum { denied: window.denied, limit });

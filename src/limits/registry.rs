@@ -199,8 +199,8 @@ impl Limits {
                 denied,
                 dry_run_denied,
                 used,
-                keys: scope.accounts.len(),
-                overflowed: scope.accounts.overflowed(),
+                keys: scope.accounts.room().len(),
+                overflowed: scope.accounts.room().overflowed(),
             }
         });
         stats.collect()

@@ -92,7 +92,7 @@ impl Inner {
         let (account, common) = self.accounts.pinned(&mut shard, place, (*key).to_owned(), new);
         let result = change(account, common, now_ns);
         account.is_changed = true;
-        self.accounts.note(place.shard, account.is_new_at(common));
+        self.accounts.room().note(place.shard, account.is_new_at(common));
         result
     }
 
@@ -164,7 +164,7 @@ impl Scope {
                 let new = || inner.account(&key, rate, now_ns);
                 let Found { bucket: account, common, .. } =
                     inner.accounts.bucket(&mut shard, place, &*key, now_ns, new);
-                inner.accounts.note(place.shard, account.is_new_at(common));
+                inner.accounts.room().note(place.shard, account.is_new_at(common));
                 (account.rate(common), account.full_at)
             }
             // It would begin as the bucket that it shared with others, or share it.
@@ -198,7 +198,7 @@ impl Scope {
                     account.change_rate(now_ns, before, rate);
                 }
             });
-            inner.accounts.note(index, now_ns);
+            inner.accounts.room().note(index, now_ns);
         }
         *quota = q;
     }
@@ -248,7 +248,7 @@ impl Scope {
                 more.is_pinned = false;
             }
             account.is_changed = true;
-            inner.accounts.note(place.shard, account.is_new_at(common));
+            inner.accounts.room().note(place.shard, account.is_new_at(common));
         }
         drop(shard);
         self.inner.home.is_urgent.store(true, Ordering::Relaxed);

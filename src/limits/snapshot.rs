@@ -127,7 +127,7 @@ pub(super) fn save(home: &Home, scopes: &[Arc<Inner>], within: Duration) -> Resu
             account.is_changed |= outcome.is_err();
             if outcome.is_ok() && state.is_none() && !account.is_changed {
                 account.is_saved = false;
-                scope.accounts.note(place.shard, account.is_new_at(common));
+                scope.accounts.room().note(place.shard, account.is_new_at(common));
             }
         }
     }

@@ -5,25 +5,13 @@
 //! none, so to forget it changes no answer. When none is, all further keys share one bucket a shard: nobody gets a
 //! fresh one by pushing others out, nobody is let through uncounted, and nobody who is known is shut out.
 
-use std::{
-    borrow::Borrow,
-    hash::{BuildHasher, Hash, RandomState},
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
-};
+use std::{borrow::Borrow, hash::Hash};
 
 use crossbeam_utils::CachePadded;
 use hashbrown::{HashTable, hash_table::Entry as Slot};
 use parking_lot::{Mutex, MutexGuard};
 
-/// Keys a shard has before there are two; and how many shards there are at most.
-const SHARD_KEYS: usize = 256;
-const SHARDS_MAX: usize = 64;
-/// Shards that are swept for the sake of one key when the table is full.
-const SWEPT_AT_ONCE: usize = 8;
-/// A shard of more keys than this that was swept in vain is not swept again for so long: a flood of keys is not to be a
-/// flood of sweeps.
-const REST_FROM_KEYS: usize = 256;
-const REST_NS: u64 = 1_000_000;
+use super::room::{KeyHash, Room, Swept};
 
 /// What is kept by key.
 pub(super) trait Bucket<K> {
@@ -41,18 +29,9 @@ pub(super) trait Bucket<K> {
 }
 
 pub(super) struct Table<K, B: Bucket<K>> {
-    shards: Box<[CachePadded<Cell<K, B>>]>,
-    /// Outsiders choose keys: the hash has a secret of this table in it.
-    hasher: RandomState,
-    len: AtomicUsize,
-    max_keys: usize,
-    overflowed: AtomicU64,
-}
-
-struct Cell<K, B: Bucket<K>> {
-    shard: Mutex<Shard<K, B>>,
-    /// Before this moment a sweep finds nothing.
-    worth_at: AtomicU64,
+    shards: Box<[CachePadded<Mutex<Shard<K, B>>>]>,
+    hash: KeyHash,
+    room: Room,
 }
 
 pub(super) struct Shard<K, B: Bucket<K>> {
@@ -101,7 +80,7 @@ impl<K, B: Bucket<K>> Shard<K, B> {
 impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
     /// Of so many keys at most, but for those that are pinned.
     pub(super) fn new(max_keys: usize, shard: impl Fn() -> (B, B::Common)) -> Self {
-        Self::with_shards((max_keys / SHARD_KEYS).max(1).next_power_of_two().min(SHARDS_MAX), max_keys, shard)
+        Self::with_shards(Room::shards(max_keys), max_keys, shard)
     }
 
     /// For the few keys that a program itself names: in one shard, without a bound.
@@ -110,18 +89,16 @@ impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
     }
 
     fn with_shards(shards: usize, max_keys: usize, shard: impl Fn() -> (B, B::Common)) -> Self {
-        let cell = || {
+        let shard = || {
             let (overflow, common) = shard();
-            let shard = Mutex::new(Shard { keys: HashTable::new(), overflow, common });
-            CachePadded::new(Cell { shard, worth_at: AtomicU64::new(u64::MAX) })
+            CachePadded::new(Mutex::new(Shard { keys: HashTable::new(), overflow, common }))
         };
-        Self {
-            shards: (0..shards).map(|_| cell()).collect(),
-            hasher: RandomState::new(),
-            len: AtomicUsize::new(0),
-            max_keys,
-            overflowed: AtomicU64::new(0),
-        }
+        let room = Room::new(max_keys, shards);
+        Self { shards: (0..shards).map(|_| shard()).collect(), hash: KeyHash::new(), room }
+    }
+
+    pub(super) fn room(&self) -> &Room {
+        &self.room
     }
 
     #[inline]
@@ -129,27 +106,17 @@ impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
     where
         K: Borrow<Q>,
     {
-        let hash = self.hasher.hash_one(key);
-        // The table within uses the lowest bits and the highest.
-        Place { shard: (hash >> 32) as usize & (self.shards.len() - 1), hash }
+        let hash = self.hash.of(key);
+        Place { shard: KeyHash::shard(hash, self.shards.len()), hash }
     }
 
     #[inline]
     pub(super) fn lock(&self, shard: usize) -> MutexGuard<'_, Shard<K, B>> {
-        self.shards[shard].shard.lock()
+        self.shards[shard].lock()
     }
 
     pub(super) fn shards(&self) -> usize {
         self.shards.len()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.len.load(Ordering::Relaxed)
-    }
-
-    /// Charges that went to a shared bucket, for there was no place for their key.
-    pub(super) fn overflowed(&self) -> u64 {
-        self.overflowed.load(Ordering::Relaxed)
     }
 
     /// The key's bucket, made if it has none; the shared one if there is no place.
@@ -194,9 +161,9 @@ impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
         // What an earlier run left of a key has a place in any case.
         let has_past = bucket.is_new_at(&shard.common) > now_ns;
         if has_past {
-            self.len.fetch_add(1, Ordering::Relaxed);
+            self.room.pin();
         } else if !self.has_room(shard, place.shard, now_ns) {
-            self.overflowed.fetch_add(1, Ordering::Relaxed);
+            self.room.overflow();
             return Found { bucket: &mut shard.overflow, common: &mut shard.common, is_shared: true, is_new: false };
         } else {
             // It may just have been charged there: a place of its own is no second burst.
@@ -215,7 +182,7 @@ impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
         new: impl FnOnce() -> B,
     ) -> (&'s mut B, &'s mut B::Common) {
         if shard.keys.find(place.hash, |(known, _)| *known == key).is_none() {
-            self.len.fetch_add(1, Ordering::Relaxed);
+            self.room.pin();
         }
         self.entry(shard, place, key, new)
     }
@@ -227,7 +194,7 @@ impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
         key: K,
         new: impl FnOnce() -> B,
     ) -> (&'s mut B, &'s mut B::Common) {
-        let hash = |(known, _): &(K, B)| self.hasher.hash_one(known);
+        let hash = |(known, _): &(K, B)| self.hash.of(known);
         let bucket = match shard.keys.entry(place.hash, |(known, _)| *known == key, hash) {
             Slot::Occupied(slot) => slot.into_mut(),
             Slot::Vacant(slot) => slot.insert((key, new())).into_mut(),
@@ -249,64 +216,34 @@ impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
         Some((bucket, &mut shard.common))
     }
 
-    /// A bucket of this shard is as good as new from then on, be it sooner than it was.
-    pub(super) fn note(&self, shard: usize, new_at: u64) {
-        self.shards[shard].worth_at.fetch_min(new_at, Ordering::Relaxed);
-    }
-
     /// Takes a place for one key more, and makes it if it must.
     fn has_room(&self, shard: &mut Shard<K, B>, own: usize, now_ns: u64) -> bool {
         // Before it grows: what is as good as new need not move.
-        let grows = shard.keys.len() == shard.keys.capacity();
-        if grows && self.is_worth_it(own, now_ns) {
+        if shard.keys.len() == shard.keys.capacity() && self.room.is_worth_it(own, now_ns) {
             self.sweep(shard, own, now_ns);
         }
-        if self.take_place() {
-            return true;
-        }
-        if !grows && self.is_worth_it(own, now_ns) {
-            self.sweep(shard, own, now_ns);
-        }
-        let others = (1..self.shards.len()).map(|step| (own + step) % self.shards.len());
-        let worth = others.filter(|other| self.is_worth_it(*other, now_ns)).take(SWEPT_AT_ONCE);
-        for other in worth {
-            if self.take_place() {
-                return true;
+        self.room.make(own, now_ns, |index| {
+            if index == own {
+                self.sweep(shard, own, now_ns);
+            } else if let Some(mut other) = self.shards[index].try_lock() {
+                // Never waits for a second lock.
+                self.sweep(&mut other, index, now_ns);
             }
-            // Never waits for a second lock.
-            if let Some(mut shard) = self.shards[other].shard.try_lock() {
-                self.sweep(&mut shard, other, now_ns);
-            }
-        }
-        self.take_place()
-    }
-
-    fn take_place(&self) -> bool {
-        let one_more = |len| (len < self.max_keys).then_some(len + 1);
-        self.len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
-    }
-
-    fn is_worth_it(&self, shard: usize, now_ns: u64) -> bool {
-        self.shards[shard].worth_at.load(Ordering::Relaxed) <= now_ns
+        })
     }
 
     fn sweep(&self, shard: &mut Shard<K, B>, index: usize, now_ns: u64) {
         let Shard { keys, common, .. } = shard;
-        let (before, mut worth_at) = (keys.len(), u64::MAX);
+        let mut swept = Swept::default();
         keys.retain(|(key, bucket)| {
-            let new_at = bucket.is_new_at(common);
-            if new_at > now_ns {
-                worth_at = worth_at.min(new_at);
-                return true;
+            let new_at = Some(bucket.is_new_at(common)).filter(|new_at| *new_at > now_ns);
+            swept.saw(new_at);
+            if new_at.is_none() {
+                bucket.forget(key, common);
             }
-            bucket.forget(key, common);
-            false
+            new_at.is_some()
         });
-        if keys.len() == before && before > REST_FROM_KEYS {
-            worth_at = worth_at.max(now_ns.saturating_add(REST_NS));
-        }
-        self.len.fetch_sub(before - keys.len(), Ordering::Relaxed);
-        self.shards[index].worth_at.store(worth_at, Ordering::Relaxed);
+        self.room.swept(index, now_ns, &swept);
     }
 }
 
@@ -329,10 +266,10 @@ mod tests {
     fn add(table: &Table<u64, Until>, key: u64, now_ns: u64, until: u64) -> bool {
         let place = table.place(&key);
         let mut shard = table.lock(place.shard);
-        let before = table.overflowed();
+        let before = table.room().overflowed();
         table.bucket(&mut shard, place, &key, now_ns, || Until(0)).bucket.0 = until;
-        table.note(place.shard, until);
-        table.overflowed() == before
+        table.room().note(place.shard, until);
+        table.room().overflowed() == before
     }
 
     #[test]
@@ -342,15 +279,15 @@ mod tests {
             for key in 0..max as u64 {
                 assert!(add(&table, key, 1, if key % 4 == 0 { 10 } else { 1_000 }));
             }
-            assert_eq!(table.len(), max);
+            assert_eq!(table.room().len(), max);
             assert!(!add(&table, 1 << 40, 9, 99), "nothing is to be forgotten yet, of {max}");
             assert!(add(&table, 0, 9, 10), "who is known is not shut out");
-            assert_eq!(table.overflowed(), 1);
+            assert_eq!(table.room().overflowed(), 1);
             let freed = max.div_ceil(4) as u64;
             for key in 0..freed {
                 assert!(add(&table, 1 << 41 | key, 10, 1_000), "{key} of {max}");
             }
-            assert_eq!(table.len(), max);
+            assert_eq!(table.room().len(), max);
             assert!(!add(&table, 1 << 42, 10, 1_000), "all places are taken by the living");
             assert!(max == 1 || add(&table, 1, 999, 1_000), "who lives is still known");
         }
@@ -362,6 +299,10 @@ mod tests {
         for key in 0..1_000_000_u64 {
             assert!(add(&table, key, key * 10, key * 10 + 5));
         }
-        assert!(table.len() < 2_000, "{} are kept of a million that each lived for a moment", table.len());
+        assert!(
+            table.room().len() < 2_000,
+            "{} are kept of a million that each lived for a moment",
+            table.room().len()
+        );
     }
 }

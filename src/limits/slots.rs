@@ -1,0 +1,396 @@
+//! The levels of very many keys. Who is known is found and charged without a lock, in one line of the cache for the most part.
+//!
+//! A key is known by 64 bits of its hash, its tag; a line has four tags and their levels, and a key is in the line that its
+//! tag says or soon behind it. The level of a slot only grows: a charge moves it on, and another key gets the slot only when
+//! the level has passed, and begins above it. So a compare-and-swap of a level after whose reading the tag was the right
+//! one charges this key and no other.
+//!
+//! A slot that is taken from its key has the level [`UNDER_LOCK`] until another gets it. Who finds that, or does not find its
+//! tag, asks again under the lock of the shard, which all have who add, move or remove keys.
+
+use std::{hash::Hash, sync::OnceLock};
+
+use crossbeam_utils::CachePadded;
+use hashbrown::{HashTable, hash_table::Entry};
+
+use super::{
+    quota::{Rate, Refused},
+    room::{KeyHash, Room, Swept},
+};
+use crate::sync::{AtomicU64, Mutex, Ordering};
+
+const SLOTS: usize = 4;
+/// A key is not further from its line than this.
+const WINDOW: usize = 16;
+/// Of the first segment of a shard; each further one is twice as large.
+const FIRST_LINES: usize = if cfg!(loom) { 1 } else { 4 };
+const SEGMENTS_MAX: u32 = 26;
+/// Who comes again within so long finds its slot if there was room for it: to be found costs less than to be added.
+const LONG_NS: u64 = 60_000_000_000;
+
+/// Tags of no key: of a slot that never had one, behind which a search does not go on, and of one that has none now.
+const EMPTY: u64 = 0;
+const GONE: u64 = 1;
+const FIRST_TAG: u64 = 2;
+
+/// Higher than any level.
+const UNDER_LOCK: u64 = u64::MAX;
+
+pub(super) struct Slots {
+    shards: Box<[CachePadded<Shard>]>,
+    room: Room,
+    hash: KeyHash,
+    /// Of keys that have none of their own.
+    rate: Rate,
+}
+
+struct Shard {
+    /// The segment that is in use; 0 if there is none yet. Those before it are kept, for somebody may still look into them.
+    current: AtomicU64,
+    segments: Box<[OnceLock<Box<[Line]>>]>,
+    book: Mutex<Book>,
+}
+
+struct Book {
+    /// The level that keys share which found no place.
+    shared: u64,
+    /// The last moment at which a slot was taken from a key: readings of the clock come late, and who is given the slot
+    /// must begin above the level that it had.
+    latest_ns: u64,
+    own: HashTable<Own>,
+}
+
+/// A key with a quota of its own.
+struct Own {
+    tag: u64,
+    rate: Rate,
+    full_at: u64,
+    /// Tokens that are owed beyond what a bucket can.
+    excess: u64,
+}
+
+#[repr(align(64))]
+struct Line {
+    tags: [AtomicU64; SLOTS],
+    levels: [AtomicU64; SLOTS],
+}
+
+/// A place in a line.
+#[derive(Clone, Copy)]
+struct Slot<'s> {
+    tag: &'s AtomicU64,
+    level: &'s AtomicU64,
+}
+
+/// A bucket at a moment, and whether it let somebody pass.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Charged {
+    pub(super) rate: Rate,
+    pub(super) full_at: u64,
+    pub(super) refused: Option<Refused>,
+}
+
+impl Slots {
+    /// For so many keys at most, but for those that have a quota of their own.
+    pub(super) fn new(max_keys: usize, rate: Rate) -> Self {
+        let shards = Room::shards(max_keys);
+        // Keys are not spread evenly, and are not put far from their line.
+        let doublings = (max_keys / shards).div_ceil(FIRST_LINES * SLOTS).max(1).ilog2() + 4;
+        let shard = || {
+            CachePadded::new(Shard {
+                segments: (0..doublings.min(SEGMENTS_MAX)).map(|_| OnceLock::new()).collect(),
+                current: AtomicU64::new(0),
+                book: Mutex::new(Book { shared: 0, latest_ns: 0, own: HashTable::new() }),
+            })
+        };
+        Self {
+            shards: (0..shards).map(|_| shard()).collect(),
+            room: Room::new(max_keys, shards),
+            hash: KeyHash::new(),
+            rate,
+        }
+    }
+
+    pub(super) fn room(&self) -> &Room {
+        &self.room
+    }
+
+    #[inline]
+    pub(super) fn tag<Q: Hash + ?Sized>(&self, key: &Q) -> u64 {
+        self.hash.of(key).max(FIRST_TAG)
+    }
+
+    #[inline]
+    fn index(&self, tag: u64) -> usize {
+        KeyHash::shard(tag, self.shards.len())
+    }
+
+    /// Takes `n` tokens of this key's bucket. A refusal writes nothing.
+    #[inline]
+    pub(super) fn take(&self, tag: u64, now_ns: u64, n: u64) -> Charged {
+        let slot = self.shards[self.index(tag)].find(tag);
+        match slot.and_then(|slot| slot.take(tag, self.rate, now_ns, n)) {
+            Some(charged) => charged,
+            None => self.take_under_lock(tag, now_ns, n),
+        }
+    }
+
+    #[cold]
+    fn take_under_lock(&self, tag: u64, now_ns: u64, n: u64) -> Charged {
+        let (index, rate) = (self.index(tag), self.rate);
+        let shard = &self.shards[index];
+        let mut book = shard.book.lock();
+        if let Some(own) = book.own.find_mut(tag, |own| own.tag == tag) {
+            let charged = Charged::new(own.rate, own.full_at, own.rate.take(own.full_at, own.rate.time(now_ns), n));
+            own.full_at = charged.full_at;
+            return charged;
+        }
+        if let Some(charged) = shard.find(tag).and_then(|slot| slot.take(tag, rate, now_ns, n)) {
+            return charged;
+        }
+        let now_ns = now_ns.max(book.latest_ns);
+        let now = rate.time(now_ns);
+        // It may just have been charged there: a place of its own is no second burst.
+        let charged = Charged::new(rate, book.shared, rate.take(book.shared, now, n));
+        if charged.full_at > now && !self.add(index, &mut book, tag, now_ns, charged.full_at) {
+            self.room.overflow();
+            book.shared = charged.full_at;
+        }
+        charged
+    }
+
+    /// The key's bucket as it is; keeps nothing of a key that is not known.
+    pub(super) fn look(&self, tag: u64) -> Charged {
+        let shard = &self.shards[self.index(tag)];
+        let known = || shard.find(tag).and_then(|slot| slot.level_of(tag));
+        let seen = |rate, full_at| Charged { rate, full_at, refused: None };
+        if let Some(full_at) = known() {
+            return seen(self.rate, full_at);
+        }
+        let book = shard.book.lock();
+        match book.own.find(tag, |own| own.tag == tag) {
+            Some(own) => seen(own.rate, own.full_at),
+            // Who has no place would begin as the bucket that is shared, or share it.
+            None => seen(self.rate, known().unwrap_or(book.shared)),
+        }
+    }
+
+    /// Another rate for one key, made of the one before; what it owes stays owed, in tokens.
+    pub(super) fn set_rate(&self, tag: u64, now_ns: impl Fn() -> u64, rate: impl Fn(Rate) -> Rate) {
+        let shard = &self.shards[self.index(tag)];
+        let mut book = shard.book.lock();
+        let own = match book.own.entry(tag, |own| own.tag == tag, |own| own.tag) {
+            Entry::Occupied(own) => own.into_mut(),
+            Entry::Vacant(place) => {
+                let full_at = shard.find(tag).map(Slot::close);
+                if full_at.is_none() {
+                    self.room.pin();
+                }
+                place.insert(Own { tag, rate: self.rate, full_at: full_at.unwrap_or(0), excess: 0 }).into_mut()
+            }
+        };
+        // Nobody charges it now: a charge of meanwhile is not taken for a debt of then.
+        let (before, now_ns) = (own.rate, now_ns());
+        own.rate = rate(before);
+        let debt = Rate::debt(own.full_at, before.time(now_ns));
+        (own.full_at, own.excess) = before.owed_under(debt, own.excess, own.rate, now_ns);
+    }
+
+    /// Gives a key a slot and its level, which is not reached yet, if there is room.
+    fn add(&self, index: usize, book: &mut Book, tag: u64, now_ns: u64, full_at: u64) -> bool {
+        book.latest_ns = now_ns;
+        let shard = &self.shards[index];
+        let in_passing = |full_by| shard.take_from_idle(tag, full_by);
+        let slot = in_passing(self.long_ago(now_ns))
+            .or_else(|| self.room.take().then(|| self.take_free(index, tag, now_ns))?)
+            .or_else(|| in_passing(self.rate.time(now_ns)))
+            .or_else(|| {
+                let has_room = self.room.make(index, now_ns, |other| self.sweep(other, index, now_ns));
+                has_room.then(|| self.take_free(index, tag, now_ns))?
+            });
+        let Some(slot) = slot else { return false };
+        slot.give(tag, full_at);
+        self.room.note(index, self.rate.ns(full_at));
+        true
+    }
+
+    /// Whose bucket was full by then is forgotten in passing, though there may be room.
+    fn long_ago(&self, now_ns: u64) -> u64 {
+        now_ns.checked_sub(LONG_NS).map_or(0, |then_ns| self.rate.time(then_ns))
+    }
+
+    /// A slot that nobody has, for a key that there is room for.
+    fn take_free(&self, index: usize, tag: u64, now_ns: u64) -> Option<Slot<'_>> {
+        let free = || free(self.shards[index].lines(), tag);
+        let slot = free().or_else(|| self.grow(index, now_ns).then(free)?);
+        if slot.is_none() {
+            self.room.leave();
+        }
+        slot
+    }
+
+    /// Forgets the keys of a shard that are as good as new; of another than one's own only if nobody is at work there.
+    fn sweep(&self, index: usize, own: usize, now_ns: u64) {
+        let shard = &self.shards[index];
+        let book = (index != own).then(|| shard.book.try_lock());
+        match book {
+            Some(None) => return,
+            Some(Some(mut book)) => book.latest_ns = book.latest_ns.max(now_ns),
+            None => {}
+        }
+        let now = self.rate.time(now_ns);
+        let mut swept = Swept::default();
+        for slot in shard.lines().iter().flat_map(Line::slots).filter(Slot::is_used) {
+            let is_forgotten = slot.take_from_idle(now);
+            if is_forgotten {
+                slot.tag.store(GONE, Ordering::Release);
+            }
+            swept.saw((!is_forgotten).then(|| self.rate.ns(slot.level.load(Ordering::Relaxed))));
+        }
+        self.room.swept(index, now_ns, &swept);
+    }
+
+    /// Moves the keys of a shard to a segment that is larger, but for those of long ago.
+    fn grow(&self, index: usize, now_ns: u64) -> bool {
+        let (shard, long_ago) = (&self.shards[index], self.long_ago(now_ns));
+        let Some(next) = shard.segments.get(shard.current.load(Ordering::Relaxed) as usize) else { return false };
+        let mut kept = Vec::new();
+        for slot in shard.lines().iter().flat_map(Line::slots).filter(Slot::is_used) {
+            if slot.take_from_idle(long_ago) {
+                self.room.leave();
+            } else {
+                kept.push((slot.tag(), slot.close()));
+            }
+        }
+        let mut size = (shard.lines().len() * 2).max(FIRST_LINES);
+        let lines = loop {
+            let lines: Box<[Line]> = (0..size).map(|_| Line::new()).collect();
+            let has_place =
+                |(tag, level): &(u64, u64)| free(&lines, *tag).map(|slot| slot.give(*tag, *level)).is_some();
+            if kept.iter().all(has_place) {
+                break lines;
+            }
+            size *= 2;
+        };
+        let is_next = next.set(lines).is_ok();
+        shard.current.fetch_add(u64::from(is_next), Ordering::Release);
+        is_next
+    }
+}
+
+impl Shard {
+    #[inline]
+    fn lines(&self) -> &[Line] {
+        let current = self.current.load(Ordering::Acquire) as usize;
+        current.checked_sub(1).and_then(|last| self.segments[last].get()).map_or(&[], |lines| lines)
+    }
+
+    #[inline]
+    fn find(&self, tag: u64) -> Option<Slot<'_>> {
+        let mut slots = window(self.lines(), tag).map(|slot| (slot.tag(), slot));
+        slots
+            .find(|(known, _)| *known == tag || *known == EMPTY)
+            .and_then(|(known, slot)| (known == tag).then_some(slot))
+    }
+
+    /// A slot in this tag's window, taken from a key that is as good as new.
+    fn take_from_idle(&self, tag: u64, now: u64) -> Option<Slot<'_>> {
+        window(self.lines(), tag).take_while(|slot| slot.tag() != EMPTY).find(|slot| slot.take_from_idle(now))
+    }
+}
+
+/// Where this tag may be, nearest first.
+#[inline]
+fn window(lines: &[Line], tag: u64) -> impl Iterator<Item = Slot<'_>> {
+    let mask = lines.len().wrapping_sub(1);
+    (0..WINDOW.min(lines.len())).flat_map(move |step| lines[(tag as usize).wrapping_add(step) & mask].slots())
+}
+
+/// The nearest slot that nobody has.
+fn free(lines: &[Line], tag: u64) -> Option<Slot<'_>> {
+    window(lines, tag).find(|slot| matches!(slot.tag(), EMPTY | GONE))
+}
+
+impl Line {
+    fn new() -> Self {
+        Self {
+            tags: std::array::from_fn(|_| AtomicU64::new(EMPTY)),
+            levels: std::array::from_fn(|_| AtomicU64::new(UNDER_LOCK)),
+        }
+    }
+
+    #[inline]
+    fn slots(&self) -> impl Iterator<Item = Slot<'_>> {
+        self.tags.iter().zip(&self.levels).map(|(tag, level)| Slot { tag, level })
+    }
+}
+
+impl Slot<'_> {
+    /// Acquire: who sees another key's tag sees that the level is not the last key's any more.
+    #[inline]
+    fn tag(&self) -> u64 {
+        self.tag.load(Ordering::Acquire)
+    }
+
+    fn is_used(&self) -> bool {
+        self.tag() >= FIRST_TAG && self.level.load(Ordering::Relaxed) != UNDER_LOCK
+    }
+
+    /// The level of this tag's key, if it is here.
+    #[inline]
+    fn level_of(self, tag: u64) -> Option<u64> {
+        let level = self.level.load(Ordering::Acquire);
+        self.is_of(tag, level).then_some(level)
+    }
+
+    /// Whether this level, which was read before, is that of this tag's key. Who gives the slot away writes the tag first.
+    #[inline]
+    fn is_of(self, tag: u64, level: u64) -> bool {
+        level != UNDER_LOCK && self.tag.load(Ordering::Relaxed) == tag
+    }
+
+    /// Takes `n` tokens, if the key is still here.
+    #[inline]
+    fn take(self, tag: u64, rate: Rate, now_ns: u64, n: u64) -> Option<Charged> {
+        let now = rate.time(now_ns);
+        let mut level = self.level_of(tag)?;
+        loop {
+            let charged = Charged::new(rate, level, rate.take(level, now, n));
+            if charged.refused.is_some() {
+                return Some(charged);
+            }
+            let order = (Ordering::AcqRel, Ordering::Acquire);
+            match self.level.compare_exchange_weak(level, charged.full_at, order.0, order.1) {
+                Ok(_) => return Some(charged),
+                Err(other) if self.is_of(tag, other) => level = other,
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Takes the slot from its key, if that is as good as new.
+    fn take_from_idle(self, now: u64) -> bool {
+        let level = self.level.load(Ordering::Relaxed);
+        level <= now && self.level.compare_exchange(level, UNDER_LOCK, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Takes the slot from its key for good, and says the level; to be found elsewhere, or under the lock.
+    fn close(self) -> u64 {
+        self.level.swap(UNDER_LOCK, Ordering::AcqRel)
+    }
+
+    fn give(self, tag: u64, full_at: u64) {
+        self.tag.store(tag, Ordering::Release);
+        self.level.store(full_at, Ordering::Release);
+    }
+}
+
+impl Charged {
+    #[inline]
+    fn new(rate: Rate, full_at: u64, taken: Result<u64, Refused>) -> Self {
+        match taken {
+            Ok(full_at) => Self { rate, full_at, refused: None },
+            Err(refused) => Self { rate, full_at, refused: Some(refused) },
+        }
+    }
+}
