@@ -78,8 +78,21 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
         if n == 0 {
             return Ok(self.peek(key));
         }
+        let tag = self.slots.tag(key);
+        let slot = self.slots.find(tag);
+        // While the line is on its way from memory.
         let now_ns = self.now_ns();
-        let charged = self.slots.take(self.slots.tag(key), now_ns, n);
+        let now = self.rate.time(now_ns);
+        match slot.and_then(|slot| slot.take_at_once(tag, self.rate, now, n)) {
+            Some(full_at) => Ok(Decision::new(self.rate, full_at, now)),
+            None => self.take(tag, now_ns, n),
+        }
+    }
+
+    /// Where the key is not to be found, is refused, or somebody came between.
+    #[cold]
+    fn take(&self, tag: u64, now_ns: u64, n: u64) -> Result<Decision, Denied> {
+        let charged = self.slots.take(tag, now_ns, n);
         let decision = decision(charged, now_ns);
         match charged.refused {
             None => Ok(decision),

@@ -77,7 +77,7 @@ struct Line {
 
 /// A place in a line.
 #[derive(Clone, Copy)]
-struct Slot<'s> {
+pub(super) struct Slot<'s> {
     tag: &'s AtomicU64,
     level: &'s AtomicU64,
 }
@@ -125,17 +125,18 @@ impl Slots {
         KeyHash::shard(tag, self.shards.len())
     }
 
-    /// Takes `n` tokens of this key's bucket. A refusal writes nothing.
+    /// Where the key is, if it is found without a lock.
     #[inline]
-    pub(super) fn take(&self, tag: u64, now_ns: u64, n: u64) -> Charged {
-        let slot = self.shards[self.index(tag)].find(tag);
-        match slot.and_then(|slot| slot.take(tag, self.rate, now_ns, n)) {
-            Some(charged) => charged,
-            None => self.take_under_lock(tag, now_ns, n),
-        }
+    pub(super) fn find(&self, tag: u64) -> Option<Slot<'_>> {
+        self.shards[self.index(tag)].find(tag)
     }
 
-    #[cold]
+    /// Takes `n` tokens of this key's bucket. A refusal writes nothing.
+    pub(super) fn take(&self, tag: u64, now_ns: u64, n: u64) -> Charged {
+        let taken = self.find(tag).and_then(|slot| slot.take(tag, self.rate, now_ns, n));
+        taken.unwrap_or_else(|| self.take_under_lock(tag, now_ns, n))
+    }
+
     fn take_under_lock(&self, tag: u64, now_ns: u64, n: u64) -> Charged {
         let (index, rate) = (self.index(tag), self.rate);
         let shard = &self.shards[index];
@@ -287,10 +288,13 @@ impl Shard {
 
     #[inline]
     fn find(&self, tag: u64) -> Option<Slot<'_>> {
-        let mut slots = window(self.lines(), tag).map(|slot| (slot.tag(), slot));
-        slots
-            .find(|(known, _)| *known == tag || *known == EMPTY)
-            .and_then(|(known, slot)| (known == tag).then_some(slot))
+        let lines = self.lines();
+        let mask = lines.len().wrapping_sub(1);
+        let line = lines.get(tag as usize & mask)?;
+        match line.find(tag) {
+            Some(slot) => Some(slot),
+            None => find_further(lines, tag),
+        }
     }
 
     /// A slot in this tag's window, taken from a key that is as good as new.
@@ -304,6 +308,12 @@ impl Shard {
 fn window(lines: &[Line], tag: u64) -> impl Iterator<Item = Slot<'_>> {
     let mask = lines.len().wrapping_sub(1);
     (0..WINDOW.min(lines.len())).flat_map(move |step| lines[(tag as usize).wrapping_add(step) & mask].slots())
+}
+
+/// Behind its own line; not behind a slot that never had a key.
+#[cold]
+fn find_further(lines: &[Line], tag: u64) -> Option<Slot<'_>> {
+    window(lines, tag).take_while(|slot| slot.tag() != EMPTY).find(|slot| slot.tag() == tag)
 }
 
 /// The nearest slot that nobody has.
@@ -322,6 +332,17 @@ impl Line {
     #[inline]
     fn slots(&self) -> impl Iterator<Item = Slot<'_>> {
         self.tags.iter().zip(&self.levels).map(|(tag, level)| Slot { tag, level })
+    }
+}
+
+impl Line {
+    /// Without a branch for each slot, which nobody could predict.
+    #[inline]
+    fn find(&self, tag: u64) -> Option<Slot<'_>> {
+        let is = |slot: usize| u32::from(self.tags[slot].load(Ordering::Acquire) == tag) << slot;
+        let found = is(0) | is(1) | is(2) | is(3);
+        let slot = found.trailing_zeros() as usize % SLOTS;
+        (found != 0).then(|| Slot { tag: &self.tags[slot], level: &self.levels[slot] })
     }
 }
 
@@ -349,8 +370,20 @@ impl Slot<'_> {
         level != UNDER_LOCK && self.tag.load(Ordering::Relaxed) == tag
     }
 
-    /// Takes `n` tokens, if the key is still here.
+    /// Takes `n` tokens, if the key is still here, has them and nobody comes between; says when the bucket will be full.
     #[inline]
+    pub(super) fn take_at_once(self, tag: u64, rate: Rate, now: u64, n: u64) -> Option<u64> {
+        let level = self.level_of(tag)?;
+        let full_at = rate.take(level, now, n).ok()?;
+        self.swap(level, full_at).is_ok().then_some(full_at)
+    }
+
+    #[inline]
+    fn swap(self, level: u64, full_at: u64) -> Result<u64, u64> {
+        self.level.compare_exchange_weak(level, full_at, Ordering::AcqRel, Ordering::Acquire)
+    }
+
+    /// Takes `n` tokens, if the key is still here.
     fn take(self, tag: u64, rate: Rate, now_ns: u64, n: u64) -> Option<Charged> {
         let now = rate.time(now_ns);
         let mut level = self.level_of(tag)?;
@@ -359,8 +392,7 @@ impl Slot<'_> {
             if charged.refused.is_some() {
                 return Some(charged);
             }
-            let order = (Ordering::AcqRel, Ordering::Acquire);
-            match self.level.compare_exchange_weak(level, charged.full_at, order.0, order.1) {
+            match self.swap(level, charged.full_at) {
                 Ok(_) => return Some(charged),
                 Err(other) if self.is_of(tag, other) => level = other,
                 Err(_) => return None,
