@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use super::{
     ledger::Ledger,
     quota::{Quota, Rate},
-    table::Bucket,
+    table::{Bucket, Entry},
 };
 
 /// Tallies of keys that a shard keeps of minutes that have ended; further ones are counted together.
 const CLOSED_MAX: usize = 1_024;
+const MINUTE_S: i64 = 60;
 /// Stands for the keys that were too many.
 pub(super) const OTHER: &str = "(other)";
 
@@ -65,18 +66,44 @@ pub(super) fn add_bounded(tallies: &mut Tallies, max: usize, (minute_s, key, tal
     }
 }
 
-/// A key's bucket, and what else is known of it.
+/// A key's bucket, and what else is known of it: with its key one line of the cache.
 #[derive(Debug, Default)]
 pub(super) struct Account {
     /// When the bucket is full, in units of its rate.
     pub(super) full_at: u64,
-    /// Since it was told last; of `minute`.
-    tally: Tally,
-    minute_s: i64,
+    counted: Counted,
+    /// In which minute that was: minutes of the Unix clock, whose nanoseconds are 64 bits.
+    minute: i32,
     /// It has a row in the snapshot; and is not as it was then.
     pub(super) is_saved: bool,
     pub(super) is_changed: bool,
     pub(super) more: Option<Box<More>>,
+}
+
+const _: () = assert!(size_of::<Entry<Account>>() == 64);
+
+/// What passed and what was refused since it was told last, within a minute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counted {
+    used: i64,
+    allowed: i32,
+    /// In dry run they passed as well.
+    refused: i32,
+}
+
+impl Counted {
+    fn add(&mut self, tally: Tally) {
+        // Less than 2^31 decisions a minute are made under one lock.
+        self.allowed = self.allowed.saturating_add(tally.allowed as i32);
+        self.refused = self.refused.saturating_add((tally.denied + tally.dry_run_denied) as i32);
+        self.used = self.used.saturating_add(tally.used);
+    }
+
+    fn tally(self, is_dry_run: bool) -> Tally {
+        let (allowed, refused) = (self.allowed.into(), self.refused.into());
+        let (denied, dry_run_denied) = if is_dry_run { (0, refused) } else { (refused, 0) };
+        Tally { allowed, denied, dry_run_denied, used: self.used }
+    }
 }
 
 /// What few keys have.
@@ -110,7 +137,8 @@ pub(super) struct Window {
 #[derive(Debug)]
 pub(super) struct Common {
     pub(super) rate: Rate,
-    pub(super) minute_s: i64,
+    is_dry_run: bool,
+    minute: i32,
     /// The minute ends here, on the clock that limits go by.
     pub(super) minute_until_ns: u64,
     /// Of this minute, since it was told last.
@@ -123,7 +151,7 @@ pub(super) struct Common {
     is_over: bool,
 }
 
-impl Bucket<String> for Account {
+impl Bucket for Account {
     type Common = Common;
 
     fn is_new_at(&self, common: &Common) -> u64 {
@@ -138,7 +166,7 @@ impl Bucket<String> for Account {
         common.rate.ns(self.full_at).max(more.blocked_until_ns).max(more.remembers_until_ns)
     }
 
-    fn forget(&mut self, key: &String, common: &mut Common) {
+    fn forget(&mut self, key: &str, common: &mut Common) {
         self.close(common, key);
     }
 
@@ -156,31 +184,32 @@ impl Account {
     #[inline]
     pub(super) fn count(&mut self, common: &mut Common, key: &str, tally: Tally) {
         common.tally.add(tally);
-        if self.minute_s != common.minute_s {
+        if self.minute != common.minute {
             self.turn(common, key);
         }
-        self.tally.add(tally);
+        self.counted.add(tally);
     }
 
     #[cold]
     fn turn(&mut self, common: &mut Common, key: &str) {
         self.close(common, key);
-        self.minute_s = common.minute_s;
+        self.minute = common.minute;
     }
 
     /// Its tally waits to be told.
     fn close(&mut self, common: &mut Common, key: &str) {
-        let tally = std::mem::take(&mut self.tally);
-        // What all share is the scope's own sum.
-        if !tally.is_zero() && !key.is_empty() {
-            common.close(self.minute_s, key, tally);
+        if let Some((minute_s, tally)) = self.take_tally(common)
+            // What all share is the scope's own sum.
+            && !key.is_empty()
+        {
+            common.close(minute_s, key, tally);
         }
     }
 
-    /// What is to be told of it.
-    pub(super) fn take_tally(&mut self) -> Option<(i64, Tally)> {
-        let tally = std::mem::take(&mut self.tally);
-        (!tally.is_zero()).then_some((self.minute_s, tally))
+    /// What is to be told of it, and of which minute.
+    pub(super) fn take_tally(&mut self, common: &Common) -> Option<(i64, Tally)> {
+        let tally = std::mem::take(&mut self.counted).tally(common.is_dry_run);
+        (!tally.is_zero()).then_some((i64::from(self.minute) * MINUTE_S, tally))
     }
 
     /// The quota in force changes for this key: what it owes stays owed.
@@ -205,16 +234,22 @@ impl Account {
 }
 
 impl Common {
-    pub(super) fn new(rate: Rate) -> Self {
+    pub(super) fn new(rate: Rate, is_dry_run: bool) -> Self {
         Self {
             rate,
-            minute_s: 0,
+            is_dry_run,
+            minute: 0,
             minute_until_ns: 0,
             tally: Tally::default(),
             told: Tally::default(),
             closed: Vec::new(),
             is_over: false,
         }
+    }
+
+    /// When the minute began.
+    pub(super) fn minute_s(&self) -> i64 {
+        i64::from(self.minute) * MINUTE_S
     }
 
     /// All since the beginning.
@@ -232,7 +267,7 @@ impl Common {
     /// Another minute has begun.
     pub(super) fn turn(&mut self, minute_s: i64, until_ns: u64) {
         self.close_own();
-        (self.minute_s, self.minute_until_ns) = (minute_s, until_ns);
+        (self.minute, self.minute_until_ns) = ((minute_s / MINUTE_S) as i32, until_ns);
     }
 
     fn close(&mut self, minute_s: i64, key: &str, tally: Tally) {
@@ -251,7 +286,7 @@ impl Common {
         let tally = std::mem::take(&mut self.tally);
         if !tally.is_zero() {
             self.told.add(tally);
-            self.close(self.minute_s, "", tally);
+            self.close(self.minute_s(), "", tally);
         }
     }
 }

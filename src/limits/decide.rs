@@ -36,7 +36,7 @@ struct Step<'c> {
 struct Lock<'a> {
     scope: u64,
     shard: usize,
-    guard: MutexGuard<'a, Shard<String, Account>>,
+    guard: MutexGuard<'a, Shard<Account>>,
 }
 
 /// What was charged on trial, over all scopes.
@@ -71,7 +71,7 @@ pub(super) fn decide(charges: &[Charge<'_>], on_trial: bool) -> Result<(Decision
     for (index, step) in steps.iter_mut().enumerate() {
         let shard = &mut *locks[step.lock].guard;
         let mut tell = |notice| notices.push((index, notice));
-        match step.inner.judge(shard, step.asked, &mut step.charged, &mut tell) {
+        match step.inner.decide(shard, step.asked, &mut step.charged, &mut tell) {
             Ok(decision) => {
                 is_dry_run_denial |= decision.is_dry_run_denial();
                 if tightest.is_none_or(|tightest| decision.is_tighter_than(&tightest)) {
@@ -166,7 +166,7 @@ impl<'c> Step<'c> {
         Self { inner, asked, is_given: charge.cost.is_some(), lock: 0, charged: Charged::default() }
     }
 
-    fn hold(&self, shard: &mut Shard<String, Account>) -> Part {
+    fn hold(&self, shard: &mut Shard<Account>) -> Part {
         Part {
             scope: Arc::clone(self.inner),
             key: Box::from(self.asked.key),

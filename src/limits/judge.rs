@@ -33,7 +33,6 @@ pub(super) struct Charged {
     before: Option<u64>,
     /// The account is that of all who find no place.
     is_shared: bool,
-    n: u64,
     is_dry_run_denial: bool,
     is_warned: bool,
 }
@@ -58,7 +57,7 @@ impl Inner {
         let mut notices = Vec::new();
         let mut tell = |notice| notices.push(notice);
         let mut shard = self.accounts.lock(asked.place.shard);
-        let judged = self.judge(&mut shard, asked, &mut Charged::default(), &mut tell);
+        let judged = self.decide(&mut shard, asked, &mut Charged::default(), &mut tell);
         drop(shard);
         self.home.stir();
         notices.iter().for_each(|notice| self.tell(&key, notice));
@@ -76,16 +75,47 @@ impl Inner {
     }
 
     /// Decides, charges and counts. What is to be told of it is told when no lock is held any more.
-    #[inline(always)]
-    pub(super) fn judge(
+    #[inline]
+    pub(super) fn decide(
         &self,
-        shard: &mut Shard<String, Account>,
+        shard: &mut Shard<Account>,
         asked: Asked<'_>,
         charged: &mut Charged,
         tell: &mut impl FnMut(Notice),
     ) -> Result<Decision, Denied> {
+        match self.pass_at_once(shard, asked, charged) {
+            Some(decision) => Ok(decision),
+            None => self.judge(shard, asked, charged, tell),
+        }
+    }
+
+    /// Lets pass, charges and counts who is known and nothing more is known of; what most decisions are.
+    #[inline]
+    fn pass_at_once(&self, shard: &mut Shard<Account>, asked: Asked<'_>, charged: &mut Charged) -> Option<Decision> {
+        let Asked { place, key, n, now_ns, before } = asked;
+        let is_plain = self.is_plain && before.is_none() && n > 0 && now_ns < shard.common.minute_until_ns;
+        if !is_plain || !(self.config.is_keyed || key.is_empty()) {
+            return None;
+        }
+        let (account, common) = self.accounts.find(shard, place, key)?;
+        if account.more.is_some() {
+            return None;
+        }
+        let (rate, now) = (common.rate, common.rate.time(now_ns));
+        let full_at = rate.take(account.full_at, now, n).ok()?;
+        charge(account, common, key, n, full_at, charged);
+        Some(Decision::new(rate, full_at, now).of_scope(self.name))
+    }
+
+    /// The same of everybody.
+    fn judge(
+        &self,
+        shard: &mut Shard<Account>,
+        asked: Asked<'_>,
+        charged: &mut Charged,
+        tell: &mut dyn FnMut(Notice),
+    ) -> Result<Decision, Denied> {
         let Asked { place, key, n, now_ns, .. } = asked;
-        charged.n = n;
         self.turn(&mut shard.common, now_ns);
         let own = self.charged(key);
         let blocked_ns = if own.len() == key.len() { 0 } else { self.blocked_beside(shard, key, now_ns) };
@@ -117,12 +147,10 @@ impl Inner {
         } else {
             match taken {
                 Ok(full_at) => {
-                    charged.before = Some(std::mem::replace(&mut account.full_at, full_at));
-                    account.is_changed = true;
-                    account.count(common, own, passed(n));
+                    charge(account, common, own, n, full_at, charged);
                     let decision = Decision::new(rate, full_at, now).of_scope(self.name);
-                    let warning = self.warning(account, decision, common.minute_s);
-                    (charged.has_passed, charged.is_warned) = (true, warning.is_some());
+                    let warning = self.warning(account, decision, common.minute_s());
+                    charged.is_warned = warning.is_some();
                     warning.into_iter().for_each(&mut *tell);
                     Ok(decision)
                 }
@@ -154,12 +182,12 @@ impl Inner {
     }
 
     /// Until when a key of a scope that all share is blocked: it has an account beside theirs then.
-    fn blocked_beside(&self, shard: &mut Shard<String, Account>, key: &str, now_ns: u64) -> u64 {
+    fn blocked_beside(&self, shard: &mut Shard<Account>, key: &str, now_ns: u64) -> u64 {
         let place = self.accounts.place(key);
         if self.accounts.find(shard, place, key).is_none() && self.home.has_left() {
             let account = self.account(key, shard.common.rate, now_ns);
             if account.more.is_some() {
-                self.accounts.pinned(shard, place, key.to_owned(), || account);
+                self.accounts.pinned(shard, place, key, || account);
             }
         }
         let found = self.accounts.find(shard, place, key);
@@ -195,7 +223,7 @@ impl Inner {
             let ended = account.more.as_mut().and_then(|more| more.window.take());
             let sum = ended.map(|window| Notice::Sum { denied: window.denied, limit: denied.decision().limit() });
             sum.into_iter().for_each(&mut *tell);
-            if self.notices.may_tell(common.minute_s) {
+            if self.notices.may_tell(common.minute_s()) {
                 let ends_ns = now_ns.saturating_add(WINDOW.as_nanos() as u64);
                 account.more().window = Some(Window { ends_ns, denied: 1 });
                 self.notices.open(ends_ns, key);
@@ -212,7 +240,7 @@ impl Inner {
                 self.home.is_urgent.store(true, Ordering::Relaxed);
             }
             let until = self.home.wall(now_ns).saturating_add(for_);
-            if self.notices.may_tell_lock_out(common.minute_s) {
+            if self.notices.may_tell_lock_out(common.minute_s()) {
                 tell(Notice::LockedOut { denied, cost: n, until });
             }
         }
@@ -248,7 +276,7 @@ impl Inner {
     /// The account that a charge of this decision went to; none if it was forgotten since, being as good as new.
     fn charged_account<'s>(
         &self,
-        shard: &'s mut Shard<String, Account>,
+        shard: &'s mut Shard<Account>,
         asked: Asked<'_>,
         charged: &Charged,
     ) -> Option<(&'s mut Account, &'s mut Common)> {
@@ -259,7 +287,7 @@ impl Inner {
     }
 
     /// Takes back what was charged and counted, for another scope refused.
-    pub(super) fn undo(&self, shard: &mut Shard<String, Account>, asked: Asked<'_>, charged: &Charged) {
+    pub(super) fn undo(&self, shard: &mut Shard<Account>, asked: Asked<'_>, charged: &Charged) {
         let Some((account, common)) = self.charged_account(shard, asked, charged) else { return };
         if let Some(before) = charged.before {
             account.full_at = before;
@@ -268,7 +296,7 @@ impl Inner {
             account.more().is_warned = false;
         }
         if charged.has_passed {
-            let tally = if charged.is_dry_run_denial { dry_run_denied(charged.n) } else { passed(charged.n) };
+            let tally = if charged.is_dry_run_denial { dry_run_denied(asked.n) } else { passed(asked.n) };
             account.count(common, self.charged(asked.key), tally.negated());
         }
         self.accounts.room().note(asked.place.shard, account.is_new_at(common));
@@ -276,12 +304,7 @@ impl Inner {
 
     /// Right after a charge that passed: what of it may be given back, and whether its bucket is the one that keys without a
     /// place share.
-    pub(super) fn hold(
-        &self,
-        shard: &mut Shard<String, Account>,
-        asked: Asked<'_>,
-        charged: &Charged,
-    ) -> Option<(Held, bool)> {
+    pub(super) fn hold(&self, shard: &mut Shard<Account>, asked: Asked<'_>, charged: &Charged) -> Option<(Held, bool)> {
         charged.before?;
         let (account, _) = self.charged_account(shard, asked, charged)?;
         let full_at = account.full_at;
@@ -322,7 +345,7 @@ impl Inner {
         let used = difference.unwrap_or(if actual > cost { i64::MAX } else { i64::MIN });
         account.count(common, key, Tally { used, ..Tally::default() });
         let decision = Decision::new(rate, account.full_at, now).of_scope(self.name);
-        let notice = self.warning(account, decision, common.minute_s);
+        let notice = self.warning(account, decision, common.minute_s());
         self.accounts.room().note(place.shard, now_ns);
         drop(shard);
         self.home.stir();
@@ -346,6 +369,15 @@ impl Inner {
         }
         None
     }
+}
+
+/// Takes what may be taken, and counts it.
+#[inline]
+fn charge(account: &mut Account, common: &mut Common, key: &str, n: u64, full_at: u64, charged: &mut Charged) {
+    charged.before = Some(std::mem::replace(&mut account.full_at, full_at));
+    charged.has_passed = true;
+    account.is_changed = true;
+    account.count(common, key, passed(n));
 }
 
 fn passed(n: u64) -> Tally {

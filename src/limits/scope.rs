@@ -51,7 +51,9 @@ pub(super) struct Inner {
     pub(super) name: &'static ScopeName,
     pub(super) config: ScopeConfig,
     pub(super) exempt: HashSet<String>,
-    pub(super) accounts: Table<String, Account>,
+    /// Nobody is exempt, and nothing is told of who passes.
+    pub(super) is_plain: bool,
+    pub(super) accounts: Table<Account>,
     /// Of the bucket that all share, or those without a key.
     pub(super) shared_place: Place,
     pub(super) home: Arc<Home>,
@@ -65,11 +67,12 @@ impl Inner {
     pub(super) fn new(name: &'static ScopeName, config: ScopeConfig, home: Arc<Home>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let rate = Rate::of(config.quota);
-        let shard = || (Account::default(), Common::new(rate));
+        let shard = || (Account::default(), Common::new(rate, config.is_dry_run));
         let accounts = if config.is_keyed { Table::new(config.max_keys, shard) } else { Table::unbounded(shard) };
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             name,
+            is_plain: config.exempt.is_empty() && config.warn_at.is_none(),
             exempt: config.exempt.iter().map(|key| bounded(key).into_owned()).collect(),
             shared_place: accounts.place(""),
             accounts,
@@ -89,7 +92,7 @@ impl Inner {
         let now_ns = self.home.now_ns();
         let rate = shard.common.rate;
         let new = || self.account(&key, rate, now_ns);
-        let (account, common) = self.accounts.pinned(&mut shard, place, (*key).to_owned(), new);
+        let (account, common) = self.accounts.pinned(&mut shard, place, &key, new);
         let result = change(account, common, now_ns);
         account.is_changed = true;
         self.accounts.room().note(place.shard, account.is_new_at(common));
@@ -237,7 +240,7 @@ impl Scope {
             // An earlier run may have blocked it.
             let account = inner.account(&key, rate, now_ns);
             if account.more.is_some() {
-                inner.accounts.pinned(&mut shard, place, key.clone().into_owned(), || account);
+                inner.accounts.pinned(&mut shard, place, &key, || account);
             }
         }
         if let Some((account, common)) = inner.accounts.find(&mut shard, place, &*key) {

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use smol_str::SmolStr;
+
 use super::{
     account::Account,
     home::Home,
@@ -77,7 +79,7 @@ impl Saved {
 }
 
 /// An account whose row is to change: where it is, its key, and what is to stand there.
-type Row = (Arc<Inner>, Place, String, Option<SavedAccount>);
+type Row = (Arc<Inner>, Place, SmolStr, Option<SavedAccount>);
 
 /// Saves the accounts of all scopes that are not as they were when they were saved last; waits so long for others.
 pub(super) fn save(home: &Home, scopes: &[Arc<Inner>], within: Duration) -> Result<()> {
@@ -159,6 +161,8 @@ fn state_of(account: &Account, rate: Rate, now_ns: u64, now_unix_ns: i64) -> Opt
 
 #[cfg(test)]
 mod tests {
+    use smol_str::SmolStr;
+
     use super::{super::quota::Quota, *};
 
     const DAY: i64 = 86_400_000_000_000;

@@ -1,20 +1,18 @@
 //! Many buckets by key, in bounded memory: shards of a hash table, each behind a lock.
 //!
-//! Keyed buckets and scopes keep theirs here. Nothing sweeps in the background: who adds a key looks at a few others in
-//! passing, and when the table is full, removes those that are as good as new. A bucket that is full again is the same as
-//! none, so to forget it changes no answer. When none is, all further keys share one bucket a shard: nobody gets a
-//! fresh one by pushing others out, nobody is let through uncounted, and nobody who is known is shut out.
-
-use std::{borrow::Borrow, hash::Hash};
+//! Scopes keep their accounts here. When the table is full, and nobody in it is as good as new, all further keys share one
+//! bucket a shard: nobody gets a fresh one by pushing others out, nobody is let through uncounted, and nobody who is known
+//! is shut out.
 
 use crossbeam_utils::CachePadded;
 use hashbrown::{HashTable, hash_table::Entry as Slot};
 use parking_lot::{Mutex, MutexGuard};
+use smol_str::SmolStr;
 
 use super::room::{KeyHash, Room, Swept};
 
 /// What is kept by key.
-pub(super) trait Bucket<K> {
+pub(super) trait Bucket {
     /// What all buckets of a shard have in common: their quota, for one.
     type Common;
 
@@ -22,22 +20,29 @@ pub(super) trait Bucket<K> {
     fn is_new_at(&self, common: &Self::Common) -> u64;
 
     /// It is about to be forgotten.
-    fn forget(&mut self, _key: &K, _common: &mut Self::Common) {}
+    fn forget(&mut self, _key: &str, _common: &mut Self::Common) {}
 
     /// It is made for a key that may have been charged to the shared one before.
     fn begin_as(&mut self, shared: &Self);
 }
 
-pub(super) struct Table<K, B: Bucket<K>> {
-    shards: Box<[CachePadded<Mutex<Shard<K, B>>>]>,
+pub(super) struct Table<B: Bucket> {
+    shards: Box<[CachePadded<Mutex<Shard<B>>>]>,
     hash: KeyHash,
     room: Room,
 }
 
-pub(super) struct Shard<K, B: Bucket<K>> {
-    keys: HashTable<(K, B)>,
+pub(super) struct Shard<B: Bucket> {
+    keys: HashTable<Entry<B>>,
     overflow: B,
     pub(super) common: B::Common,
+}
+
+/// Most keys are short enough to be in it, and an account has room for one: to find it takes one line of the cache.
+#[repr(align(64))]
+pub(super) struct Entry<B> {
+    key: SmolStr,
+    bucket: B,
 }
 
 /// A key's bucket, and what it shares with the others of its shard.
@@ -57,10 +62,10 @@ pub(super) struct Place {
     hash: u64,
 }
 
-impl<K, B: Bucket<K>> Shard<K, B> {
+impl<B: Bucket> Shard<B> {
     /// Every bucket with its key, and at last the shared one, which has none.
-    pub(super) fn each(&mut self, mut visit: impl FnMut(Option<&K>, &mut B, &mut B::Common)) {
-        for (key, bucket) in &mut self.keys {
+    pub(super) fn each(&mut self, mut visit: impl FnMut(Option<&SmolStr>, &mut B, &mut B::Common)) {
+        for Entry { key, bucket } in &mut self.keys {
             visit(Some(key), bucket, &mut self.common);
         }
         visit(None, &mut self.overflow, &mut self.common);
@@ -77,7 +82,7 @@ impl<K, B: Bucket<K>> Shard<K, B> {
     }
 }
 
-impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
+impl<B: Bucket> Table<B> {
     /// Of so many keys at most, but for those that are pinned.
     pub(super) fn new(max_keys: usize, shard: impl Fn() -> (B, B::Common)) -> Self {
         Self::with_shards(Room::shards(max_keys), max_keys, shard)
@@ -102,16 +107,13 @@ impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
     }
 
     #[inline]
-    pub(super) fn place<Q: Hash + ?Sized>(&self, key: &Q) -> Place
-    where
-        K: Borrow<Q>,
-    {
+    pub(super) fn place(&self, key: &str) -> Place {
         let hash = self.hash.of(key);
         Place { shard: KeyHash::shard(hash, self.shards.len()), hash }
     }
 
     #[inline]
-    pub(super) fn lock(&self, shard: usize) -> MutexGuard<'_, Shard<K, B>> {
+    pub(super) fn lock(&self, shard: usize) -> MutexGuard<'_, Shard<B>> {
         self.shards[shard].lock()
     }
 
@@ -121,21 +123,19 @@ impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
 
     /// The key's bucket, made if it has none; the shared one if there is no place.
     #[inline]
-    pub(super) fn bucket<'s, Q>(
+    pub(super) fn bucket<'s>(
         &self,
-        shard: &'s mut Shard<K, B>,
+        shard: &'s mut Shard<B>,
         place: Place,
-        key: &Q,
+        key: &str,
         now_ns: u64,
         new: impl FnOnce() -> B,
-    ) -> Found<'s, B, B::Common>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        match shard.keys.find_bucket_index(place.hash, |(known, _)| known.borrow() == key) {
+    ) -> Found<'s, B, B::Common> {
+        match shard.keys.find_bucket_index(place.hash, |entry| entry.key == key) {
             Some(index) => match shard.keys.get_bucket_mut(index) {
-                Some((_, bucket)) => Found { bucket, common: &mut shard.common, is_shared: false, is_new: false },
+                Some(Entry { bucket, .. }) => {
+                    Found { bucket, common: &mut shard.common, is_shared: false, is_new: false }
+                }
                 None => {
                     Found { bucket: &mut shard.overflow, common: &mut shard.common, is_shared: true, is_new: false }
                 }
@@ -145,19 +145,15 @@ impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
     }
 
     #[cold]
-    fn add<'s, Q>(
+    fn add<'s>(
         &self,
-        shard: &'s mut Shard<K, B>,
+        shard: &'s mut Shard<B>,
         place: Place,
-        key: &Q,
+        key: &str,
         now_ns: u64,
         new: impl FnOnce() -> B,
-    ) -> Found<'s, B, B::Common>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        let (key, mut bucket) = (key.to_owned(), new());
+    ) -> Found<'s, B, B::Common> {
+        let mut bucket = new();
         // What an earlier run left of a key has a place in any case.
         let has_past = bucket.is_new_at(&shard.common) > now_ns;
         if has_past {
@@ -176,12 +172,12 @@ impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
     /// The key's bucket, made whether there is room or not: for what the program itself says of a key.
     pub(super) fn pinned<'s>(
         &self,
-        shard: &'s mut Shard<K, B>,
+        shard: &'s mut Shard<B>,
         place: Place,
-        key: K,
+        key: &str,
         new: impl FnOnce() -> B,
     ) -> (&'s mut B, &'s mut B::Common) {
-        if shard.keys.find(place.hash, |(known, _)| *known == key).is_none() {
+        if shard.keys.find(place.hash, |entry| entry.key == key).is_none() {
             self.room.pin();
         }
         self.entry(shard, place, key, new)
@@ -189,35 +185,32 @@ impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
 
     fn entry<'s>(
         &self,
-        shard: &'s mut Shard<K, B>,
+        shard: &'s mut Shard<B>,
         place: Place,
-        key: K,
+        key: &str,
         new: impl FnOnce() -> B,
     ) -> (&'s mut B, &'s mut B::Common) {
-        let hash = |(known, _): &(K, B)| self.hash.of(known);
-        let bucket = match shard.keys.entry(place.hash, |(known, _)| *known == key, hash) {
+        let hash = |entry: &Entry<B>| self.hash.of(entry.key.as_str());
+        let entry = match shard.keys.entry(place.hash, |entry| entry.key == key, hash) {
             Slot::Occupied(slot) => slot.into_mut(),
-            Slot::Vacant(slot) => slot.insert((key, new())).into_mut(),
+            Slot::Vacant(slot) => slot.insert(Entry { key: key.into(), bucket: new() }).into_mut(),
         };
-        (&mut bucket.1, &mut shard.common)
+        (&mut entry.bucket, &mut shard.common)
     }
 
     /// The key's bucket if it has one, and what it shares.
-    pub(super) fn find<'s, Q: Hash + Eq + ?Sized>(
+    pub(super) fn find<'s>(
         &self,
-        shard: &'s mut Shard<K, B>,
+        shard: &'s mut Shard<B>,
         place: Place,
-        key: &Q,
-    ) -> Option<(&'s mut B, &'s mut B::Common)>
-    where
-        K: Borrow<Q>,
-    {
-        let (_, bucket) = shard.keys.find_mut(place.hash, |(known, _)| known.borrow() == key)?;
+        key: &str,
+    ) -> Option<(&'s mut B, &'s mut B::Common)> {
+        let Entry { bucket, .. } = shard.keys.find_mut(place.hash, |entry| entry.key == key)?;
         Some((bucket, &mut shard.common))
     }
 
     /// Takes a place for one key more, and makes it if it must.
-    fn has_room(&self, shard: &mut Shard<K, B>, own: usize, now_ns: u64) -> bool {
+    fn has_room(&self, shard: &mut Shard<B>, own: usize, now_ns: u64) -> bool {
         // Before it grows: what is as good as new need not move.
         if shard.keys.len() == shard.keys.capacity() && self.room.is_worth_it(own, now_ns) {
             self.sweep(shard, own, now_ns);
@@ -232,10 +225,10 @@ impl<K: Hash + Eq, B: Bucket<K>> Table<K, B> {
         })
     }
 
-    fn sweep(&self, shard: &mut Shard<K, B>, index: usize, now_ns: u64) {
+    fn sweep(&self, shard: &mut Shard<B>, index: usize, now_ns: u64) {
         let Shard { keys, common, .. } = shard;
         let mut swept = Swept::default();
-        keys.retain(|(key, bucket)| {
+        keys.retain(|Entry { key, bucket }| {
             let new_at = Some(bucket.is_new_at(common)).filter(|new_at| *new_at > now_ns);
             swept.saw(new_at);
             if new_at.is_none() {
@@ -253,7 +246,7 @@ mod tests {
 
     struct Until(u64);
 
-    impl Bucket<u64> for Until {
+    impl Bucket for Until {
         type Common = ();
 
         fn is_new_at(&self, (): &()) -> u64 {
@@ -263,11 +256,12 @@ mod tests {
         fn begin_as(&mut self, _shared: &Self) {}
     }
 
-    fn add(table: &Table<u64, Until>, key: u64, now_ns: u64, until: u64) -> bool {
-        let place = table.place(&key);
+    fn add(table: &Table<Until>, key: u64, now_ns: u64, until: u64) -> bool {
+        let key = &key.to_string();
+        let place = table.place(key);
         let mut shard = table.lock(place.shard);
         let before = table.room().overflowed();
-        table.bucket(&mut shard, place, &key, now_ns, || Until(0)).bucket.0 = until;
+        table.bucket(&mut shard, place, key, now_ns, || Until(0)).bucket.0 = until;
         table.room().note(place.shard, until);
         table.room().overflowed() == before
     }

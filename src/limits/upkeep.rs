@@ -8,9 +8,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use smol_str::SmolStr;
 
 use super::{
-    account::{OTHER, Tallies, Tally, add_bounded},
+    account::{Account, Common, OTHER, Tallies, Tally, add_bounded},
     home::{Home, TELL_EVERY},
     scope::Inner,
     snapshot::{self, SAVE_EVERY},
@@ -102,16 +103,17 @@ impl Inner {
         let mut keys = Tallies::new();
         for index in 0..self.accounts.shards() {
             let mut shard = self.accounts.lock(index);
-            shard.each(|key, account, _| {
-                if with_keys && let Some((minute_s, tally)) = account.take_tally() {
-                    let key = match key {
-                        Some(key) if key.is_empty() => return,
-                        Some(key) => Box::from(&**key),
-                        None => Box::from(OTHER),
-                    };
-                    keys.push((minute_s, key, tally));
+            let mut of_key = |key: Option<&SmolStr>, account: &mut Account, common: &mut Common| {
+                let key = key.map_or(OTHER, SmolStr::as_str);
+                if let Some((minute_s, tally)) = account.take_tally(common)
+                    && !key.is_empty()
+                {
+                    keys.push((minute_s, key.into(), tally));
                 }
-            });
+            };
+            if with_keys {
+                shard.each(&mut of_key);
+            }
             for (minute_s, key, tally) in shard.common.take_tallies() {
                 if key.is_empty() {
                     add(&mut tallies, minute_s, "", tally);
