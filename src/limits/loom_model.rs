@@ -1,10 +1,14 @@
-//! A bucket that threads share, under every interleaving that loom can think of. Time is what each thread brings.
+//! A bucket that threads share, and the slots of many, under every interleaving that loom can think of. Time is what each thread brings.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test --release --lib loom_model`.
 
 use loom::{sync::Arc, thread};
 
-use super::{bucket::SharedBucket, quota::Quota};
+use super::{
+    bucket::SharedBucket,
+    quota::{Quota, Rate},
+    slots::Slots,
+};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -82,5 +86,81 @@ fn two_refunds_while_time_passes_mint_nothing() {
         refund.join().unwrap();
         // Of four, one had come back by itself; of the two permits the rest is given back, in whatever order; what passed is owed.
         assert_eq!(left(&bucket, SECOND), 4 - charged);
+    });
+}
+
+fn rate() -> Rate {
+    Rate::of(Quota::per_second(1).burst(3))
+}
+
+fn slots(max_keys: usize) -> Arc<Slots> {
+    Arc::new(Slots::new(max_keys, rate()))
+}
+
+/// As a bucket of many does it: at once, or else aside.
+
+fn charged(slots: &Slots, tag: u64, now_ns: u64) -> u64 {
+    let at_once = slots.find(tag).and_then(|slot| slot.take_at_once(tag, rate(), rate().time(now_ns), 1));
+    u64::from(at_once.is_some() || slots.take(tag, now_ns, 1).refused.is_none())
+}
+
+#[test]
+fn a_key_that_two_bring_at_once_has_one_slot() {
+    loom::model(|| {
+        let slots = slots(8);
+        let other = {
+            let slots = Arc::clone(&slots);
+            thread::spawn(move || charged(&slots, 7, SECOND) + charged(&slots, 7, SECOND))
+        };
+        let sum = charged(&slots, 7, SECOND) + charged(&slots, 7, SECOND) + other.join().unwrap();
+        assert_eq!((sum, slots.room().len()), (3, 1));
+    });
+}
+
+#[test]
+fn a_slot_that_is_given_away_is_charged_for_its_new_key_alone() {
+    loom::model(|| {
+        let slots = slots(1);
+        assert_eq!(charged(&slots, 7, 1), 1);
+        let known = {
+            let slots = Arc::clone(&slots);
+            thread::spawn(move || charged(&slots, 7, 5 * SECOND) + charged(&slots, 7, 5 * SECOND))
+        };
+        let stranger = charged(&slots, 9, 5 * SECOND);
+        // One of them has the slot, the other the shared level, and each its burst.
+        assert_eq!(known.join().unwrap(), 2);
+        let more = |tag| (0..3).map(|_| charged(&slots, tag, 5 * SECOND)).sum::<u64>();
+        assert_eq!((stranger, more(9), more(7)), (1, 2, 1));
+    });
+}
+
+#[test]
+fn a_key_that_moves_while_it_is_charged_owes_what_it_owed() {
+    loom::model(|| {
+        let slots = slots(8);
+        (2..6).for_each(|tag| assert_eq!(charged(&slots, tag, SECOND), 1));
+        let charger = {
+            let slots = Arc::clone(&slots);
+            thread::spawn(move || charged(&slots, 2, SECOND) + charged(&slots, 2, SECOND))
+        };
+        // The first segment has four slots.
+        assert_eq!(charged(&slots, 6, SECOND), 1);
+        assert_eq!((charger.join().unwrap(), charged(&slots, 2, SECOND), slots.room().len()), (2, 0, 5));
+    });
+}
+
+#[test]
+fn a_key_that_gets_a_quota_of_its_own_while_it_is_charged_owes_what_it_owed() {
+    loom::model(|| {
+        let slots = slots(8);
+        assert_eq!(charged(&slots, 7, SECOND), 1);
+        let charger = {
+            let slots = Arc::clone(&slots);
+            thread::spawn(move || charged(&slots, 7, SECOND) + charged(&slots, 7, SECOND))
+        };
+        slots.set_rate(7, || SECOND, |_| Rate::of(Quota::per_hour(1).burst(5)));
+        assert_eq!(charger.join().unwrap(), 2);
+        let left = (0..5).map(|_| charged(&slots, 7, SECOND)).sum::<u64>();
+        assert_eq!(left, 2, "three of five are owed");
     });
 }
