@@ -452,6 +452,41 @@ fn a_flood_of_keys_neither_opens_the_gate_nor_shuts_it() {
 }
 
 #[test]
+fn keys_that_come_and_go_between_threads_get_no_more_than_theirs() {
+    const KEYS: usize = 400;
+    const STEP: Duration = Duration::from_millis(100);
+    let (clock, time) = manual();
+    let quota = Quota::per_second(10).burst(3);
+    let table = KeyedTokenBuckets::<usize>::with_clock(quota, clock).max_keys(100);
+    let passed: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+    let steps = AtomicU64::new(0);
+    let all = together(4, |thread| {
+        let mut state = thread as u64 + 1;
+        for round in 0..30_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let key = (state >> 33) as usize % KEYS;
+            passed[key].fetch_add(u64::from(table.check(&key).is_ok()), Ordering::Relaxed);
+            if round % 64 == thread {
+                time.advance(STEP);
+                steps.fetch_add(1, Ordering::Relaxed);
+            }
+            if round % 1_024 == 1 {
+                table.set_quota(key, quota);
+            }
+        }
+        0
+    });
+    assert_eq!(all, 0);
+    // One token a step, and the burst.
+    let most = 3 + steps.into_inner();
+    assert!(most > 1_000 && table.overflowed() > 0);
+    for (key, passed) in passed.iter().enumerate() {
+        let passed = passed.load(Ordering::Relaxed);
+        assert!((1..=most).contains(&passed), "{passed} of key {key}, where {most} are the most");
+    }
+}
+
+#[test]
 fn permits_come_back_in_any_order_and_in_any_thread() {
     let (clock, _time) = manual();
     let bucket = TokenBucket::with_clock(Quota::per_minute(10), clock);

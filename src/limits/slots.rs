@@ -426,3 +426,85 @@ impl Charged {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::limits::quota::Quota;
+
+    /// A token is a nanosecond: so many taken are full again after so many.
+    fn slots(max_keys: usize) -> Slots {
+        Slots::new(max_keys, Rate::of(Quota::per_second(1_000_000_000).burst(1_000_000)))
+    }
+
+    fn charge(slots: &Slots, key: u64, now_ns: u64, n: u64) -> bool {
+        let before = slots.room().overflowed();
+        assert!(slots.take(slots.tag(&key), now_ns, n).refused.is_none());
+        slots.room().overflowed() == before
+    }
+
+    #[test]
+    fn who_is_full_again_makes_room_and_nobody_else_does() {
+        for max in [1, 4, 300, 5_000] {
+            let slots = slots(max);
+            for key in 0..max as u64 {
+                assert!(charge(&slots, key, 1, if key % 4 == 0 { 9 } else { 999 }));
+            }
+            assert_eq!(slots.room().len(), max);
+            assert!(!charge(&slots, 1 << 40, 9, 1), "nobody is full again yet, of {max}");
+            assert!(charge(&slots, 0, 9, 1), "who is known is not shut out");
+            let freed = max.div_ceil(4) as u64;
+            for key in 0..freed {
+                assert!(charge(&slots, 1 << 41 | key, 11, 990), "{key} of {max}");
+            }
+            assert_eq!(slots.room().len(), max);
+            assert!(!charge(&slots, 1 << 42, 11, 990), "all places are taken by those who owe");
+            assert!(max == 1 || charge(&slots, 1, 999, 1), "who owes is still known");
+            assert_eq!(slots.room().overflowed(), 2);
+        }
+    }
+
+    #[test]
+    fn levels_are_kept_while_a_table_grows() {
+        let slots = slots(100_000);
+        for key in 0..10_000 {
+            assert!(charge(&slots, key, 1, key + 1));
+            for known in [0, key / 3, key] {
+                assert_eq!(slots.look(slots.tag(&known)).full_at, known + 2);
+            }
+        }
+        assert_eq!(slots.room().len(), 10_000);
+        for key in 0..10_000 {
+            assert_eq!(slots.look(slots.tag(&key)).full_at, key + 2);
+        }
+    }
+
+    #[test]
+    fn keys_of_long_ago_are_forgotten_though_there_is_room() {
+        let slots = slots(10_000_000);
+        for key in 0..100_000 {
+            assert!(charge(&slots, key, key * LONG_NS / 1_000, 1));
+        }
+        let len = slots.room().len();
+        assert!((1_000..10_000).contains(&len), "{len} are kept of 100,000, of whom 1,000 were here lately");
+    }
+
+    #[test]
+    fn a_quota_of_its_own_holds_wherever_the_key_is() {
+        let slots = slots(64);
+        let own = |slots: &Slots, key: u64| {
+            slots.set_rate(slots.tag(&key), || 1, |_| Rate::of(Quota::per_hour(2)));
+            (0..5).filter(|_| slots.take(slots.tag(&key), 1, 1).refused.is_none()).count()
+        };
+        assert_eq!(own(&slots, 1_000), 2, "of a key that is not known");
+        (0..63).for_each(|key| assert!(charge(&slots, key, 1, 1)));
+        assert_eq!(own(&slots, 1_001), 2, "of one that there is no room for");
+        assert_eq!(own(&slots, 5), 1, "of one that owes one already");
+        assert_eq!(own(&slots, 5), 0, "of one that had one");
+        assert_eq!(slots.room().len(), 65);
+        for key in [1_000_u64, 1_001, 5] {
+            let seen = slots.look(slots.tag(&key));
+            assert_eq!((seen.rate.burst(), seen.rate.remaining(Rate::debt(seen.full_at, 1))), (2, 0));
+        }
+    }
+}
