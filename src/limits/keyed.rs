@@ -15,9 +15,15 @@ pub(super) const MAX_KEYS: usize = 100_000;
 /// A token bucket for each key, in bounded memory.
 ///
 /// At most [`max_keys`](Self::max_keys) keys are kept, 100,000 unless set. When there is no room for another one, keys whose
-/// bucket is full again are forgotten, which changes no answer. When there are none, all further keys share one bucket a
-/// shard (of up to 64), so that neither a flood of keys opens the gate, nor does it push out those who are known, nor shut
-/// out everyone new; [`overflowed`](Self::overflowed) counts what went there. No thread is needed for any of it.
+/// bucket is full again are forgotten, which changes no answer; those whose bucket has been full for a minute are forgotten in
+/// passing even before. When there are none, all further keys share one bucket a shard (of up to 64), so that neither a flood
+/// of keys opens the gate, nor does it push out those who are known, nor shut out everyone new;
+/// [`overflowed`](Self::overflowed) counts what went there. No thread is needed for any of it, and no lock to check a key that
+/// is known.
+///
+/// A key itself is not kept, whatever its size: it is known by 64 bits of a keyed hash (SipHash-1-3 with a secret of this
+/// table, for outsiders choose keys), and takes some 40 bytes. Two of 100,000 keys have the same with a chance of one in four
+/// thousand million, of a million with one in 37 million; they then share one quota.
 ///
 /// ```
 /// use l0::limits::{KeyedTokenBuckets, Quota};

@@ -200,9 +200,9 @@ impl Inner {
                 Ok(ended) => ended,
                 Err(ends_ns) => return ends_ns,
             };
-            let place = self.accounts.place(&*key);
+            let place = self.accounts.place(&key);
             let mut shard = self.accounts.lock(place.shard);
-            let Some((account, common)) = self.accounts.find(&mut shard, place, &*key) else { continue };
+            let Some((account, common)) = self.accounts.find(&mut shard, place, &key) else { continue };
             let limit = account.rate(common).burst();
             let window = account.more.as_mut().map(|more| &mut more.window);
             // Another one may have begun since.

@@ -87,7 +87,7 @@ impl Inner {
     /// Changes what is kept of a key, whether there is room for it or not.
     fn pinned<R>(&self, key: &str, change: impl FnOnce(&mut Account, &mut Common, u64) -> R) -> R {
         let key = bounded(key);
-        let place = self.accounts.place(&*key);
+        let place = self.accounts.place(&key);
         let mut shard = self.accounts.lock(place.shard);
         let now_ns = self.home.now_ns();
         let rate = shard.common.rate;
@@ -158,15 +158,14 @@ impl Scope {
         let inner = &*self.inner;
         let key = if inner.config.is_keyed { bounded(key) } else { "".into() };
         let now_ns = inner.home.now_ns();
-        let place = inner.accounts.place(&*key);
+        let place = inner.accounts.place(&key);
         let mut shard = inner.accounts.lock(place.shard);
         let rate = shard.common.rate;
-        let (rate, full_at) = match inner.accounts.find(&mut shard, place, &*key) {
+        let (rate, full_at) = match inner.accounts.find(&mut shard, place, &key) {
             Some((account, common)) => (account.rate(common), account.full_at),
             None if inner.home.has_left() => {
                 let new = || inner.account(&key, rate, now_ns);
-                let Found { bucket: account, common, .. } =
-                    inner.accounts.bucket(&mut shard, place, &*key, now_ns, new);
+                let Found { bucket: account, common, .. } = inner.accounts.bucket(&mut shard, place, &key, now_ns, new);
                 inner.accounts.room().note(place.shard, account.is_new_at(common));
                 (account.rate(common), account.full_at)
             }
@@ -233,17 +232,17 @@ impl Scope {
     pub fn unblock(&self, key: &str) {
         let inner = &*self.inner;
         let key = bounded(key);
-        let place = inner.accounts.place(&*key);
+        let place = inner.accounts.place(&key);
         let mut shard = inner.accounts.lock(place.shard);
         let (rate, now_ns) = (shard.common.rate, inner.home.now_ns());
-        if inner.accounts.find(&mut shard, place, &*key).is_none() {
+        if inner.accounts.find(&mut shard, place, &key).is_none() {
             // An earlier run may have blocked it.
             let account = inner.account(&key, rate, now_ns);
             if account.more.is_some() {
                 inner.accounts.pinned(&mut shard, place, &key, || account);
             }
         }
-        if let Some((account, common)) = inner.accounts.find(&mut shard, place, &*key) {
+        if let Some((account, common)) = inner.accounts.find(&mut shard, place, &key) {
             if let Some(more) = account.more.as_mut() {
                 more.blocked_until_ns = 0;
                 more.violations.clear();

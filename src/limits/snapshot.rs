@@ -161,8 +161,6 @@ fn state_of(account: &Account, rate: Rate, now_ns: u64, now_unix_ns: i64) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use smol_str::SmolStr;
-
     use super::{super::quota::Quota, *};
 
     const DAY: i64 = 86_400_000_000_000;

@@ -51,7 +51,7 @@ pub(super) struct Found<'s, B, C> {
     pub(super) common: &'s mut C,
     /// The key found no place: the bucket is that of all who did not.
     pub(super) is_shared: bool,
-    /// It was made just now: who charges it [notes](Table::note) when it will be as good as new again.
+    /// It was made just now: who charges it [notes](Room::note) when it will be as good as new again.
     pub(super) is_new: bool,
 }
 
