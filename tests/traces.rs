@@ -6,7 +6,7 @@ use std::{thread, time::Duration};
 
 use l0::{
     Clock, Severity, TelemetryEvent, Timestamp,
-    query::{Reader, SpanState},
+    query::{Reader, SpanState, Total},
 };
 use support::{Store, builder, store};
 use tracing::{error, info, info_span, warn};
@@ -202,7 +202,7 @@ fn lists_of_traces_by_age_duration_and_failure_page_without_gaps() {
     assert_eq!(failed[2..], ["r20", "r10", "r0"]);
     let page = store.l0.traces().failed().fetch().unwrap();
     assert_eq!((page.items[2].root.as_str(), page.items[2].spans, page.items[2].errors), ("request", 2, 1));
-    assert_eq!(page.total, l0::query::Total::Exactly(5));
+    assert_eq!(page.total, Total::Exactly(5));
     let session = store.l0.traces().slowest().limit(1).fetch().unwrap().items.remove(0);
     assert_eq!((session.spans, session.duration.unwrap().as_millis()), (5, 104));
     assert!(session.to_string().contains("part"));
@@ -390,7 +390,10 @@ fn one_name_with_very_many_spans_is_one_trace_and_found_at_once() {
         let mut ids: Vec<String> = Vec::new();
         let mut page = question.clone().limit(1).fetch().unwrap();
         loop {
-            assert_eq!(page.total, l0::query::Total::Exactly(expected as u64), "traces are counted, not spans");
+            // A machine that is busy counts them in part.
+            let (Total::Exactly(count) | Total::AtLeast(count)) = page.total;
+            let is_right = if page.total == Total::Exactly(count) { count == expected } else { count <= expected };
+            assert!(is_right, "{:?} of {expected}: traces are counted, not spans", page.total);
             ids.extend(page.items.iter().map(|row| row.correlation_id.clone()));
             let Some(next) = page.next else { break };
             page = question.clone().limit(1).after(&next).fetch().unwrap();
@@ -398,8 +401,8 @@ fn one_name_with_very_many_spans_is_one_trace_and_found_at_once() {
         let listed = ids.len();
         ids.sort();
         ids.dedup();
-        assert_eq!((listed, ids.len()), (expected, expected), "each once, on whatever page");
-        assert_eq!(question.fetch().unwrap().items.len(), expected);
+        assert_eq!((listed, ids.len()), (expected as usize, expected as usize), "each once, on whatever page");
+        assert_eq!(question.fetch().unwrap().items.len() as u64, expected);
     }
     let late = store.l0.traces().fetch().unwrap().items.remove(0);
     assert_eq!((late.correlation_id.as_str(), late.spans), ("named-late", 3));

@@ -22,7 +22,7 @@ pub(super) const MAX_KEYS: usize = 100_000;
 /// is known.
 ///
 /// A key itself is not kept, whatever its size: it is known by 64 bits of a keyed hash (SipHash-1-3 with a secret of this
-/// table, for outsiders choose keys), and takes some 40 bytes. Two of 100,000 keys have the same with a chance of one in four
+/// table, for outsiders choose keys), and takes 60 to 80 bytes. Two of 100,000 keys have the same with a chance of one in four
 /// thousand million, of a million with one in 37 million; they then share one quota.
 ///
 /// ```
