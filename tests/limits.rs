@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use l0::{
     Clock, L0, ManualClock, Timestamp, correlation,
@@ -712,4 +715,69 @@ fn a_state_that_is_locked_does_not_hold_up_the_end() {
     let counted: i64 =
         told.query_row("SELECT sum(allowed) FROM limits WHERE period_s = 60", [], |row| row.get(0)).unwrap();
     assert_eq!(counted, 1, "what was counted does not depend on it");
+}
+
+#[test]
+fn what_strangers_used_is_told_of_nobody_by_name() {
+    let Limited { l0, time, dir: _dir } = limited();
+    let config = ScopeConfig::new(Quota::per_hour(10)).keyed().public_keys().max_keys(1);
+    let scope = l0.limits().define("narrow", config).unwrap();
+    scope.check_key("first").unwrap();
+    // There is no room for these.
+    assert_eq!(passed(|| scope.check_key("second").is_ok(), 3) + passed(|| scope.check_key("third").is_ok(), 2), 5);
+    time.advance(MINUTE);
+    scope.check_key("fourth").unwrap();
+    scope.reserve(Some("fifth"), 3).unwrap().commit_actual(1);
+    time.advance(MINUTE);
+    let used = |key: &str| scope.usage(key, HOUR).unwrap();
+    let told = ["first", "second", "third", "fourth", "fifth", "(other)", ""].map(used);
+    assert_eq!(told, [1, 0, 0, 0, 0, 7, 8]);
+}
+
+#[test]
+fn a_decision_that_is_refused_counts_nothing_though_an_account_of_it_is_gone() {
+    let Limited { l0, dir: _dir, .. } = limited();
+    let limits = l0.limits();
+    let narrow = ScopeConfig::new(Quota::per_hour(10)).keyed().exempt("free").max_keys(1);
+    let narrow = limits.define("narrow", narrow).unwrap();
+    let used_up = limits.define("used-up", ScopeConfig::new(Quota::per_hour(1))).unwrap();
+    used_up.check().unwrap();
+    // Who is exempt owes nothing, so the second key takes its place.
+    limits.check_all(&[narrow.key("free"), narrow.key("other"), used_up.all()]).unwrap_err();
+    let stats = limits.stats();
+    let of = |name: &str| stats.iter().find(|stats| stats.scope == name).map(|stats| (stats.allowed, stats.used));
+    assert_eq!((of("narrow"), of("used-up")), (Some((0, 0)), Some((1, 1))));
+    assert_eq!(narrow.usage("", HOUR).unwrap(), 0);
+}
+
+#[test]
+fn keys_of_a_scope_that_come_and_go_between_threads_get_no_more_than_theirs() {
+    const KEYS: usize = 60;
+    const STEPS: usize = 10;
+    let Limited { l0, time, dir: _dir } = limited();
+    let config = ScopeConfig::new(Quota::per_second(10).burst(3)).keyed().max_keys(40);
+    let scope = l0.limits().define("busy", config).unwrap();
+    let passed: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+    let rounds = KEYS * 100;
+    std::thread::scope(|threads| {
+        for thread in 0..4 {
+            let (scope, time, passed) = (&scope, &time, &passed);
+            threads.spawn(move || {
+                let mut state = thread + 1_u64;
+                for round in 0..rounds {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let key = (state >> 33) as usize % KEYS;
+                    passed[key].fetch_add(u64::from(scope.check_key(&key.to_string()).is_ok()), Ordering::Relaxed);
+                    if thread == 0 && round % (rounds / STEPS) == rounds / STEPS / 2 {
+                        time.advance(Duration::from_millis(100));
+                    }
+                }
+            });
+        }
+    });
+    let most = passed.iter().map(|passed| passed.load(Ordering::Relaxed)).max().unwrap();
+    assert!(most <= 3 + STEPS as u64, "{most} of a key that was asked for some 400 times");
+    let stats = l0.limits().stats();
+    let sum: u64 = passed.iter().map(|passed| passed.load(Ordering::Relaxed)).sum();
+    assert_eq!((stats[0].allowed, stats[0].allowed + stats[0].denied), (sum, 4 * rounds as u64));
 }

@@ -127,6 +127,17 @@ pub(super) struct More {
     pub(super) is_pinned: bool,
 }
 
+impl More {
+    /// `MAX` for as long as nobody says otherwise.
+    fn matters_until_ns(&self) -> u64 {
+        let is_held = !self.trial.is_empty() || self.window.is_some() || self.excess > 0;
+        if self.is_pinned || self.own.is_some() || is_held {
+            return u64::MAX;
+        }
+        self.blocked_until_ns.max(self.remembers_until_ns)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     pub(super) ends_ns: u64,
@@ -159,11 +170,8 @@ impl Bucket for Account {
         if self.is_saved {
             return u64::MAX;
         }
-        let Some(more) = &self.more else { return common.rate.ns(self.full_at) };
-        if more.is_pinned || more.own.is_some() || !more.trial.is_empty() || more.window.is_some() || more.excess > 0 {
-            return u64::MAX;
-        }
-        common.rate.ns(self.full_at).max(more.blocked_until_ns).max(more.remembers_until_ns)
+        let matters_until_ns = self.more.as_ref().map_or(0, |more| more.matters_until_ns());
+        common.rate.ns(self.full_at).max(matters_until_ns)
     }
 
     fn forget(&mut self, key: &str, common: &mut Common) {
@@ -228,6 +236,13 @@ impl Account {
         }
     }
 
+    /// What few keys have is forgotten when it does not matter any more.
+    pub(super) fn tidy(&mut self, now_ns: u64) {
+        if self.more.as_ref().is_some_and(|more| more.matters_until_ns() <= now_ns && !more.is_warned) {
+            self.more = None;
+        }
+    }
+
     pub(super) fn more(&mut self) -> &mut More {
         self.more.get_or_insert_default()
     }
@@ -274,6 +289,12 @@ impl Common {
         if !self.is_over {
             add_bounded(&mut self.closed, CLOSED_MAX, (minute_s, key, tally));
         }
+    }
+
+    /// Adds to the tallies of a key that is forgotten, and of the scope.
+    pub(super) fn count_gone(&mut self, key: &str, tally: Tally) {
+        self.tally.add(tally);
+        self.close(self.minute_s(), key, tally);
     }
 
     /// What is to be told of the scope, and of minutes that have ended.

@@ -4,7 +4,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
-    account::{Account, Common, Tally, Window},
+    account::{Account, Common, OTHER, Tally, Window},
     decision::{Decision, Denied},
     home::bounded,
     ledger::Held,
@@ -52,11 +52,12 @@ impl Inner {
 
     pub(super) fn check(&self, key: &str, n: u64) -> Result<Decision, Denied> {
         let key = bounded(key);
-        let now_ns = self.home.now_ns();
-        let asked = Asked { place: self.place(&key), key: &key, n, now_ns, before: None };
+        let place = self.place(&key);
         let mut notices = Vec::new();
         let mut tell = |notice| notices.push(notice);
-        let mut shard = self.accounts.lock(asked.place.shard);
+        let mut shard = self.accounts.lock(place.shard);
+        // Under the lock: nobody has been forgotten as being full at a later moment.
+        let asked = Asked { place, key: &key, n, now_ns: self.home.now_ns(), before: None };
         let judged = self.decide(&mut shard, asked, &mut Charged::default(), &mut tell);
         drop(shard);
         self.home.stir();
@@ -123,6 +124,7 @@ impl Inner {
         let new = || self.account(own, rate, now_ns);
         let Found { bucket: account, common, is_shared, is_new } = self.accounts.bucket(shard, place, own, now_ns, new);
         charged.is_shared = is_shared;
+        let counted = counted_as(own, is_shared);
         let rate = account.rate(common);
         let now = rate.time(now_ns);
         let blocked_until_ns = account.more.as_ref().map_or(0, |more| more.blocked_until_ns).max(blocked_ns);
@@ -141,13 +143,14 @@ impl Inner {
             let denied = Denied::blocked(left_ns, self.home.wall(now_ns), Decision::new(rate, account.full_at, now));
             self.refuse(account, common, Asked { key: own, ..asked }, denied, charged, tell)
         } else if !self.exempt.is_empty() && self.exempt.contains(key) {
-            account.count(common, own, passed(n));
+            account.count(common, counted, passed(n));
             charged.has_passed = true;
             Ok(Decision::new(rate, 0, now).of_scope(self.name))
         } else {
             match taken {
                 Ok(full_at) => {
-                    charge(account, common, own, n, full_at, charged);
+                    account.tidy(now_ns);
+                    charge(account, common, counted, n, full_at, charged);
                     let decision = Decision::new(rate, full_at, now).of_scope(self.name);
                     let warning = self.warning(account, decision, common.minute_s());
                     charged.is_warned = warning.is_some();
@@ -210,7 +213,7 @@ impl Inner {
         let is_dry_run = self.config.is_dry_run;
         let tally =
             if is_dry_run { Tally { dry_run_denied: 1, ..passed(n) } } else { Tally { denied: 1, ..Tally::default() } };
-        account.count(common, key, tally);
+        account.count(common, counted_as(key, charged.is_shared), tally);
         if charged.is_shared {
             // Of many keys: who they are is not known, and nobody is locked out for what others do.
             return self.refused(denied, charged);
@@ -239,6 +242,8 @@ impl Inner {
                 account.is_changed = true;
                 self.home.is_urgent.store(true, Ordering::Relaxed);
             }
+            // It is remembered for less long now, perhaps.
+            self.accounts.room().note(asked.place.shard, account.is_new_at(common));
             let until = self.home.wall(now_ns).saturating_add(for_);
             if self.notices.may_tell_lock_out(common.minute_s()) {
                 tell(Notice::LockedOut { denied, cost: n, until });
@@ -288,7 +293,15 @@ impl Inner {
 
     /// Takes back what was charged and counted, for another scope refused.
     pub(super) fn undo(&self, shard: &mut Shard<Account>, asked: Asked<'_>, charged: &Charged) {
-        let Some((account, common)) = self.charged_account(shard, asked, charged) else { return };
+        let key = counted_as(self.charged(asked.key), charged.is_shared);
+        let tally = if charged.is_dry_run_denial { dry_run_denied(asked.n) } else { passed(asked.n) };
+        let Some((account, common)) = self.charged_account(shard, asked, charged) else {
+            // It owed nothing, and another step of the same decision had no room.
+            if charged.has_passed {
+                shard.common.count_gone(key, tally.negated());
+            }
+            return;
+        };
         if let Some(before) = charged.before {
             account.full_at = before;
         }
@@ -296,8 +309,7 @@ impl Inner {
             account.more().is_warned = false;
         }
         if charged.has_passed {
-            let tally = if charged.is_dry_run_denial { dry_run_denied(asked.n) } else { passed(asked.n) };
-            account.count(common, self.charged(asked.key), tally.negated());
+            account.count(common, key, tally.negated());
         }
         self.accounts.room().note(asked.place.shard, account.is_new_at(common));
     }
@@ -320,12 +332,15 @@ impl Inner {
         let now_ns = self.home.now_ns();
         self.turn(&mut shard.common, now_ns);
         let rate = shard.common.rate;
-        let (account, common) = match held {
-            Some((_, true)) => shard.shared(),
+        let (account, common, is_shared) = match held {
+            Some((_, true)) => {
+                let (account, common) = shard.shared();
+                (account, common, true)
+            }
             _ => {
                 let new = || self.account(key, rate, now_ns);
-                let Found { bucket, common, .. } = self.accounts.bucket(&mut shard, place, key, now_ns, new);
-                (bucket, common)
+                let Found { bucket, common, is_shared, .. } = self.accounts.bucket(&mut shard, place, key, now_ns, new);
+                (bucket, common, is_shared)
             }
         };
         let rate = account.rate(common);
@@ -343,7 +358,7 @@ impl Inner {
         }
         let difference = i64::try_from(i128::from(actual) - i128::from(cost));
         let used = difference.unwrap_or(if actual > cost { i64::MAX } else { i64::MIN });
-        account.count(common, key, Tally { used, ..Tally::default() });
+        account.count(common, counted_as(key, is_shared), Tally { used, ..Tally::default() });
         let decision = Decision::new(rate, account.full_at, now).of_scope(self.name);
         let notice = self.warning(account, decision, common.minute_s());
         self.accounts.room().note(place.shard, now_ns);
@@ -369,6 +384,11 @@ impl Inner {
         }
         None
     }
+}
+
+/// Whose count it is: of those who share a bucket nobody is told by name.
+fn counted_as(key: &str, is_shared: bool) -> &str {
+    if is_shared { OTHER } else { key }
 }
 
 /// Takes what may be taken, and counts it.

@@ -15,7 +15,7 @@ pub(super) const MAX_KEYS: usize = 100_000;
 /// A token bucket for each key, in bounded memory.
 ///
 /// At most [`max_keys`](Self::max_keys) keys are kept, 100,000 unless set. When there is no room for another one, keys whose
-/// bucket is full again are forgotten, which changes no answer; those whose bucket has been full for a minute are forgotten in
+/// bucket is full again are forgotten, which lets nobody pass who would not; those whose bucket has been full for a minute are forgotten in
 /// passing even before. When there are none, all further keys share one bucket a shard (of up to 64), so that neither a flood
 /// of keys opens the gate, nor does it push out those who are known, nor shut out everyone new;
 /// [`overflowed`](Self::overflowed) counts what went there. No thread is needed for any of it, and no lock to check a key that

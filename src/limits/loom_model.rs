@@ -101,7 +101,11 @@ fn slots(max_keys: usize) -> Arc<Slots> {
 
 fn charged(slots: &Slots, tag: u64, now_ns: u64) -> u64 {
     let at_once = slots.find(tag).and_then(|slot| slot.take_at_once(tag, rate(), rate().time(now_ns), 1));
-    u64::from(at_once.is_some() || slots.take(tag, now_ns, 1).refused.is_none())
+    u64::from(at_once.is_some() || takes(slots, tag, now_ns, 1) == 1)
+}
+
+fn takes(slots: &Slots, tag: u64, now_ns: u64, n: u64) -> u64 {
+    if slots.take(tag, now_ns, n).refused.is_none() { n } else { 0 }
 }
 
 #[test]
@@ -162,5 +166,75 @@ fn a_key_that_gets_a_quota_of_its_own_while_it_is_charged_owes_what_it_owed() {
         assert_eq!(charger.join().unwrap(), 2);
         let left = (0..5).map(|_| charged(&slots, 7, SECOND)).sum::<u64>();
         assert_eq!(left, 2, "three of five are owed");
+    });
+}
+
+#[test]
+fn a_charge_aside_of_a_slot_that_is_given_away_is_no_strangers() {
+    loom::model(|| {
+        let slots = slots(1);
+        assert_eq!(takes(&slots, 7, 1, 1), 1);
+        let known = {
+            let slots = Arc::clone(&slots);
+            thread::spawn(move || takes(&slots, 7, 5 * SECOND, 1))
+        };
+        assert_eq!(takes(&slots, 9, 5 * SECOND, 1), 1);
+        assert_eq!(known.join().unwrap(), 1);
+        let more = |tag| (0..3).map(|_| takes(&slots, tag, 5 * SECOND, 1)).sum::<u64>();
+        assert_eq!((more(9), more(7)), (2, 2));
+    });
+}
+
+/// In another shard than those of less.
+const FAR: u64 = 1 << 32 | 3;
+
+/// Two shards have more interleavings than there is time for: those with up to three preemptions.
+fn of_two_shards(max_keys: usize, model: impl Fn(Arc<Slots>) + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.max_branches = 20_000;
+    builder.check(move || model(Arc::new(Slots::with_shards(2, max_keys, rate()))));
+}
+
+#[test]
+fn a_sweep_of_another_shard_admits_nobody_twice() {
+    of_two_shards(2, |slots| {
+        assert_eq!(takes(&slots, 4, SECOND, 1) + takes(&slots, 5, SECOND, 1), 2);
+        let stranger = {
+            let slots = Arc::clone(&slots);
+            thread::spawn(move || takes(&slots, FAR, 5 * SECOND, 3))
+        };
+        let sum = takes(&slots, 4, 5 * SECOND, 2) + takes(&slots, 4, 5 * SECOND, 2);
+        stranger.join().unwrap();
+        assert!(sum <= 3, "{sum} passed at one moment of a burst of 3");
+    });
+}
+
+#[test]
+fn a_key_that_gets_a_quota_while_its_shard_is_swept_owes_no_more_than_it_took() {
+    of_two_shards(1, |slots| {
+        assert_eq!(takes(&slots, 4, SECOND, 1), 1);
+        let stranger = {
+            let slots = Arc::clone(&slots);
+            thread::spawn(move || takes(&slots, FAR, 5 * SECOND, 1))
+        };
+        slots.set_rate(4, || 5 * SECOND, |before| before);
+        stranger.join().unwrap();
+        assert!(slots.look(4).full_at <= 5 * SECOND);
+    });
+}
+
+#[test]
+fn a_shard_that_grows_while_it_is_swept_has_each_key_once() {
+    of_two_shards(5, |slots| {
+        (4..8).for_each(|tag| assert_eq!(takes(&slots, tag, SECOND, 1), 1));
+        let strangers = {
+            let slots = Arc::clone(&slots);
+            thread::spawn(move || takes(&slots, FAR, 5 * SECOND, 1) + takes(&slots, FAR + 1, 5 * SECOND, 1))
+        };
+        takes(&slots, 8, 5 * SECOND, 1);
+        strangers.join().unwrap();
+        let sum = (0..4).map(|_| takes(&slots, 4, 5 * SECOND, 2)).sum::<u64>();
+        assert!(sum <= 3, "{sum} passed at one moment of a burst of 3");
     });
 }

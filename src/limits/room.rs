@@ -1,7 +1,8 @@
 //! How many keys there is room for, and where some may be forgotten.
 //!
 //! Nothing sweeps in the background: when there is no room for a key, who brings it looks for keys whose bucket is full
-//! again, in a few shards that may have some. A full bucket is the same as none, so to forget it changes no answer.
+//! again, in a few shards that may have some. A full bucket is the same as none, so to forget it changes no answer; but if
+//! there is no room when it comes back, or the bucket of those who found none still owes, it is one of them.
 
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 

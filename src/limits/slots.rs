@@ -93,7 +93,10 @@ pub(super) struct Charged {
 impl Slots {
     /// For so many keys at most, but for those that have a quota of their own.
     pub(super) fn new(max_keys: usize, rate: Rate) -> Self {
-        let shards = Room::shards(max_keys);
+        Self::with_shards(Room::shards(max_keys), max_keys, rate)
+    }
+
+    pub(super) fn with_shards(shards: usize, max_keys: usize, rate: Rate) -> Self {
         // Keys are not spread evenly, and are not put far from their line.
         let doublings = (max_keys / shards).div_ceil(FIRST_LINES * SLOTS).max(1).ilog2() + 4;
         let shard = || {
@@ -153,7 +156,12 @@ impl Slots {
         let now = rate.time(now_ns);
         // It may just have been charged there: a place of its own is no second burst.
         let charged = Charged::new(rate, book.shared, rate.take(book.shared, now, n));
-        if charged.full_at > now && !self.add(index, &mut book, tag, now_ns, charged.full_at) {
+        let is_kept = match charged.refused {
+            None => self.add(index, &mut book, tag, now_ns, charged.full_at),
+            // It can never pass; who can is refused by what the others took.
+            Some(refused) => refused == Refused::TooLarge,
+        };
+        if !is_kept {
             self.room.overflow();
             book.shared = charged.full_at;
         }
@@ -180,6 +188,7 @@ impl Slots {
     pub(super) fn set_rate(&self, tag: u64, now_ns: impl Fn() -> u64, rate: impl Fn(Rate) -> Rate) {
         let shard = &self.shards[self.index(tag)];
         let mut book = shard.book.lock();
+        let book = &mut *book;
         let own = match book.own.entry(tag, |own| own.tag == tag, |own| own.tag) {
             Entry::Occupied(own) => own.into_mut(),
             Entry::Vacant(place) => {
@@ -187,7 +196,8 @@ impl Slots {
                 if full_at.is_none() {
                     self.room.pin();
                 }
-                place.insert(Own { tag, rate: self.rate, full_at: full_at.unwrap_or(0), excess: 0 }).into_mut()
+                let full_at = full_at.unwrap_or(book.shared);
+                place.insert(Own { tag, rate: self.rate, full_at, excess: 0 }).into_mut()
             }
         };
         // Nobody charges it now: a charge of meanwhile is not taken for a debt of then.
@@ -206,7 +216,14 @@ impl Slots {
             .or_else(|| self.room.take().then(|| self.take_free(index, tag, now_ns))?)
             .or_else(|| in_passing(self.rate.time(now_ns)))
             .or_else(|| {
-                let has_room = self.room.make(index, now_ns, |other| self.sweep(other, index, now_ns));
+                let has_room = self.room.make(index, now_ns, |other| {
+                    if other == index {
+                        self.sweep(index, book, now_ns);
+                    } else if let Some(mut book) = self.shards[other].book.try_lock() {
+                        // Never waits for a second lock.
+                        self.sweep(other, &mut book, now_ns);
+                    }
+                });
                 has_room.then(|| self.take_free(index, tag, now_ns))?
             });
         let Some(slot) = slot else { return false };
@@ -230,16 +247,10 @@ impl Slots {
         slot
     }
 
-    /// Forgets the keys of a shard that are as good as new; of another than one's own only if nobody is at work there.
-    fn sweep(&self, index: usize, own: usize, now_ns: u64) {
-        let shard = &self.shards[index];
-        let book = (index != own).then(|| shard.book.try_lock());
-        match book {
-            Some(None) => return,
-            Some(Some(mut book)) => book.latest_ns = book.latest_ns.max(now_ns),
-            None => {}
-        }
-        let now = self.rate.time(now_ns);
+    /// Forgets the keys of a shard that are as good as new.
+    fn sweep(&self, index: usize, book: &mut Book, now_ns: u64) {
+        book.latest_ns = book.latest_ns.max(now_ns);
+        let (shard, now) = (&self.shards[index], self.rate.time(now_ns));
         let mut swept = Swept::default();
         for slot in shard.lines().iter().flat_map(Line::slots).filter(Slot::is_used) {
             let is_forgotten = slot.take_from_idle(now);
@@ -408,7 +419,9 @@ impl Slot<'_> {
 
     /// Takes the slot from its key for good, and says the level; to be found elsewhere, or under the lock.
     fn close(self) -> u64 {
-        self.level.swap(UNDER_LOCK, Ordering::AcqRel)
+        let level = self.level.swap(UNDER_LOCK, Ordering::AcqRel);
+        debug_assert_ne!(level, UNDER_LOCK, "who takes slots from keys has the lock");
+        level
     }
 
     fn give(self, tag: u64, full_at: u64) {
@@ -432,9 +445,20 @@ mod tests {
     use super::*;
     use crate::limits::quota::Quota;
 
+    const BURST: u64 = 1_000_000;
+
+    /// So many tokens a nanosecond.
+    fn rate(scale: u64) -> Rate {
+        Rate::of(Quota::per_second(scale * 1_000_000_000).burst(BURST))
+    }
+
     /// A token is a nanosecond: so many taken are full again after so many.
     fn slots(max_keys: usize) -> Slots {
-        Slots::new(max_keys, Rate::of(Quota::per_second(1_000_000_000).burst(1_000_000)))
+        Slots::new(max_keys, rate(1))
+    }
+
+    fn used(slots: &Slots) -> usize {
+        slots.shards.iter().flat_map(|shard| shard.lines()).flat_map(Line::slots).filter(Slot::is_used).count()
     }
 
     fn charge(slots: &Slots, key: u64, now_ns: u64, n: u64) -> bool {
@@ -487,6 +511,7 @@ mod tests {
         }
         let len = slots.room().len();
         assert!((1_000..10_000).contains(&len), "{len} are kept of 100,000, of whom 1,000 were here lately");
+        assert_eq!(used(&slots), len);
     }
 
     #[test]
@@ -506,5 +531,92 @@ mod tests {
             let seen = slots.look(slots.tag(&key));
             assert_eq!((seen.rate.burst(), seen.rate.remaining(Rate::debt(seen.full_at, 1))), (2, 0));
         }
+    }
+
+    #[test]
+    fn who_reads_the_clock_and_rests_begins_when_the_slot_was_taken() {
+        for stranger in [8, 5, 1 << 32 | 5] {
+            let slots = Slots::with_shards(2, 1, rate(1));
+            let take = |tag, now_ns, n| slots.take(tag, now_ns, n).refused.is_none();
+            assert!(take(4, 1, BURST));
+            assert!(take(stranger, BURST + 1, 1), "4 was full again, and is forgotten: in passing, or by a sweep");
+            assert!(take(4, 1, BURST), "who comes with a time of before begins now");
+            assert!(!take(4, BURST + 1, 1), "three bursts in the time of one");
+        }
+    }
+
+    #[test]
+    fn room_is_made_in_other_shards_whatever_the_units() {
+        for scale in 1..=8 {
+            let slots = Slots::with_shards(2, 4, rate(scale));
+            let full_ns = 1 + BURST.div_ceil(scale);
+            let take_n = |tag: u64, now_ns, n| {
+                assert!(slots.take(tag, now_ns, n).refused.is_none());
+                slots.room().overflowed()
+            };
+            let take = |tag, now_ns| take_n(tag, now_ns, BURST);
+            (2..6).for_each(|tag| assert_eq!(take(tag, if tag < 4 { 1 } else { 100 }), 0));
+            assert_eq!(take_n(1 << 32 | 2, full_ns - 1, 1), 1, "scale {scale}: all owe for a moment more");
+            (4..6).for_each(|tag| assert_eq!(take(1 << 32 | tag, full_ns), 1, "scale {scale}: two are full"));
+            (6..8).for_each(|tag| assert_eq!(take(1 << 32 | tag, full_ns + 99), 1, "scale {scale}: and two more"));
+            assert_eq!(take(9, full_ns + 99), 2, "scale {scale}: there are four, of now");
+        }
+    }
+
+    #[test]
+    fn a_table_that_grows_forgets_who_was_here_long_ago() {
+        let slots = Slots::with_shards(1, 1_000, rate(1));
+        let take = |tag, now_ns, n| assert!(slots.take(tag, now_ns, n).refused.is_none());
+        // One more than are put near a line: it shares, but there are as many lines again now, and some keys there.
+        (1..=65).for_each(|key| take(key << 16, 1, 1));
+        (1..=9).for_each(|key| take(key << 16 | 20, 1, 1));
+        assert_eq!((used(&slots), slots.room().len()), (73, 73));
+        (101..=165).for_each(|key| take(key << 16, 2 * LONG_NS, BURST));
+        assert_eq!((used(&slots), slots.room().len()), (64, 64));
+    }
+
+    #[test]
+    fn a_table_that_is_swept_again_and_again_does_not_grow() {
+        let slots = Slots::with_shards(2, 8, rate(1));
+        for round in 0..1_000 {
+            // Those of the other shard are full again, and swept.
+            (2..10).for_each(|key| {
+                let tag = (round % 2) << 32 | round << 8 | key;
+                assert!(slots.take(tag, 1 + 10 * round, 9).refused.is_none());
+            });
+            assert_eq!((slots.room().len(), slots.room().overflowed()), (8, 0));
+        }
+        assert!(slots.shards.iter().all(|shard| shard.lines().len() == FIRST_LINES));
+    }
+
+    #[test]
+    fn what_a_bucket_cannot_owe_is_owed_all_the_same() {
+        let slots = slots(4);
+        assert!(charge(&slots, 1, 1, BURST));
+        let tag = slots.tag(&1_u64);
+        slots.set_rate(tag, || 1, |_| Rate::of(Quota::per_day(1)));
+        slots.set_rate(tag, || 1, |_| rate(1));
+        assert!(slots.take(tag, 1, 1).refused.is_some());
+        // In whole tokens, upwards.
+        assert!(slots.take(tag, 4, 1).refused.is_none());
+    }
+
+    #[test]
+    fn who_is_refused_takes_no_place() {
+        let slots = Slots::with_shards(1, 2, rate(1));
+        let take = |tag, now_ns, n| slots.take(tag, now_ns, n).refused.is_none();
+        assert!(take(4, 1, 1) && take(5, 1, 1));
+        assert!(take(6, 1, BURST), "from the shared level");
+        assert!(!take(7, 2, 2) && !take(8, 2, BURST + 1));
+        assert!(slots.find(4).is_some() && slots.find(5).is_some(), "nobody was put out for them");
+        assert_eq!((slots.room().len(), slots.room().overflowed()), (2, 2), "what can never pass is not counted");
+    }
+
+    #[test]
+    fn a_stranger_that_gets_a_quota_of_its_own_owes_what_it_took() {
+        let slots = Slots::with_shards(1, 1, rate(1));
+        assert!(slots.take(4, 1, 1).refused.is_none() && slots.take(5, 1, BURST).refused.is_none());
+        slots.set_rate(5, || 1, |before| before);
+        assert!(slots.take(5, 1, 1).refused.is_some());
     }
 }

@@ -177,10 +177,13 @@ impl<B: Bucket> Table<B> {
         key: &str,
         new: impl FnOnce() -> B,
     ) -> (&'s mut B, &'s mut B::Common) {
-        if shard.keys.find(place.hash, |entry| entry.key == key).is_none() {
-            self.room.pin();
+        if shard.keys.find(place.hash, |entry| entry.key == key).is_some() {
+            return self.entry(shard, place, key, new);
         }
-        self.entry(shard, place, key, new)
+        self.room.pin();
+        let mut bucket = new();
+        bucket.begin_as(&shard.overflow);
+        self.entry(shard, place, key, || bucket)
     }
 
     fn entry<'s>(
