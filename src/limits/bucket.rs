@@ -69,6 +69,14 @@ impl SharedBucket {
 
     #[inline]
     pub(super) fn take(&self, now_ns: u64, n: u64) -> Result<Decision, Denied> {
+        match self.level.take_at_once(now_ns, n) {
+            Some(Seen { rate, full_at, now }) => Ok(Decision::new(rate, full_at, now)),
+            None => self.take_aside(now_ns, n),
+        }
+    }
+
+    #[inline(never)]
+    fn take_aside(&self, now_ns: u64, n: u64) -> Result<Decision, Denied> {
         decided(self.level.take(now_ns, n), n)
     }
 
@@ -126,7 +134,6 @@ fn full_at<E>(taken: Result<Seen, (E, Seen)>) -> u64 {
     taken.map_or_else(|(_, seen)| seen.full_at, |seen| seen.full_at)
 }
 
-#[inline]
 fn decided(taken: Result<Seen, (Refused, Seen)>, n: u64) -> Result<Decision, Denied> {
     let of = |seen: Seen| Decision::new(seen.rate, seen.full_at, seen.now);
     match taken {

@@ -72,23 +72,35 @@ impl Level {
     }
 
     /// Moves the word by what `next` makes of the bucket, until nobody came between; says what it was moved to.
-    #[inline]
     fn swap<E>(&self, now_ns: impl Fn() -> u64, next: impl Fn(Seen) -> Result<u64, E>) -> Result<Seen, (E, Seen)> {
         let mut word = self.word.load(Ordering::Acquire);
         loop {
             let seen = self.seen(word, now_ns());
             let full_at = next(seen).map_err(|error| (error, seen))?;
-            let moved = (full_at << VERSION_BITS) | (word % VERSIONS);
-            // Release: the next to come sees what this one saw of the slots.
-            match self.word.compare_exchange_weak(word, moved, Ordering::AcqRel, Ordering::Acquire) {
+            match self.moves(word, full_at) {
                 Ok(_) => return Ok(Seen { full_at, ..seen }),
                 Err(other) => word = other,
             }
         }
     }
 
-    /// Takes `n` tokens. A refusal writes nothing.
+    /// Takes `n` tokens, if they are there and nobody comes between: what is worth a place in the caller's code.
     #[inline]
+    pub(super) fn take_at_once(&self, now_ns: u64, n: u64) -> Option<Seen> {
+        let word = self.word.load(Ordering::Acquire);
+        let seen = self.seen(word, now_ns);
+        let full_at = seen.rate.take(seen.full_at, seen.now, n).ok()?;
+        self.moves(word, full_at).is_ok().then_some(Seen { full_at, ..seen })
+    }
+
+    /// Moves the word under the same rate. Release: the next to come sees what this one saw of the slots.
+    #[inline]
+    fn moves(&self, word: u64, full_at: u64) -> Result<u64, u64> {
+        let moved = (full_at << VERSION_BITS) | (word % VERSIONS);
+        self.word.compare_exchange_weak(word, moved, Ordering::AcqRel, Ordering::Acquire)
+    }
+
+    /// Takes `n` tokens. A refusal writes nothing.
     pub(super) fn take(&self, now_ns: u64, n: u64) -> Result<Seen, (Refused, Seen)> {
         self.swap(|| now_ns, |seen| seen.rate.take(seen.full_at, seen.now, n))
     }
