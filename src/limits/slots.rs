@@ -344,9 +344,7 @@ impl Line {
     fn slots(&self) -> impl Iterator<Item = Slot<'_>> {
         self.tags.iter().zip(&self.levels).map(|(tag, level)| Slot { tag, level })
     }
-}
 
-impl Line {
     /// Without a branch for each slot, which nobody could predict.
     #[inline]
     fn find(&self, tag: u64) -> Option<Slot<'_>> {
