@@ -744,10 +744,17 @@ fn a_decision_that_is_refused_counts_nothing_though_an_account_of_it_is_gone() {
     used_up.check().unwrap();
     // Who is exempt owes nothing, so the second key takes its place.
     limits.check_all(&[narrow.key("free"), narrow.key("other"), used_up.all()]).unwrap_err();
+    let unasked = limits.define("unasked", ScopeConfig::new(Quota::per_hour(10)).keyed().max_keys(1)).unwrap();
+    limits.check_all(&[unasked.all().cost(0), unasked.key("other"), used_up.all()]).unwrap_err();
     let stats = limits.stats();
     let of = |name: &str| stats.iter().find(|stats| stats.scope == name).map(|stats| (stats.allowed, stats.used));
-    assert_eq!((of("narrow"), of("used-up")), (Some((0, 0)), Some((1, 1))));
-    assert_eq!(narrow.usage("", HOUR).unwrap(), 0);
+    assert_eq!([of("narrow"), of("unasked"), of("used-up")], [Some((0, 0)), Some((0, 0)), Some((1, 1))]);
+    // One that does pass is told, and no less for those before.
+    unasked.check().unwrap();
+    for of in limits.report(HOUR).unwrap().scopes {
+        let expected = if of.scope == "narrow" { (0, 0) } else { (1, 1) };
+        assert_eq!((of.counts.allowed, of.counts.used), expected, "{}", of.scope);
+    }
 }
 
 #[test]

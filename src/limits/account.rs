@@ -294,7 +294,9 @@ impl Common {
     /// Adds to the tallies of a key that is forgotten, and of the scope.
     pub(super) fn count_gone(&mut self, key: &str, tally: Tally) {
         self.tally.add(tally);
-        self.close(self.minute_s(), key, tally);
+        if !key.is_empty() {
+            self.close(self.minute_s(), key, tally);
+        }
     }
 
     /// What is to be told of the scope, and of minutes that have ended.
