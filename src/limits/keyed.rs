@@ -4,8 +4,9 @@ use std::{borrow::Borrow, fmt, hash::Hash, marker::PhantomData};
 
 use super::{
     decision::{Decision, Denied},
+    line::Charged,
     quota::{Quota, Rate, TIME_MAX_NS},
-    slots::{Charged, Slots},
+    slots::Slots,
 };
 use crate::clock::Clock;
 
@@ -19,7 +20,7 @@ pub(super) const MAX_KEYS: usize = 100_000;
 /// passing even before. When there are none, all further keys share one bucket a shard (of up to 64), so that neither a flood
 /// of keys opens the gate, nor does it push out those who are known, nor shut out everyone new;
 /// [`overflowed`](Self::overflowed) counts what went there. No thread is needed for any of it, and no lock to check a key that
-/// is known.
+/// is known and has no quota of its own.
 ///
 /// A key itself is not kept, whatever its size: it is known by 64 bits of a keyed hash (SipHash-1-3 with a secret of this
 /// table, for outsiders choose keys), and takes 60 to 80 bytes. Two of 100,000 keys have the same with a chance of one in four
@@ -34,7 +35,6 @@ pub(super) const MAX_KEYS: usize = 100_000;
 /// ```
 pub struct KeyedTokenBuckets<K> {
     slots: Slots,
-    rate: Rate,
     quota: Quota,
     clock: Clock,
     keys: PhantomData<fn(&K)>,
@@ -48,17 +48,17 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
 
     /// Each key with this quota, on this clock.
     pub fn with_clock(q: Quota, c: Clock) -> Self {
-        let rate = Rate::of(q);
-        Self { slots: Slots::new(MAX_KEYS, rate), rate, quota: q, clock: c, keys: PhantomData }
+        Self { slots: Slots::new(MAX_KEYS, Rate::of(q)), quota: q, clock: c, keys: PhantomData }
     }
 
     /// How many keys are kept; those that came before are forgotten.
     #[must_use]
     pub fn max_keys(self, n: usize) -> Self {
-        Self { slots: Slots::new(n, self.rate), ..self }
+        Self { slots: Slots::new(n, self.slots.rate), ..self }
     }
 
-    /// May one of this key pass? Never blocks for longer than a look at another key takes.
+    /// May one of this key pass? A key that is known, with the quota of all, never waits; others for no longer than it takes to
+    /// add another key, and to move the keys of a shard when it grows.
     ///
     /// # Errors
     /// [`Denied`], and nothing is taken.
@@ -88,9 +88,10 @@ impl<K: Hash + Eq + Clone + Send + Sync> KeyedTokenBuckets<K> {
         let slot = self.slots.find(tag);
         // While the line is on its way from memory.
         let now_ns = self.now_ns();
-        let now = self.rate.time(now_ns);
-        match slot.and_then(|slot| slot.take_at_once(tag, self.rate, now, n)) {
-            Some(full_at) => Ok(Decision::new(self.rate, full_at, now)),
+        let rate = self.slots.rate;
+        let now = rate.time(now_ns);
+        match slot.and_then(|slot| slot.take_at_once(tag, rate, now, n)) {
+            Some(full_at) => Ok(Decision::new(rate, full_at, now)),
             None => self.take(tag, now_ns, n),
         }
     }

@@ -60,6 +60,7 @@ mod judge;
 mod keyed;
 mod ledger;
 mod level;
+mod line;
 #[cfg(all(test, loom))]
 mod loom_model;
 mod notices;

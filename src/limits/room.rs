@@ -133,7 +133,6 @@ impl Room {
 }
 
 /// `SipHash-1-3` with a secret of its own, for outsiders choose keys.
-#[derive(Clone)]
 pub(super) struct KeyHash(SipHasher13);
 
 impl KeyHash {

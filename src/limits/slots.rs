@@ -1,12 +1,7 @@
 //! The levels of very many keys. Who is known is found and charged without a lock, in one line of the cache for the most part.
 //!
-//! A key is known by 64 bits of its hash, its tag; a line has four tags and their levels, and a key is in the line that its
-//! tag says or soon behind it. The level of a slot only grows: a charge moves it on, and another key gets the slot only when
-//! the level has passed, and begins above it. So a compare-and-swap of a level after whose reading the tag was the right
-//! one charges this key and no other.
-//!
-//! A slot that is taken from its key has the level [`UNDER_LOCK`] until another gets it. Who finds that, or does not find its
-//! tag, asks again under the lock of the shard, which all have who add, move or remove keys.
+//! A key is known by 64 bits of its hash, its tag, and is in the [line](super::line) that its tag says or soon behind it. Who does
+//! not find it there asks again under the lock of the shard, which all have who add, move or remove keys.
 
 use std::{hash::Hash, sync::OnceLock};
 
@@ -14,34 +9,24 @@ use crossbeam_utils::CachePadded;
 use hashbrown::{HashTable, hash_table::Entry};
 
 use super::{
+    line::{self, Charged, FIRST_TAG, Line, SLOTS, Slot},
     quota::{Rate, Refused},
     room::{KeyHash, Room, Swept},
 };
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
-const SLOTS: usize = 4;
-/// A key is not further from its line than this.
-const WINDOW: usize = 16;
 /// Of the first segment of a shard; each further one is twice as large.
 const FIRST_LINES: usize = if cfg!(loom) { 1 } else { 4 };
 const SEGMENTS_MAX: u32 = 26;
 /// Who comes again within so long finds its slot if there was room for it: to be found costs less than to be added.
 const LONG_NS: u64 = 60_000_000_000;
 
-/// Tags of no key: of a slot that never had one, behind which a search does not go on, and of one that has none now.
-const EMPTY: u64 = 0;
-const GONE: u64 = 1;
-const FIRST_TAG: u64 = 2;
-
-/// Higher than any level.
-const UNDER_LOCK: u64 = u64::MAX;
-
 pub(super) struct Slots {
     shards: Box<[CachePadded<Shard>]>,
     room: Room,
     hash: KeyHash,
     /// Of keys that have none of their own.
-    rate: Rate,
+    pub(super) rate: Rate,
 }
 
 struct Shard {
@@ -67,27 +52,6 @@ struct Own {
     full_at: u64,
     /// Tokens that are owed beyond what a bucket can.
     excess: u64,
-}
-
-#[repr(align(64))]
-struct Line {
-    tags: [AtomicU64; SLOTS],
-    levels: [AtomicU64; SLOTS],
-}
-
-/// A place in a line.
-#[derive(Clone, Copy)]
-pub(super) struct Slot<'s> {
-    tag: &'s AtomicU64,
-    level: &'s AtomicU64,
-}
-
-/// A bucket at a moment, and whether it let somebody pass.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Charged {
-    pub(super) rate: Rate,
-    pub(super) full_at: u64,
-    pub(super) refused: Option<Refused>,
 }
 
 impl Slots {
@@ -131,7 +95,7 @@ impl Slots {
     /// Where the key is, if it is found without a lock.
     #[inline]
     pub(super) fn find(&self, tag: u64) -> Option<Slot<'_>> {
-        self.shards[self.index(tag)].find(tag)
+        line::find(self.shards[self.index(tag)].lines(), tag)
     }
 
     /// Takes `n` tokens of this key's bucket. A refusal writes nothing.
@@ -149,7 +113,7 @@ impl Slots {
             own.full_at = charged.full_at;
             return charged;
         }
-        if let Some(charged) = shard.find(tag).and_then(|slot| slot.take(tag, rate, now_ns, n)) {
+        if let Some(charged) = line::find(shard.lines(), tag).and_then(|slot| slot.take(tag, rate, now_ns, n)) {
             return charged;
         }
         let now_ns = now_ns.max(book.latest_ns);
@@ -171,7 +135,7 @@ impl Slots {
     /// The key's bucket as it is; keeps nothing of a key that is not known.
     pub(super) fn look(&self, tag: u64) -> Charged {
         let shard = &self.shards[self.index(tag)];
-        let known = || shard.find(tag).and_then(|slot| slot.level_of(tag));
+        let known = || line::find(shard.lines(), tag).and_then(|slot| slot.level_of(tag));
         let seen = |rate, full_at| Charged { rate, full_at, refused: None };
         if let Some(full_at) = known() {
             return seen(self.rate, full_at);
@@ -192,7 +156,7 @@ impl Slots {
         let own = match book.own.entry(tag, |own| own.tag == tag, |own| own.tag) {
             Entry::Occupied(own) => own.into_mut(),
             Entry::Vacant(place) => {
-                let full_at = shard.find(tag).map(Slot::close);
+                let full_at = line::find(shard.lines(), tag).map(Slot::close);
                 if full_at.is_none() {
                     self.room.pin();
                 }
@@ -211,7 +175,7 @@ impl Slots {
     fn add(&self, index: usize, book: &mut Book, tag: u64, now_ns: u64, full_at: u64) -> bool {
         book.latest_ns = now_ns;
         let shard = &self.shards[index];
-        let in_passing = |full_by| shard.take_from_idle(tag, full_by);
+        let in_passing = |full_by| line::take_from_idle(shard.lines(), tag, full_by);
         let slot = in_passing(self.long_ago(now_ns))
             .or_else(|| self.room.take().then(|| self.take_free(index, tag, now_ns))?)
             .or_else(|| in_passing(self.rate.time(now_ns)))
@@ -239,7 +203,7 @@ impl Slots {
 
     /// A slot that nobody has, for a key that there is room for.
     fn take_free(&self, index: usize, tag: u64, now_ns: u64) -> Option<Slot<'_>> {
-        let free = || free(self.shards[index].lines(), tag);
+        let free = || line::free(self.shards[index].lines(), tag);
         let slot = free().or_else(|| self.grow(index, now_ns).then(free)?);
         if slot.is_none() {
             self.room.leave();
@@ -252,12 +216,12 @@ impl Slots {
         book.latest_ns = book.latest_ns.max(now_ns);
         let (shard, now) = (&self.shards[index], self.rate.time(now_ns));
         let mut swept = Swept::default();
-        for slot in shard.lines().iter().flat_map(Line::slots).filter(Slot::is_used) {
+        for slot in line::used(shard.lines()) {
             let is_forgotten = slot.take_from_idle(now);
             if is_forgotten {
-                slot.tag.store(GONE, Ordering::Release);
+                slot.clear();
             }
-            swept.saw((!is_forgotten).then(|| self.rate.ns(slot.level.load(Ordering::Relaxed))));
+            swept.saw((!is_forgotten).then(|| self.rate.ns(slot.level())));
         }
         self.room.swept(index, now_ns, &swept);
     }
@@ -267,7 +231,7 @@ impl Slots {
         let (shard, long_ago) = (&self.shards[index], self.long_ago(now_ns));
         let Some(next) = shard.segments.get(shard.current.load(Ordering::Relaxed) as usize) else { return false };
         let mut kept = Vec::new();
-        for slot in shard.lines().iter().flat_map(Line::slots).filter(Slot::is_used) {
+        for slot in line::used(shard.lines()) {
             if slot.take_from_idle(long_ago) {
                 self.room.leave();
             } else {
@@ -278,7 +242,7 @@ impl Slots {
         let lines = loop {
             let lines: Box<[Line]> = (0..size).map(|_| Line::new()).collect();
             let has_place =
-                |(tag, level): &(u64, u64)| free(&lines, *tag).map(|slot| slot.give(*tag, *level)).is_some();
+                |(tag, level): &(u64, u64)| line::free(&lines, *tag).map(|slot| slot.give(*tag, *level)).is_some();
             if kept.iter().all(has_place) {
                 break lines;
             }
@@ -295,146 +259,6 @@ impl Shard {
     fn lines(&self) -> &[Line] {
         let current = self.current.load(Ordering::Acquire) as usize;
         current.checked_sub(1).and_then(|last| self.segments[last].get()).map_or(&[], |lines| lines)
-    }
-
-    #[inline]
-    fn find(&self, tag: u64) -> Option<Slot<'_>> {
-        let lines = self.lines();
-        let mask = lines.len().wrapping_sub(1);
-        let line = lines.get(tag as usize & mask)?;
-        match line.find(tag) {
-            Some(slot) => Some(slot),
-            None => find_further(lines, tag),
-        }
-    }
-
-    /// A slot in this tag's window, taken from a key that is as good as new.
-    fn take_from_idle(&self, tag: u64, now: u64) -> Option<Slot<'_>> {
-        window(self.lines(), tag).take_while(|slot| slot.tag() != EMPTY).find(|slot| slot.take_from_idle(now))
-    }
-}
-
-/// Where this tag may be, nearest first.
-#[inline]
-fn window(lines: &[Line], tag: u64) -> impl Iterator<Item = Slot<'_>> {
-    let mask = lines.len().wrapping_sub(1);
-    (0..WINDOW.min(lines.len())).flat_map(move |step| lines[(tag as usize).wrapping_add(step) & mask].slots())
-}
-
-/// Behind its own line; not behind a slot that never had a key.
-#[cold]
-fn find_further(lines: &[Line], tag: u64) -> Option<Slot<'_>> {
-    window(lines, tag).take_while(|slot| slot.tag() != EMPTY).find(|slot| slot.tag() == tag)
-}
-
-/// The nearest slot that nobody has.
-fn free(lines: &[Line], tag: u64) -> Option<Slot<'_>> {
-    window(lines, tag).find(|slot| matches!(slot.tag(), EMPTY | GONE))
-}
-
-impl Line {
-    fn new() -> Self {
-        Self {
-            tags: std::array::from_fn(|_| AtomicU64::new(EMPTY)),
-            levels: std::array::from_fn(|_| AtomicU64::new(UNDER_LOCK)),
-        }
-    }
-
-    #[inline]
-    fn slots(&self) -> impl Iterator<Item = Slot<'_>> {
-        self.tags.iter().zip(&self.levels).map(|(tag, level)| Slot { tag, level })
-    }
-
-    /// Without a branch for each slot, which nobody could predict.
-    #[inline]
-    fn find(&self, tag: u64) -> Option<Slot<'_>> {
-        let is = |slot: usize| u32::from(self.tags[slot].load(Ordering::Acquire) == tag) << slot;
-        let found = is(0) | is(1) | is(2) | is(3);
-        let slot = found.trailing_zeros() as usize % SLOTS;
-        (found != 0).then(|| Slot { tag: &self.tags[slot], level: &self.levels[slot] })
-    }
-}
-
-impl Slot<'_> {
-    /// Acquire: who sees another key's tag sees that the level is not the last key's any more.
-    #[inline]
-    fn tag(&self) -> u64 {
-        self.tag.load(Ordering::Acquire)
-    }
-
-    fn is_used(&self) -> bool {
-        self.tag() >= FIRST_TAG && self.level.load(Ordering::Relaxed) != UNDER_LOCK
-    }
-
-    /// The level of this tag's key, if it is here.
-    #[inline]
-    fn level_of(self, tag: u64) -> Option<u64> {
-        let level = self.level.load(Ordering::Acquire);
-        self.is_of(tag, level).then_some(level)
-    }
-
-    /// Whether this level, which was read before, is that of this tag's key. Who gives the slot away writes the tag first.
-    #[inline]
-    fn is_of(self, tag: u64, level: u64) -> bool {
-        level != UNDER_LOCK && self.tag.load(Ordering::Relaxed) == tag
-    }
-
-    /// Takes `n` tokens, if the key is still here, has them and nobody comes between; says when the bucket will be full.
-    #[inline]
-    pub(super) fn take_at_once(self, tag: u64, rate: Rate, now: u64, n: u64) -> Option<u64> {
-        let level = self.level_of(tag)?;
-        let full_at = rate.take(level, now, n).ok()?;
-        self.swap(level, full_at).is_ok().then_some(full_at)
-    }
-
-    #[inline]
-    fn swap(self, level: u64, full_at: u64) -> Result<u64, u64> {
-        self.level.compare_exchange_weak(level, full_at, Ordering::AcqRel, Ordering::Acquire)
-    }
-
-    /// Takes `n` tokens, if the key is still here.
-    fn take(self, tag: u64, rate: Rate, now_ns: u64, n: u64) -> Option<Charged> {
-        let now = rate.time(now_ns);
-        let mut level = self.level_of(tag)?;
-        loop {
-            let charged = Charged::new(rate, level, rate.take(level, now, n));
-            if charged.refused.is_some() {
-                return Some(charged);
-            }
-            match self.swap(level, charged.full_at) {
-                Ok(_) => return Some(charged),
-                Err(other) if self.is_of(tag, other) => level = other,
-                Err(_) => return None,
-            }
-        }
-    }
-
-    /// Takes the slot from its key, if that is as good as new.
-    fn take_from_idle(self, now: u64) -> bool {
-        let level = self.level.load(Ordering::Relaxed);
-        level <= now && self.level.compare_exchange(level, UNDER_LOCK, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    /// Takes the slot from its key for good, and says the level; to be found elsewhere, or under the lock.
-    fn close(self) -> u64 {
-        let level = self.level.swap(UNDER_LOCK, Ordering::AcqRel);
-        debug_assert_ne!(level, UNDER_LOCK, "who takes slots from keys has the lock");
-        level
-    }
-
-    fn give(self, tag: u64, full_at: u64) {
-        self.tag.store(tag, Ordering::Release);
-        self.level.store(full_at, Ordering::Release);
-    }
-}
-
-impl Charged {
-    #[inline]
-    fn new(rate: Rate, full_at: u64, taken: Result<u64, Refused>) -> Self {
-        match taken {
-            Ok(full_at) => Self { rate, full_at, refused: None },
-            Err(refused) => Self { rate, full_at, refused: Some(refused) },
-        }
     }
 }
 
@@ -456,7 +280,7 @@ mod tests {
     }
 
     fn used(slots: &Slots) -> usize {
-        slots.shards.iter().flat_map(|shard| shard.lines()).flat_map(Line::slots).filter(Slot::is_used).count()
+        slots.shards.iter().flat_map(|shard| line::used(shard.lines())).count()
     }
 
     fn charge(slots: &Slots, key: u64, now_ns: u64, n: u64) -> bool {

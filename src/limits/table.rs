@@ -165,7 +165,7 @@ impl<B: Bucket> Table<B> {
             // It may just have been charged there: a place of its own is no second burst.
             bucket.begin_as(&shard.overflow);
         }
-        let (bucket, common) = self.entry(shard, place, key, || bucket);
+        let (bucket, common) = self.entry(shard, place, key, |_| bucket);
         Found { bucket, common, is_shared: false, is_new: true }
     }
 
@@ -177,28 +177,29 @@ impl<B: Bucket> Table<B> {
         key: &str,
         new: impl FnOnce() -> B,
     ) -> (&'s mut B, &'s mut B::Common) {
-        if shard.keys.find(place.hash, |entry| entry.key == key).is_some() {
-            return self.entry(shard, place, key, new);
-        }
-        self.room.pin();
-        let mut bucket = new();
-        bucket.begin_as(&shard.overflow);
-        self.entry(shard, place, key, || bucket)
+        self.entry(shard, place, key, |shared| {
+            self.room.pin();
+            let mut bucket = new();
+            bucket.begin_as(shared);
+            bucket
+        })
     }
 
+    /// The key's bucket, made beside the shared one if it has none.
     fn entry<'s>(
         &self,
         shard: &'s mut Shard<B>,
         place: Place,
         key: &str,
-        new: impl FnOnce() -> B,
+        new: impl FnOnce(&B) -> B,
     ) -> (&'s mut B, &'s mut B::Common) {
+        let Shard { keys, overflow, common } = shard;
         let hash = |entry: &Entry<B>| self.hash.of(entry.key.as_str());
-        let entry = match shard.keys.entry(place.hash, |entry| entry.key == key, hash) {
+        let entry = match keys.entry(place.hash, |entry| entry.key == key, hash) {
             Slot::Occupied(slot) => slot.into_mut(),
-            Slot::Vacant(slot) => slot.insert(Entry { key: key.into(), bucket: new() }).into_mut(),
+            Slot::Vacant(slot) => slot.insert(Entry { key: key.into(), bucket: new(overflow) }).into_mut(),
         };
-        (&mut entry.bucket, &mut shard.common)
+        (&mut entry.bucket, common)
     }
 
     /// The key's bucket if it has one, and what it shares.
