@@ -69,6 +69,26 @@ pub enum Overload {
     Block(Duration),
 }
 
+/// What a job that was enqueued survives, and so what enqueueing costs.
+///
+/// Either way nothing is lost when the process dies, however it dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// `enqueue` returns before the disk is told: a power loss, or a crash of the system, may lose what was enqueued, and run
+    /// again what was finished, in the last moments before it. The database stays sound.
+    Normal,
+    /// `enqueue` returns, and an outcome is told, when the disk has it: SQLite's `synchronous=FULL`, one sync for all who
+    /// enqueue at the same time. Survives what the disk survives.
+    Full,
+}
+
+impl Default for Durability {
+    /// Full.
+    fn default() -> Self {
+        Self::Full
+    }
+}
+
 /// How much a store keeps, and for how long.
 ///
 /// At the cap the oldest rows make room for new ones. Warnings and errors have a quarter of the database to themselves, so

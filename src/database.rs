@@ -344,6 +344,11 @@ pub(crate) fn set_number(connection: &Connection, pragma: &str, value: i64) -> R
     })
 }
 
+/// Whether a commit waits for the disk; not within a transaction.
+pub(crate) fn set_synchronous(connection: &Connection, is_full: bool) -> Result<()> {
+    set_number(connection, "synchronous", if is_full { 2 } else { 1 })
+}
+
 fn set(connection: &Connection, pragma: &str, value: &str, reads: &str) -> Result<(), Pragma> {
     connection.execute_batch(&format!("PRAGMA {pragma} = {value}"))?;
     let got = connection.pragma_query_value(None, pragma, |row| {

@@ -95,7 +95,7 @@ mod l0;
 pub mod testing;
 
 pub use clock::{Clock, ManualClock, Timestamp};
-pub use config::{Console, Flight, Overload, Retention};
+pub use config::{Console, Durability, Flight, Overload, Retention};
 pub use error::{Error, Result};
 pub use event::{Severity, TelemetryEvent};
 pub use l0::{Builder, Handle, L0, Stats, builder, get, init};

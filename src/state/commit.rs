@@ -1,9 +1,8 @@
-//! Group commit: whoever gets the connection commits what everyone has queued, in one transaction.
+//! Group commit: of those who have something to write, one writes for all.
 //!
-//! Each caller queues its operation and then waits for the connection. With it in hand it either finds its operation
-//! done by the one before, or leads: takes the whole queue, runs each operation in a savepoint of its own, commits
-//! once, and leaves every caller its outcome. So sixteen callers share a sync, a lone one pays for one, and no thread
-//! exists for it.
+//! Each caller queues its operation. Who finds nobody writing leads: it takes the whole queue, runs each operation in a
+//! savepoint of its own, commits once, and leaves every caller its outcome; then the first of those who came meanwhile
+//! leads. So sixteen callers share a sync, a lone one pays for one, and no thread exists for it.
 
 use std::{
     fmt,
@@ -12,18 +11,22 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 
 use super::STATE;
 use crate::{
     clock::deadline,
-    database::{identity, open_writer},
+    config::Durability,
+    database::{identity, open_writer, set_synchronous},
     error::{Error, Result},
 };
+
+/// How often a leader looks whether those who were told just now are back.
+const GATHER_YIELDS: usize = 20;
 
 type Operation = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
 
@@ -31,7 +34,7 @@ type Operation = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
 pub(crate) struct State {
     dir: PathBuf,
     open: Mutex<Open>,
-    queue: Mutex<Vec<Arc<Pending>>>,
+    line: Mutex<Line>,
     /// Of the database's pages, as of the last commit; 0 before.
     bytes: AtomicU64,
 }
@@ -40,21 +43,46 @@ pub(crate) struct State {
 struct Open {
     /// With the file it is to.
     connection: Option<(Option<(u64, u64)>, Connection)>,
+    /// As the connection has it now.
+    durability: Durability,
     closed: bool,
+}
+
+#[derive(Default)]
+struct Line {
+    waiting: Vec<Arc<Pending>>,
+    has_leader: bool,
+    /// How many the last leader wrote for.
+    last: usize,
 }
 
 struct Pending {
     what: &'static str,
+    durability: Durability,
     operation: Mutex<Option<Operation>>,
-    outcome: Mutex<Option<Result<()>>>,
+    told: Mutex<Told>,
+    is_told: Condvar,
+}
+
+enum Told {
+    Nothing,
+    /// To write for all who wait.
+    Leads,
+    Outcome(Result<()>),
 }
 
 impl State {
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), open: Mutex::default(), queue: Mutex::default(), bytes: AtomicU64::new(0) }
+        Self { dir: dir.to_owned(), open: Mutex::default(), line: Mutex::default(), bytes: AtomicU64::new(0) }
     }
 
-    /// Runs `operation` in a transaction that is committed when this returns; `what` says in an error what failed.
+    /// The directory it is in.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Runs `operation` in a transaction that is committed, and synced, when this returns; `what` says in an error what
+    /// failed.
     ///
     /// After a timeout the operation has not run and will not.
     pub(super) fn commit(
@@ -63,40 +91,109 @@ impl State {
         within: Duration,
         operation: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<()> {
-        let pending =
-            Arc::new(Pending { what, operation: Mutex::new(Some(Box::new(operation))), outcome: Mutex::new(None) });
-        self.queue.lock().push(Arc::clone(&pending));
-        let mut open = match self.open.try_lock_until(deadline(within)) {
-            Some(open) => open,
-            None if self.withdraw(&pending) => {
-                return Err(Error::timeout(format!(
-                    "{what}: state.db was not free within {within:?}; nothing was written"
-                )));
-            }
-            // Its leader has it: that ends with the sync of the disk.
-            None => self.open.lock(),
-        };
-        if let Some(outcome) = pending.outcome.lock().take() {
-            return outcome;
-        }
-        let batch = std::mem::take(&mut *self.queue.lock());
-        let outcome = open.connection(&self.dir).and_then(|connection| {
-            lead(connection, &batch)?;
-            let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
-            if let Ok(bytes) =
-                connection.prepare_cached(sql).and_then(|mut sql| sql.query_row([], |row| row.get::<_, i64>(0)))
-            {
-                self.bytes.store(bytes.cast_unsigned(), Ordering::Relaxed);
-            }
+        self.write(what, within, Durability::Full, operation)
+    }
+
+    /// As [`commit`](Self::commit), with an answer, and as durable as asked for.
+    pub(crate) fn write<R: Send + 'static>(
+        &self,
+        what: &'static str,
+        within: Duration,
+        durability: Durability,
+        operation: impl FnOnce(&Connection) -> rusqlite::Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let answer = Arc::new(Mutex::new(None));
+        let place = Arc::clone(&answer);
+        let operation = Box::new(move |connection: &Connection| {
+            *place.lock() = Some(operation(connection)?);
             Ok(())
         });
-        if let Err(error) = outcome {
-            for pending in &batch {
-                pending.outcome.lock().get_or_insert_with(|| Err(error.clone()));
+        self.run(what, within, durability, operation)?;
+        let answer = answer.lock().take();
+        answer.ok_or_else(|| Error::storage(format!("{what}: it was not run")))
+    }
+
+    fn run(&self, what: &'static str, within: Duration, durability: Durability, operation: Operation) -> Result<()> {
+        let until = deadline(within);
+        let pending = Arc::new(Pending {
+            what,
+            durability,
+            operation: Mutex::new(Some(operation)),
+            told: Mutex::new(Told::Nothing),
+            is_told: Condvar::new(),
+        });
+        let leads = {
+            let mut line = self.line.lock();
+            line.waiting.push(Arc::clone(&pending));
+            !std::mem::replace(&mut line.has_leader, true)
+        };
+        let mut is_in_time = !leads || self.lead(&pending, until);
+        if !leads {
+            pending.wait(Some(until));
+        }
+        while is_in_time {
+            let told = std::mem::replace(&mut *pending.told.lock(), Told::Nothing);
+            match told {
+                Told::Outcome(outcome) => return outcome,
+                Told::Leads => is_in_time = self.lead(&pending, until),
+                Told::Nothing if self.withdraw(&pending) => is_in_time = false,
+                // Its leader has it: that ends with the sync of the disk.
+                Told::Nothing => pending.wait(None),
             }
         }
-        drop(open);
-        pending.outcome.lock().take().unwrap_or_else(|| Err(Error::storage(format!("{what}: it was not in the queue"))))
+        Err(Error::timeout(format!("{what}: state.db was not free within {within:?}; nothing was written")))
+    }
+
+    /// Writes for all who wait, `own` among them. If the connection is not free in time, `own` is taken back and the next
+    /// may try.
+    fn lead(&self, own: &Arc<Pending>, until: Instant) -> bool {
+        let open = self.open.try_lock_until(until);
+        let has_led = open.is_some();
+        if let Some(mut open) = open {
+            let batch = self.gather();
+            let outcome = open.write(&self.dir, &batch);
+            self.note_size(&open);
+            drop(open);
+            for pending in &batch {
+                pending.tell_outcome(outcome.as_ref().err());
+            }
+        }
+        let mut line = self.line.lock();
+        if !has_led {
+            line.waiting.retain(|waiting| !Arc::ptr_eq(waiting, own));
+        }
+        match line.waiting.first() {
+            Some(next) => next.tell(Told::Leads),
+            None => line.has_leader = false,
+        }
+        has_led
+    }
+
+    /// Those who wait. Who was told its outcome just now may be back in a moment: it is waited for that long, for a sync
+    /// takes far longer.
+    fn gather(&self) -> Vec<Arc<Pending>> {
+        for _ in 0..GATHER_YIELDS {
+            let mut line = self.line.lock();
+            if line.waiting.len() >= line.last {
+                line.last = line.waiting.len();
+                return std::mem::take(&mut line.waiting);
+            }
+            drop(line);
+            std::thread::yield_now();
+        }
+        let mut line = self.line.lock();
+        line.last = line.waiting.len();
+        std::mem::take(&mut line.waiting)
+    }
+
+    fn note_size(&self, open: &Open) {
+        let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        let Some((_, connection)) = &open.connection else { return };
+        if let Ok(bytes) =
+            connection.prepare_cached(sql).and_then(|mut sql| sql.query_row([], |row| row.get::<_, i64>(0)))
+        {
+            self.bytes.store(bytes.cast_unsigned(), Ordering::Relaxed);
+        }
     }
 
     /// Bytes of the database's pages, wherever they are.
@@ -110,15 +207,18 @@ impl State {
     /// Closes the database; what comes later is refused.
     pub(crate) fn close(&self, within: Duration) {
         if let Some(mut open) = self.open.try_lock_for(within) {
-            *open = Open { connection: None, closed: true };
+            *open = Open { closed: true, ..Open::default() };
         }
     }
 
-    /// Takes an operation back; not if a leader has it.
+    /// Takes an operation back; not if a leader has it, or it is to lead.
     fn withdraw(&self, pending: &Arc<Pending>) -> bool {
-        let mut queue = self.queue.lock();
-        let index = queue.iter().position(|queued| Arc::ptr_eq(queued, pending));
-        index.map(|index| queue.remove(index)).is_some()
+        let mut line = self.line.lock();
+        if !matches!(*pending.told.lock(), Told::Nothing) {
+            return false;
+        }
+        let index = line.waiting.iter().position(|queued| Arc::ptr_eq(queued, pending));
+        index.map(|index| line.waiting.remove(index)).is_some()
     }
 }
 
@@ -129,8 +229,14 @@ impl fmt::Debug for State {
 }
 
 impl Open {
+    /// Writes for all of a batch; an error is everybody's who has no outcome of their own.
+    fn write(&mut self, dir: &Path, batch: &[Arc<Pending>]) -> Result<()> {
+        let durability = batch.iter().map(|pending| pending.durability).max().unwrap_or_default();
+        lead(self.connection(dir, durability)?, batch)
+    }
+
     /// The connection; to a new database if the old one's file is gone.
-    fn connection(&mut self, dir: &Path) -> Result<&Connection> {
+    fn connection(&mut self, dir: &Path, durability: Durability) -> Result<&Connection> {
         if self.closed {
             return Err(Error::closed());
         }
@@ -142,9 +248,14 @@ impl Open {
             Some(open) => self.connection.insert(open),
             None => {
                 let connection = open_writer(&STATE, dir)?;
+                self.durability = Durability::Full;
                 self.connection.insert((identity(&STATE, dir), connection))
             }
         };
+        if self.durability != durability {
+            set_synchronous(connection, durability == Durability::Full)?;
+            self.durability = durability;
+        }
         Ok(connection)
     }
 }
@@ -155,10 +266,10 @@ fn lead(connection: &Connection, batch: &[Arc<Pending>]) -> Result<()> {
     let failed = |error| Error::sqlite("cannot commit to state.db", error);
     let mut rest = batch;
     while !rest.is_empty() {
-        connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+        statement(connection, "BEGIN IMMEDIATE").map_err(failed)?;
         let mut outcomes: Vec<Result<()>> = Vec::with_capacity(rest.len());
         for pending in rest {
-            outcomes.push(pending.run(connection));
+            outcomes.push(pending.run(connection, rest.len() == 1));
             if connection.is_autocommit() {
                 break;
             }
@@ -166,31 +277,68 @@ fn lead(connection: &Connection, batch: &[Arc<Pending>]) -> Result<()> {
         let (done, behind) = rest.split_at(outcomes.len());
         let lost = match outcomes.last() {
             Some(Err(error)) if connection.is_autocommit() => Some(error.clone()),
-            _ => connection.execute_batch("COMMIT").err().map(failed),
+            _ => statement(connection, "COMMIT").err().map(failed),
         };
         if lost.is_some() && !connection.is_autocommit() {
             let _ = connection.execute_batch("ROLLBACK");
         }
         for (pending, outcome) in done.iter().zip(outcomes) {
             let outcome = lost.clone().map_or(outcome, Err);
-            *pending.outcome.lock() = Some(outcome);
+            *pending.told.lock() = Told::Outcome(outcome);
         }
         rest = behind;
     }
     Ok(())
 }
 
+/// Runs a statement that has nothing to say.
+fn statement(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
+}
+
 impl Pending {
-    fn run(&self, connection: &Connection) -> Result<()> {
+    /// Runs it; alone in its transaction it needs no savepoint, for the transaction goes with it.
+    fn run(&self, connection: &Connection, is_alone: bool) -> Result<()> {
         let Some(operation) = self.operation.lock().take() else { return Ok(()) };
-        let outcome = connection
-            .execute_batch("SAVEPOINT one")
-            .and_then(|()| operation(connection))
-            .and_then(|()| connection.execute_batch("RELEASE one"));
+        let outcome = if is_alone {
+            operation(connection)
+        } else {
+            statement(connection, "SAVEPOINT one")
+                .and_then(|()| operation(connection))
+                .and_then(|()| statement(connection, "RELEASE one"))
+        };
         outcome.map_err(|error| {
-            let _ = connection.execute_batch("ROLLBACK TO one; RELEASE one");
+            let undo = if is_alone { "ROLLBACK" } else { "ROLLBACK TO one; RELEASE one" };
+            let _ = connection.execute_batch(undo);
             Error::sqlite(self.what, error)
         })
+    }
+
+    /// Waits until it is told something, or this moment.
+    fn wait(&self, until: Option<Instant>) {
+        let mut told = self.told.lock();
+        while matches!(*told, Told::Nothing) {
+            match until {
+                Some(until) if self.is_told.wait_until(&mut told, until).timed_out() => return,
+                Some(_) => {}
+                None => self.is_told.wait(&mut told),
+            }
+        }
+    }
+
+    fn tell(&self, told: Told) {
+        *self.told.lock() = told;
+        self.is_told.notify_one();
+    }
+
+    /// Its outcome is there, or else this error is.
+    fn tell_outcome(&self, error: Option<&Error>) {
+        let mut told = self.told.lock();
+        if let (Told::Nothing, Some(error)) = (&*told, error) {
+            *told = Told::Outcome(Err(error.clone()));
+        }
+        drop(told);
+        self.is_told.notify_one();
     }
 }
 
@@ -248,7 +396,7 @@ mod tests {
             let queue = |count: usize, operation: Operation| {
                 let state = &state;
                 let caller = scope.spawn(move || state.commit("cannot name", Duration::from_secs(10), operation));
-                while state.queue.lock().len() < count {
+                while state.line.lock().waiting.len() < count {
                     std::thread::yield_now();
                 }
                 caller
@@ -275,6 +423,35 @@ mod tests {
         drop(held);
         state.commit("cannot name", Duration::from_secs(1), insert("next".into())).unwrap();
         assert_eq!(names(dir.path()), 1);
+    }
+
+    #[test]
+    fn a_leader_that_comes_too_late_leaves_the_lead_to_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::new(dir.path());
+        let held = state.open.lock();
+        std::thread::scope(|scope| {
+            let hasty = scope.spawn(|| state.commit("cannot name", Duration::from_millis(50), insert("hasty".into())));
+            while !state.line.lock().has_leader {
+                std::thread::yield_now();
+            }
+            let patient = scope.spawn(|| state.commit("cannot name", Duration::from_secs(10), insert("late".into())));
+            assert!(hasty.join().unwrap().unwrap_err().is_timeout());
+            drop(held);
+            patient.join().unwrap().unwrap();
+        });
+        assert!(!state.line.lock().has_leader, "and nobody leads for ever");
+        assert_eq!(names(dir.path()), 1);
+    }
+
+    #[test]
+    fn a_transaction_is_synced_if_anybody_in_it_asks_for_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::new(dir.path());
+        let synchronous = |connection: &Connection| connection.pragma_query_value(None, "synchronous", |row| row.get(0));
+        let ask = |durability| state.write("cannot ask", Duration::from_secs(1), durability, synchronous).unwrap();
+        let levels: Vec<i64> = [Durability::Full, Durability::Normal, Durability::Full].map(ask).to_vec();
+        assert_eq!(levels, [2, 1, 2]);
     }
 
     #[test]
