@@ -8,6 +8,10 @@ use std::{
 
 use etcetera::BaseStrategy as _;
 
+mod jobs;
+
+pub use jobs::{Durability, JobEvents, JobHistory};
+
 use crate::{
     capture::{Parsed, parse_filter},
     clock::Clock,
@@ -33,6 +37,9 @@ pub(crate) const MAX_BYTES_MAX: u64 = 1 << 44;
 /// What was audited, with its WAL.
 const MAX_AUDIT_BYTES_DEFAULT: u64 = 1 << 30;
 const MAX_AUDIT_BYTES_MIN: u64 = 1 << 20;
+
+/// Threads of jobs.
+const WORKERS_MAX: usize = 1_024;
 
 /// Where human-readable lines go, beside the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,26 +74,6 @@ pub enum Overload {
     Shed,
     /// The recording thread waits for room, at most this long; then the record is shed and counted.
     Block(Duration),
-}
-
-/// What a job that was enqueued survives, and so what enqueueing costs.
-///
-/// Either way nothing is lost when the process dies, however it dies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Durability {
-    /// `enqueue` returns before the disk is told: a power loss, or a crash of the system, may lose what was enqueued, and run
-    /// again what was finished, in the last moments before it. The database stays sound.
-    Normal,
-    /// `enqueue` returns, and an outcome is told, when the disk has it: SQLite's `synchronous=FULL`, one sync for all who
-    /// enqueue at the same time. Survives what the disk survives.
-    Full,
-}
-
-impl Default for Durability {
-    /// Full.
-    fn default() -> Self {
-        Self::Full
-    }
 }
 
 /// How much a store keeps, and for how long.
@@ -220,6 +207,10 @@ pub(crate) struct Config {
     pub(crate) panic_hook: bool,
     pub(crate) redaction: Redaction,
     pub(crate) retention: Retention,
+    pub(crate) workers: usize,
+    pub(crate) job_durability: Durability,
+    pub(crate) job_events: JobEvents,
+    pub(crate) job_history: JobHistory,
 }
 
 /// Filter directives, and whether the environment may replace them.
@@ -246,6 +237,10 @@ impl Default for Config {
             panic_hook: false,
             redaction: Redaction::default(),
             retention: Retention::default(),
+            workers: jobs::workers_default(),
+            job_durability: Durability::default(),
+            job_events: JobEvents::default(),
+            job_history: JobHistory::default(),
         }
     }
 }
@@ -264,6 +259,9 @@ impl Config {
                 "commit_every({:?}) must be more than nothing and at most an hour",
                 self.commit_every
             )));
+        }
+        if !(1..=WORKERS_MAX).contains(&self.workers) {
+            return Err(Error::config(format!("workers({}) must be between 1 and {WORKERS_MAX}", self.workers)));
         }
         self.retention.validate()
     }

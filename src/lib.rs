@@ -91,11 +91,12 @@ mod state;
 mod store;
 pub mod query;
 pub mod limits;
+pub mod jobs;
 mod l0;
 pub mod testing;
 
 pub use clock::{Clock, ManualClock, Timestamp};
-pub use config::{Console, Durability, Flight, Overload, Retention};
+pub use config::{Console, Durability, Flight, JobEvents, JobHistory, Overload, Retention};
 pub use error::{Error, Result};
 pub use event::{Severity, TelemetryEvent};
 pub use l0::{Builder, Handle, L0, Stats, builder, get, init};

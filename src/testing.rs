@@ -30,6 +30,10 @@
 //! A future is run inside, on an executor that polls it on this thread: `capture(|| block_on(future))`. Of a program that
 //! has called [`init`](crate::init) a capture sees what the closure tells `tracing`, and the global subscriber does not.
 
+mod job_queue;
+
+pub use job_queue::job_queue;
+
 use std::{fmt, ops::Deref, path::PathBuf, sync::OnceLock, time::Duration};
 
 use tracing_core::{Dispatch, dispatcher, subscriber::NoSubscriber};

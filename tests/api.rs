@@ -2,6 +2,7 @@
 //! behind `cfg(any())` waits for its capability.
 use std::{error::Error, time::Duration};
 
+use l0::jobs::{Backoff, Job, JobContext, JobError, JobOptions};
 use l0::{
     Console, Handle, Retention, Severity, TelemetryEvent,
     correlation::{self, CorrelationId},
@@ -10,21 +11,18 @@ use l0::{
 #[cfg(any())]
 use l0::{
     health::{Format, Status},
-    jobs::{Backoff, Job, JobContext, JobError, JobOptions, Misfire, Overlap, Schedule},
+    jobs::{Misfire, Overlap, Schedule},
 };
-#[cfg(any())]
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::prelude::*;
 
 /// One hour.
 const HOUR: Duration = Duration::from_secs(3600);
 
-#[cfg(any())]
 #[derive(Clone, Serialize, Deserialize)]
 struct Invoice {
     id: u64,
 }
-#[cfg(any())]
 impl Job for Invoice {
     const KIND: &'static str = "invoice";
     type Output = String;
@@ -68,7 +66,6 @@ fn limits(l0: &Handle) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-#[cfg(any())]
 fn jobs(l0: &Handle) -> Result<(), Box<dyn Error>> {
     let prefix = String::from("invoice-");
     l0.jobs().queue("billing", 2)?;
@@ -87,6 +84,11 @@ fn jobs(l0: &Handle) -> Result<(), Box<dyn Error>> {
     assert_eq!(handle.wait()?, "invoice-7");
     let sum = l0.jobs().spawn("sum", |_cx| Ok((1..=10).sum::<u32>()))?;
     assert_eq!(sum.wait()?, 55);
+    Ok(())
+}
+
+#[cfg(any())]
+fn schedules(l0: &Handle) -> Result<(), Box<dyn Error>> {
     let nightly = Schedule::cron("30 2 * * *")?
         .in_zone("Europe/Berlin")?
         .overlap(Overlap::Skip)
@@ -146,7 +148,6 @@ fn a_service_uses_everything() -> Result<(), Box<dyn Error>> {
         let _scope = correlation::enter(id);
         assert_eq!(correlation::current().as_ref().map(CorrelationId::as_str), Some("order-9"));
         limits(&handle)?;
-        #[cfg(any())]
         jobs(&handle)?;
         handle.log(tracing::Level::INFO, "api", "in the scope");
     }
@@ -172,10 +173,8 @@ fn async_callers(l0: &Handle) {
     fn send<F: Future + Send>(_: F) {}
     let l0 = l0.clone();
     send(correlation::scope(CorrelationId::new(), async move {
-        #[cfg(any())]
         let handle = l0.jobs().enqueue_async(Invoice { id: 1 }).await?;
         l0.flush_async().await?;
-        #[cfg(any())]
         let _: String = handle.await?;
         Ok::<(), Box<dyn Error + Send + Sync>>(())
     }));

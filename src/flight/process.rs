@@ -12,7 +12,7 @@ pub(crate) struct Owner {
 
 impl Owner {
     /// This process.
-    pub(super) fn current() -> Self {
+    pub(crate) fn current() -> Self {
         let pid = std::process::id();
         Self { boot: boot_id(), pid, started: start_time(pid).unwrap_or(0) }
     }

@@ -15,9 +15,10 @@ use super::{
 use crate::{
     capture::{Capture, Gate, mark_own_thread},
     clock::Clock,
-    config::{self, Config, Console, Directives, Flight, Overload, Retention},
+    config::{self, Config, Console, Directives, Durability, Flight, JobEvents, JobHistory, Overload, Retention},
     error::{Error, Result},
     flight::{FlightRecorder, Medium, Shape},
+    jobs::{JobQueue, Jobs, Settings},
     limits::Limits,
     redaction::Redaction,
     state::{self, State},
@@ -66,7 +67,7 @@ pub fn init() -> Result<L0> {
 /// # Ok::<(), l0::Error>(())
 /// ```
 pub fn builder() -> Builder {
-    Builder { config: Config::default() }
+    Builder { config: Config::default(), job_queue: None }
 }
 
 /// Settings of an [`L0`]. See [`builder`].
@@ -74,6 +75,7 @@ pub fn builder() -> Builder {
 #[must_use = "call start() or install()"]
 pub struct Builder {
     config: Config,
+    job_queue: Option<Arc<dyn JobQueue>>,
 }
 
 impl Builder {
@@ -156,6 +158,37 @@ impl Builder {
     /// How much the store keeps, and for how long; 256 MiB of any age unless set.
     pub fn retention(mut self, retention: Retention) -> Self {
         self.config.retention = retention;
+        self
+    }
+
+    /// How many closures, and how many durable jobs of the queue `default`, run at once: as many as there are processors, but
+    /// four at least, unless set. Their threads are made when they are needed.
+    pub fn workers(mut self, threads: usize) -> Self {
+        self.config.workers = threads;
+        self
+    }
+
+    /// What jobs survive; [`Durability::Full`] unless set.
+    pub fn job_durability(mut self, d: Durability) -> Self {
+        self.config.job_durability = d;
+        self
+    }
+
+    /// What of jobs is telemetry; all unless set.
+    pub fn job_events(mut self, events: JobEvents) -> Self {
+        self.config.job_events = events;
+        self
+    }
+
+    /// How many finished jobs are kept, and for how long; seven days, and 10,000 of each kind and outcome, unless set.
+    pub fn job_history(mut self, history: JobHistory) -> Self {
+        self.config.job_history = history;
+        self
+    }
+
+    /// Keeps durable jobs elsewhere than in `state.db`: [in memory](crate::jobs::MemoryQueue), or in a queue of your own.
+    pub fn job_queue(mut self, queue: impl JobQueue) -> Self {
+        self.job_queue = Some(Arc::new(queue));
         self
     }
 
@@ -298,7 +331,23 @@ impl Builder {
             &timer,
             state::saved_accounts(&dir),
         );
+        let settings = Settings {
+            workers: config.workers,
+            durability: config.job_durability,
+            events: config.job_events,
+            history: config.job_history,
+            queue: self.job_queue,
+        };
+        let jobs = Jobs::new(
+            settings,
+            config.clock.clone(),
+            Arc::clone(&capture),
+            Arc::clone(&redactor),
+            Arc::clone(&state),
+            Arc::clone(&timer),
+        );
         let inner = Inner {
+            jobs,
             state,
             timer,
             limits,

@@ -23,6 +23,7 @@ use crate::{
     error::{Error, Result},
     event::{Severity, TelemetryEvent},
     flight::Medium,
+    jobs::Jobs,
     limits::{Limits, ScopeStats},
     redaction::Redactor,
     state::{self, State},
@@ -57,6 +58,7 @@ pub(super) struct Inner {
     pub(super) state: Arc<State>,
     pub(super) timer: Arc<Timer>,
     pub(super) limits: Limits,
+    pub(super) jobs: Jobs,
     pub(super) audit_warned: AtomicBool,
 }
 
@@ -210,6 +212,11 @@ impl Handle {
     /// Named limits: scopes, decisions over several of them, the report. See [`Limits`].
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
+    }
+
+    /// Jobs: closures in memory, durable jobs, what became of them. See [`Jobs`].
+    pub fn jobs(&self) -> &Jobs {
+        &self.inner.jobs
     }
 
     /// Removes now what [`Retention`] says is too old, and gives back what the store has too much; a dry run only says what

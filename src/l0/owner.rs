@@ -60,8 +60,11 @@ impl L0 {
         Self { handle, thread: Some(thread), kind }
     }
 
-    /// Stores what is recorded, ends the run as `clean` and closes the store. What is recorded afterwards is only
+    /// Ends jobs, stores what is recorded, ends the run as `clean` and closes the store. What is recorded afterwards is only
     /// counted. Blocks for at most `timeout`.
+    ///
+    /// No job is begun any more. Those that run have half of the time to be done, and a quarter to end when they are asked to:
+    /// durable ones that do not are pending for another process, at no cost of an attempt.
     ///
     /// # Errors
     /// `is_timeout` or `is_storage` if the last records could not be stored in time; they stay in the flight file and
@@ -80,11 +83,12 @@ impl L0 {
         }
         let until = deadline(timeout);
         let left = || until.saturating_duration_since(Instant::now());
-        // The writer needs the most of the time.
-        self.handle.timer().stop(timeout / 4);
-        while !self.handle.limits().tell_all(true) && left() > timeout / 2 {
+        // What runs has half of the time to be done, a quarter to heed that it should end; the writer has the rest.
+        self.handle.jobs().stop(deadline(timeout / 2), deadline(timeout / 4 * 3));
+        self.handle.timer().stop(left() / 4);
+        while !self.handle.limits().tell_all(true) && left() > timeout / 8 {
             // There was no room in the flight recorder; unless the store is sick there soon is.
-            if shared.ask().and_then(|ticket| shared.wait(ticket, left().min(timeout / 4))).is_err() {
+            if shared.ask().and_then(|ticket| shared.wait(ticket, left().min(timeout / 16))).is_err() {
                 break;
             }
         }

@@ -71,6 +71,7 @@ pub(super) const EVENTS: char = 'e';
 pub(super) const NEWEST_TRACES: char = 'n';
 pub(super) const SLOWEST_TRACES: char = 's';
 pub(super) const FAILED_TRACES: char = 'f';
+const JOBS: char = 'j';
 
 impl Cursor {
     /// The text.
@@ -83,12 +84,22 @@ impl Cursor {
         Self(format!("{kind}{first}.{second}"))
     }
 
+    /// Behind the job of this number.
+    pub(crate) fn of_job(number: u64) -> Self {
+        Self::at(Place { kind: JOBS, key: (number.cast_signed(), 0) })
+    }
+
+    /// The job's number.
+    pub(crate) fn job(&self) -> Result<u64> {
+        self.key(JOBS).map(|(number, _)| number.cast_unsigned())
+    }
+
     fn place(&self) -> Option<Place> {
         let kind = self
             .0
             .chars()
             .next()
-            .filter(|kind| [EVENTS, NEWEST_TRACES, SLOWEST_TRACES, FAILED_TRACES].contains(kind))?;
+            .filter(|kind| [EVENTS, NEWEST_TRACES, SLOWEST_TRACES, FAILED_TRACES, JOBS].contains(kind))?;
         let (first, second) = self.0[1..].split_once('.')?;
         Some(Place { kind, key: (first.parse().ok()?, second.parse().ok()?) })
     }

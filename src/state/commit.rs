@@ -448,7 +448,8 @@ mod tests {
     fn a_transaction_is_synced_if_anybody_in_it_asks_for_that() {
         let dir = tempfile::tempdir().unwrap();
         let state = State::new(dir.path());
-        let synchronous = |connection: &Connection| connection.pragma_query_value(None, "synchronous", |row| row.get(0));
+        let synchronous =
+            |connection: &Connection| connection.pragma_query_value(None, "synchronous", |row| row.get(0));
         let ask = |durability| state.write("cannot ask", Duration::from_secs(1), durability, synchronous).unwrap();
         let levels: Vec<i64> = [Durability::Full, Durability::Normal, Durability::Full].map(ask).to_vec();
         assert_eq!(levels, [2, 1, 2]);

@@ -1,0 +1,167 @@
+//! Jobs in `state.db`. Each step is one operation of its group commit, so callers at the same time share a sync.
+
+mod claim;
+mod read;
+mod write;
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+use super::{
+    super::{
+        id::JobId,
+        row::{JobFilter, JobRow, KindCounts},
+    },
+    Cancel, Claim, Enqueued, Exchanged, JobQueue, Listed, NewJob, Note, Owner, OwnerId, Rescued, Settle,
+};
+use crate::{
+    clock::Timestamp,
+    config::Durability,
+    database::{identity, open_reader},
+    error::{Error, Result},
+    state::{STATE, State},
+};
+
+/// How long a step waits for others to commit.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// The queue that l0 uses unless it is given another.
+#[derive(Debug)]
+pub(crate) struct SqliteQueue {
+    state: Arc<State>,
+    durability: Durability,
+    /// With the file it is to.
+    reader: Mutex<Option<(Option<(u64, u64)>, Connection)>>,
+}
+
+impl SqliteQueue {
+    pub(crate) fn new(state: Arc<State>, durability: Durability) -> Self {
+        Self { state, durability, reader: Mutex::default() }
+    }
+
+    /// One step.
+    fn step<R: Send + 'static>(
+        &self,
+        what: &'static str,
+        durability: Durability,
+        operation: impl FnOnce(&Connection) -> rusqlite::Result<R> + Send + 'static,
+    ) -> Result<R> {
+        self.state.write(what, WITHIN, durability, operation)
+    }
+
+    /// A question, in one read transaction; the default where there is no database yet.
+    fn read<R: Default>(&self, what: &str, question: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> Result<R> {
+        let dir = self.state.dir();
+        if !dir.join(STATE.file).is_file() {
+            return Ok(R::default());
+        }
+        let mut reader = self.reader.lock();
+        let current = identity(&STATE, dir);
+        if reader.as_ref().is_none_or(|(of, _)| *of != current) {
+            *reader = Some((current, open_reader(&STATE, dir)?));
+        }
+        let Some((_, connection)) = &*reader else { return Ok(R::default()) };
+        let asked = connection.unchecked_transaction().and_then(|_transaction| question(connection));
+        asked.map_err(|error| Error::sqlite(what, error))
+    }
+
+    /// Whether the database is of an earlier l0, and so has no jobs.
+    pub(crate) fn is_behind(&self) -> bool {
+        let dir = self.state.dir();
+        dir.join(STATE.file).is_file() && self.reader.lock().is_none() && open_reader(&STATE, dir).is_err()
+    }
+
+    /// Brings a database of an earlier l0 up to date, which only who writes does.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        self.step("cannot open the queue of jobs", Durability::Normal, |_| Ok(()))
+    }
+}
+
+impl JobQueue for SqliteQueue {
+    fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>> {
+        self.step("cannot enqueue", self.durability, move |connection| write::enqueue(connection, &jobs))
+    }
+
+    fn exchange(&self, settle: Vec<Settle>, claim: Option<Claim>) -> Result<Exchanged> {
+        // A claim that a power loss takes back is a job that is pending again.
+        let durability = if settle.is_empty() { Durability::Normal } else { self.durability };
+        self.step("cannot settle and claim jobs", durability, move |connection| {
+            let settled = write::settle(connection, &settle)?;
+            let exchanged = claim.map_or(Ok(Exchanged::default()), |claim| claim::claim(connection, &claim))?;
+            Ok(Exchanged { settled, ..exchanged })
+        })
+    }
+
+    fn note(&self, notes: Vec<Note>) -> Result<Vec<bool>> {
+        let is_precious = notes.iter().any(|note| note.checkpoint.is_some());
+        let durability = if is_precious { self.durability } else { Durability::Normal };
+        self.step("cannot note what a job says", durability, move |connection| write::note(connection, &notes))
+    }
+
+    fn register(&self, process: &str, kinds: &[String]) -> Result<OwnerId> {
+        let (process, kinds) = (process.to_owned(), serde_json::json!(kinds).to_string());
+        self.step("cannot register as an owner of jobs", Durability::Normal, move |connection| {
+            let sql = "INSERT INTO job_owner (process, kinds, beat) VALUES (?1, ?2, 0)";
+            connection.prepare_cached(sql)?.execute([process, kinds])?;
+            Ok(OwnerId(connection.last_insert_rowid()))
+        })
+    }
+
+    fn beat(&self, owner: OwnerId) -> Result<Option<Vec<JobId>>> {
+        self.step("cannot renew the leases of jobs", Durability::Normal, move |connection| {
+            write::beat(connection, owner)
+        })
+    }
+
+    fn owners(&self) -> Result<Vec<Owner>> {
+        self.read("cannot read the owners of jobs", read::owners)
+    }
+
+    fn rescue(&self, owner: &Owner, now: Timestamp) -> Result<Vec<Rescued>> {
+        let (id, beat) = (owner.id, owner.beat);
+        self.step("cannot rescue jobs", self.durability, move |connection| write::rescue(connection, id, beat, now))
+    }
+
+    fn cancel(&self, id: JobId, now: Timestamp) -> Result<Cancel> {
+        self.step("cannot cancel a job", self.durability, move |connection| write::cancel(connection, id, now))
+    }
+
+    fn retry(&self, id: JobId, now: Timestamp) -> Result<bool> {
+        self.step("cannot retry a job", self.durability, move |connection| write::retry(connection, id, now))
+    }
+
+    fn get(&self, id: JobId) -> Result<Option<JobRow>> {
+        self.read("cannot read a job", |connection| read::get(connection, id))
+    }
+
+    fn list(&self, filter: &JobFilter) -> Result<Listed> {
+        self.read("cannot list jobs", |connection| read::list(connection, filter))
+    }
+
+    fn counts(&self) -> Result<Vec<KindCounts>> {
+        self.read("cannot count jobs", read::counts)
+    }
+
+    fn prune(&self, before: Timestamp, keep: u64, limit: u64) -> Result<u64> {
+        self.step("cannot prune jobs", Durability::Normal, move |connection| {
+            write::prune(connection, before, keep, limit)
+        })
+    }
+}
+
+/// A unique key, in its kind.
+fn unique_key(kind: &str, key: &str) -> String {
+    format!("{kind}\u{1f}{key}")
+}
+
+/// The number of an id's row; 0, of which there is none, for another kind of id.
+fn number(id: JobId) -> i64 {
+    id.row().map_or(0, |(number, _)| number.cast_signed())
+}
+
+/// The id of a row.
+fn id(number: i64, enqueued_at: i64) -> JobId {
+    JobId::of_row(number.unsigned_abs(), Timestamp::from_unix_ns(enqueued_at))
+}

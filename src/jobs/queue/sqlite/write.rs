@@ -1,0 +1,302 @@
+//! What changes jobs: each change of a running one names its lease.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{
+    super::{Cancel, Ended, Enqueued, NewJob, Note, Outcome, OwnerId, Rescued, Settle, rules::after_death},
+    id, number, unique_key,
+};
+use crate::{
+    clock::{Timestamp, duration_ns},
+    jobs::id::{JobId, JobState, Reason},
+};
+
+pub(super) fn enqueue(connection: &Connection, jobs: &[NewJob]) -> rusqlite::Result<Vec<Enqueued>> {
+    let mut insert = connection.prepare_cached(
+        "INSERT OR IGNORE INTO job (lane, state, priority, run_at, enqueued_at, max_attempts, backoff_first_ns,
+                                    backoff_max_ns, timeout_ns, start_by, yields, payload, unique_key, correlation_id,
+                                    scheduled_for)
+         VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    )?;
+    let mut known = connection.prepare_cached(
+        "SELECT number, enqueued_at FROM job WHERE unique_key = ?1 AND unique_key IS NOT NULL AND state < 2",
+    )?;
+    let mut lane: Option<(&str, &str, i64)> = None;
+    let mut enqueued = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let lane = match lane {
+            Some((queue, kind, id)) if queue == job.queue && kind == job.kind => id,
+            _ => lane.insert((&job.queue, &job.kind, self::lane(connection, &job.queue, &job.kind)?)).2,
+        };
+        let unique = job.unique.as_ref().map(|key| unique_key(&job.kind, key));
+        let enqueued_at = job.enqueued_at.as_unix_ns().max(0);
+        let is_new = insert.execute(params![
+            lane,
+            job.priority,
+            job.run_at.as_unix_ns(),
+            enqueued_at,
+            job.terms.max_attempts,
+            duration_ns(job.terms.backoff.first),
+            job.terms.backoff.max.map(duration_ns),
+            job.terms.timeout.map(duration_ns),
+            job.terms.start_by.map(Timestamp::as_unix_ns),
+            job.terms.yields,
+            job.payload,
+            unique,
+            job.correlation_id.as_ref().map(|id| id.as_str()),
+            job.scheduled_for.map(Timestamp::as_unix_ns),
+        ])? == 1;
+        let id = if is_new {
+            id(connection.last_insert_rowid(), enqueued_at)
+        } else {
+            known.query_row([unique], |row| Ok(id(row.get(0)?, row.get(1)?)))?
+        };
+        enqueued.push(Enqueued { id, is_new });
+    }
+    Ok(enqueued)
+}
+
+fn lane(connection: &Connection, queue: &str, kind: &str) -> rusqlite::Result<i64> {
+    let known = connection
+        .prepare_cached("SELECT id FROM job_lane WHERE queue = ?1 AND kind = ?2")?
+        .query_row([queue, kind], |row| row.get(0))
+        .optional()?;
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    connection.prepare_cached("INSERT INTO job_lane (queue, kind) VALUES (?1, ?2)")?.execute([queue, kind])?;
+    Ok(connection.last_insert_rowid())
+}
+
+/// Of each, the state it came to; `None` if its lease is not current.
+pub(super) fn settle(connection: &Connection, settle: &[Settle]) -> rusqlite::Result<Vec<Option<JobState>>> {
+    let mut end = connection.prepare_cached(
+        "UPDATE job SET state = ?4, reason = ?5, error = ?6, result = ?7, finished_at = ?8,
+                started_at = coalesce(?9, started_at), owner = NULL,
+                checkpoint = CASE WHEN ?4 = 2 THEN NULL ELSE checkpoint END,
+                progress_done = coalesce(?10, progress_done), progress_total = coalesce(?11, progress_total),
+                progress_message = coalesce(?12, progress_message)
+          WHERE number = ?1 AND state = 1 AND owner = ?2 AND claims = ?3",
+    )?;
+    // Somebody may have asked for its end while it ran.
+    let mut again = connection.prepare_cached(
+        "UPDATE job SET state = CASE WHEN is_cancel_asked THEN 4 ELSE 0 END,
+                reason = CASE WHEN is_cancel_asked THEN ?13 ELSE ?4 END,
+                finished_at = CASE WHEN is_cancel_asked THEN ?8 ELSE NULL END,
+                error = coalesce(?5, error), run_at = ?6, attempt = attempt - ?7,
+                started_at = coalesce(?9, started_at), owner = NULL,
+                progress_done = coalesce(?10, progress_done), progress_total = coalesce(?11, progress_total),
+                progress_message = coalesce(?12, progress_message)
+          WHERE number = ?1 AND state = 1 AND owner = ?2 AND claims = ?3
+         RETURNING state",
+    )?;
+    let mut states = Vec::with_capacity(settle.len());
+    for Settle { lease, started_at, at, progress, outcome } in settle {
+        let (number, owner, at) = (number(lease.id), lease.owner.0, at.as_unix_ns());
+        let started_at = started_at.map(Timestamp::as_unix_ns);
+        let [done, total] =
+            [progress.as_ref().map(|progress| progress.done), progress.as_ref().map(|progress| progress.total)]
+                .map(|count| count.map(|count| i64::try_from(count).unwrap_or(i64::MAX)));
+        let message = progress.as_ref().map(|progress| &progress.message);
+        let mut end = |state: JobState, reason: Reason, error: Option<&str>, result: Option<&str>| {
+            let changed = end.execute(params![
+                number,
+                owner,
+                lease.token,
+                state as i64,
+                reason as i64,
+                error,
+                result,
+                at,
+                started_at,
+                done,
+                total,
+                message
+            ])?;
+            Ok::<_, rusqlite::Error>((changed == 1).then_some(state))
+        };
+        states.push(match outcome {
+            Outcome::Success { result } => end(JobState::Success, Reason::None, None, Some(result))?,
+            Outcome::Failed { reason, error } => end(JobState::Failed, *reason, Some(error), None)?,
+            Outcome::Cancelled => end(JobState::Cancelled, Reason::Cancelled, None, None)?,
+            Outcome::Again { reason, error, run_at, counts } => again
+                .query_row(
+                    params![
+                        number,
+                        owner,
+                        lease.token,
+                        *reason as i64,
+                        error,
+                        run_at.as_unix_ns(),
+                        !counts,
+                        at,
+                        started_at,
+                        done,
+                        total,
+                        message,
+                        Reason::Cancelled as i64
+                    ],
+                    |row| row.get(0).map(JobState::from_code),
+                )
+                .optional()?,
+        });
+    }
+    Ok(states)
+}
+
+pub(super) fn note(connection: &Connection, notes: &[Note]) -> rusqlite::Result<Vec<bool>> {
+    let mut update = connection.prepare_cached(
+        "UPDATE job SET progress_done = coalesce(?4, progress_done), progress_total = coalesce(?5, progress_total),
+                progress_message = coalesce(?6, progress_message), checkpoint = coalesce(?7, checkpoint),
+                started_at = coalesce(?8, started_at), is_interrupted = max(is_interrupted, ?9)
+          WHERE number = ?1 AND state = 1 AND owner = ?2 AND claims = ?3",
+    )?;
+    let noted = notes.iter().map(|note| {
+        let progress = note.progress.as_ref();
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let changed = update.execute(params![
+            number(note.lease.id),
+            note.lease.owner.0,
+            note.lease.token,
+            progress.map(|progress| count(progress.done)),
+            progress.map(|progress| count(progress.total)),
+            progress.map(|progress| &progress.message),
+            note.checkpoint,
+            note.started_at.map(Timestamp::as_unix_ns),
+            note.is_interrupted,
+        ])?;
+        Ok(changed == 1)
+    });
+    noted.collect()
+}
+
+pub(super) fn beat(connection: &Connection, owner: OwnerId) -> rusqlite::Result<Option<Vec<JobId>>> {
+    if connection.prepare_cached("UPDATE job_owner SET beat = beat + 1 WHERE id = ?1")?.execute([owner.0])? == 0 {
+        return Ok(None);
+    }
+    let sql = "SELECT number, enqueued_at FROM job WHERE owner = ?1 AND state = 1 AND is_cancel_asked = 1";
+    let mut asked = connection.prepare_cached(sql)?;
+    let asked = asked.query_map([owner.0], |row| Ok(id(row.get(0)?, row.get(1)?)))?;
+    asked.collect::<rusqlite::Result<_>>().map(Some)
+}
+
+pub(super) fn rescue(
+    connection: &Connection,
+    owner: OwnerId,
+    beat: u64,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Rescued>> {
+    let forget = "DELETE FROM job_owner WHERE id = ?1 AND beat = ?2";
+    let is_known = "SELECT count(*) FROM job_owner WHERE id = ?1";
+    if connection.prepare_cached(forget)?.execute(params![owner.0, beat.cast_signed()])? == 0
+        && connection.prepare_cached(is_known)?.query_row([owner.0], |row| row.get::<_, i64>(0))? > 0
+    {
+        return Ok(Vec::new());
+    }
+    let mut update = connection.prepare_cached(
+        "UPDATE job SET state = ?2, reason = ?3, attempt = attempt - ?4, deaths = deaths + ?5, owner = NULL,
+                run_at = min(run_at, ?6),
+                finished_at = CASE WHEN ?2 = 0 THEN NULL ELSE ?6 END
+          WHERE number = ?1",
+    )?;
+    let mut held = connection.prepare_cached(
+        "SELECT number, enqueued_at, attempt, max_attempts, is_interrupted, is_cancel_asked, kind, queue, correlation_id
+           FROM job JOIN job_lane AS l ON l.id = lane WHERE owner = ?1 AND state = 1 ORDER BY number",
+    )?;
+    let mut rows = held.query([owner.0])?;
+    let mut rescued = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (number, attempt) = (row.get(0)?, row.get(2)?);
+        let (state, reason, counts) = after_death(attempt, row.get(3)?, row.get(4)?, row.get(5)?);
+        rescued.push((
+            number,
+            reason,
+            counts,
+            Rescued {
+                id: id(number, row.get(1)?),
+                kind: row.get(6)?,
+                queue: row.get(7)?,
+                attempt,
+                state,
+                correlation_id: row.get::<_, Option<String>>(8)?.and_then(|id| id.parse().ok()),
+            },
+        ));
+    }
+    for (number, reason, counts, rescued) in &rescued {
+        let state = rescued.state as i64;
+        update.execute(params![number, state, *reason as i64, !counts, counts, now.as_unix_ns()])?;
+    }
+    Ok(rescued.into_iter().map(|(.., rescued)| rescued).collect())
+}
+
+pub(super) fn cancel(connection: &Connection, asked: JobId, now: Timestamp) -> rusqlite::Result<Cancel> {
+    let found = connection
+        .prepare_cached(
+            "SELECT enqueued_at, state, kind, correlation_id FROM job JOIN job_lane AS l ON l.id = lane WHERE number = ?1",
+        )?
+        .query_row([number(asked)], |row| {
+            let correlation_id: Option<String> = row.get(3)?;
+            Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get(2)?, correlation_id))
+        })
+        .optional()?;
+    let Some((enqueued_at, state, kind, correlation_id)) = found else { return Ok(Cancel::TooLate) };
+    if id(number(asked), enqueued_at) != asked {
+        return Ok(Cancel::TooLate);
+    }
+    match JobState::from_code(state) {
+        JobState::Pending => {
+            connection
+                .prepare_cached("UPDATE job SET state = ?2, reason = ?3, finished_at = ?4 WHERE number = ?1")?
+                .execute(params![
+                    number(asked),
+                    JobState::Cancelled as i64,
+                    Reason::Cancelled as i64,
+                    now.as_unix_ns()
+                ])?;
+            Ok(Cancel::Done(Ended { id: asked, kind, correlation_id: correlation_id.and_then(|id| id.parse().ok()) }))
+        }
+        JobState::Running => {
+            connection
+                .prepare_cached("UPDATE job SET is_cancel_asked = 1 WHERE number = ?1")?
+                .execute([number(asked)])?;
+            Ok(Cancel::Asked)
+        }
+        _ => Ok(Cancel::TooLate),
+    }
+}
+
+pub(super) fn retry(connection: &Connection, asked: JobId, now: Timestamp) -> rusqlite::Result<bool> {
+    let Some((_, enqueued_at)) = asked.row() else { return Ok(false) };
+    // A unique key that another job has taken meanwhile makes the statement do nothing.
+    let sql =
+        "UPDATE OR IGNORE job SET state = 0, reason = 0, attempt = 0, deaths = 0, run_at = ?3, finished_at = NULL,
+                      is_cancel_asked = 0, start_by = NULL
+                WHERE number = ?1 AND enqueued_at = ?2 AND state IN (3, 4)";
+    let changed =
+        connection.prepare_cached(sql)?.execute(params![number(asked), enqueued_at.as_unix_ns(), now.as_unix_ns()])?;
+    Ok(changed == 1)
+}
+
+pub(super) fn prune(connection: &Connection, before: Timestamp, keep: u64, limit: u64) -> rusqlite::Result<u64> {
+    let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let mut lanes = connection.prepare_cached("SELECT id FROM job_lane")?;
+    let lanes: Vec<i64> = lanes.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let mut count =
+        connection.prepare_cached("SELECT count(*) FROM job WHERE lane = ?1 AND state >= 2 AND state = +?2")?;
+    // The highest number stays, so that none is used again.
+    let mut delete = connection.prepare_cached(
+        "DELETE FROM job WHERE number < (SELECT max(number) FROM job) AND number IN (
+            SELECT number FROM job WHERE lane = ?1 AND state >= 2 AND state = +?2 AND finished_at < ?3
+             ORDER BY finished_at, number LIMIT ?4)",
+    )?;
+    let mut left = signed(limit);
+    for lane in lanes {
+        for state in [JobState::Success, JobState::Failed, JobState::Cancelled].map(|state| state as i64) {
+            let count: i64 = count.query_row([lane, state], |row| row.get(0))?;
+            let surplus = count.saturating_sub(signed(keep)).clamp(0, left);
+            left -= delete.execute([lane, state, i64::MAX, surplus])? as i64;
+            left -= delete.execute([lane, state, before.as_unix_ns(), left])? as i64;
+        }
+    }
+    Ok(limit.saturating_sub(left.unsigned_abs()))
+}

@@ -1,0 +1,543 @@
+//! Runs durable jobs: between a [`JobQueue`], which remembers, and the handlers of this process.
+//!
+//! `line` is one queue with its threads, `attempt` one run of a handler, `tend` what is done beside, `owner` who this process is
+//! to the others, `waiters` who waits for what, `courier` who enqueues without waiting.
+
+mod attempt;
+mod courier;
+mod line;
+mod owner;
+mod tend;
+mod waiters;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Mutex, RwLock};
+
+pub(super) use self::{
+    attempt::Handler,
+    courier::Receipt,
+    waiters::{Ended, Place},
+};
+use self::{
+    attempt::{Done, Kind, Run},
+    courier::Courier,
+    line::Line,
+    owner::Ownership,
+    tend::Rounds,
+    waiters::Waiters,
+};
+use super::{
+    context::{CANCEL, INTERRUPT},
+    error::JobFailure,
+    id::{JobId, JobState, Reason},
+    outcome::told,
+    queue::{Cancel, Claim, Enqueued, Exchanged, JobQueue, NewJob, Note, Outcome, OwnerId, Progress},
+    tell::{Change, Facts, Tell, To},
+};
+use crate::{
+    clock::{Clock, Timestamp},
+    config::JobHistory,
+    error::{Error, Result},
+    timer::Timer,
+};
+
+/// What may be claimed ahead of its beginning, of kinds whose jobs are short.
+const AHEAD: usize = 63;
+/// Every so manieth claim takes those that are due longest, whatever their priority.
+const OLDEST_EVERY: u32 = 8;
+/// A call of `run_due` ends after so many.
+const RUN_DUE_MAX: usize = 1_000_000;
+
+/// Where a runner is in its life.
+const NEW: u8 = 0;
+const CLAIMING: u8 = 1;
+/// Nothing is begun any more.
+const STOPPING: u8 = 2;
+const OVER: u8 = 3;
+
+pub(super) struct Runner {
+    pub(super) queue: Arc<dyn JobQueue>,
+    pub(super) clock: Clock,
+    /// For what is due whatever a test's hand does.
+    real: Clock,
+    pub(super) tell: Arc<Tell>,
+    timer: Arc<Timer>,
+    task: OnceLock<usize>,
+    /// Where locks of processes are, if others share the queue.
+    dir: Option<PathBuf>,
+    history: JobHistory,
+    kinds: RwLock<BTreeMap<&'static str, Arc<Kind>>>,
+    lines: RwLock<BTreeMap<String, Arc<Line>>>,
+    running: Mutex<HashMap<JobId, Arc<Run>>>,
+    owner: Mutex<Ownership>,
+    waiters: Waiters,
+    courier: Courier,
+    rounds: Rounds,
+    phase: AtomicU8,
+    claims: AtomicU32,
+}
+
+/// What a runner is made of.
+pub(super) struct Parts {
+    pub(super) queue: Arc<dyn JobQueue>,
+    pub(super) clock: Clock,
+    pub(super) tell: Arc<Tell>,
+    pub(super) timer: Arc<Timer>,
+    pub(super) dir: Option<PathBuf>,
+    pub(super) history: JobHistory,
+}
+
+impl Runner {
+    pub(super) fn new(parts: Parts) -> Arc<Self> {
+        let Parts { queue, clock, tell, timer, dir, history } = parts;
+        let runner = Arc::new(Self {
+            queue,
+            clock,
+            real: Clock::system(),
+            tell,
+            task: OnceLock::new(),
+            timer,
+            dir,
+            history,
+            kinds: RwLock::default(),
+            lines: RwLock::default(),
+            running: Mutex::default(),
+            owner: Mutex::default(),
+            waiters: Waiters::default(),
+            courier: Courier::default(),
+            rounds: Rounds::default(),
+            phase: AtomicU8::new(NEW),
+            claims: AtomicU32::new(0),
+        });
+        let weak = Arc::downgrade(&runner);
+        let task = runner.timer.add(Box::new(move || weak.upgrade()?.round()));
+        let _ = runner.task.set(task);
+        runner
+    }
+
+    fn arm(&self, within: Duration) {
+        if let Some(task) = self.task.get() {
+            self.timer.arm(*task, within);
+        }
+    }
+
+    pub(super) fn is_claiming(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == CLAIMING
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.phase.load(Ordering::Acquire) >= STOPPING
+    }
+
+    fn is_over(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == OVER
+    }
+
+    /// Refuses what comes after the end, or in a forked child.
+    pub(super) fn open(&self) -> Result<()> {
+        if self.is_stopped() || self.tell.is_forked() { Err(Error::closed()) } else { Ok(()) }
+    }
+
+    // ---- queues and kinds
+
+    pub(super) fn set_line(&self, name: &str, limit: usize) {
+        let mut lines = self.lines.write();
+        match lines.get(name) {
+            Some(line) => line.set_limit(limit),
+            None => _ = lines.insert(name.to_owned(), Arc::new(Line::new(name, limit))),
+        }
+    }
+
+    pub(super) fn has_line(&self, name: &str) -> bool {
+        self.lines.read().contains_key(name)
+    }
+
+    fn line(&self, name: &str) -> Option<Arc<Line>> {
+        self.lines.read().get(name).cloned()
+    }
+
+    fn lines(&self) -> Vec<Arc<Line>> {
+        self.lines.read().values().cloned().collect()
+    }
+
+    pub(super) fn line_names(&self) -> Vec<String> {
+        self.lines.read().keys().cloned().collect()
+    }
+
+    /// Says whether the kind had no handler yet.
+    pub(super) fn add_kind(self: &Arc<Self>, name: &'static str, queue: String, handler: Handler) -> bool {
+        let mut kinds = self.kinds.write();
+        if kinds.contains_key(name) {
+            return false;
+        }
+        kinds.insert(name, Arc::new(Kind::new(name, queue, handler)));
+        drop(kinds);
+        if self.is_claiming() {
+            self.lines().iter().for_each(|line| line.news(self, None));
+        }
+        true
+    }
+
+    fn kind(&self, name: &str) -> Option<Arc<Kind>> {
+        self.kinds.read().get(name).cloned()
+    }
+
+    pub(super) fn handles(&self, kind: &str) -> bool {
+        self.kinds.read().contains_key(kind)
+    }
+
+    // ---- life
+
+    /// Claims from now on.
+    pub(super) fn start(self: &Arc<Self>) -> Result<()> {
+        self.open()?;
+        for kind in self.kinds.read().values() {
+            if self.line(&kind.queue).is_none() {
+                return Err(unknown_queue(&kind.queue, &self.line_names()));
+            }
+        }
+        self.owner()?;
+        self.tell.adopt();
+        if self.phase.compare_exchange(NEW, CLAIMING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return self.open();
+        }
+        self.look_at_others();
+        self.lines().iter().for_each(|line| line.news(self, None));
+        self.stir(Duration::ZERO);
+        Ok(())
+    }
+
+    /// Nothing is begun any more: what was claimed and not begun is given back, what runs may end until `drain`, is then
+    /// asked to, and waited for until `until`.
+    pub(super) fn stop(self: &Arc<Self>, drain: Instant, until: Instant) {
+        self.phase.fetch_max(STOPPING, Ordering::AcqRel);
+        self.courier.stop(drain);
+        let lines = self.lines();
+        for line in &lines {
+            let now = self.clock.now();
+            let back = line.take_back(u64::MAX);
+            if !back.is_empty() {
+                let back = back.into_iter().map(|claimed| Done::unstarted(claimed, now, Reason::Interrupted));
+                let _ = self.exchange(line, back.collect(), 0);
+            }
+            line.wake_all();
+        }
+        self.interrupt(|run| run.claimed.terms.yields);
+        let is_done = lines.iter().fold(true, |is_done, line| line.wait_settled(drain) && is_done);
+        if !is_done {
+            self.interrupt(|_| true);
+            lines.iter().for_each(|line| _ = line.wait_settled(until));
+        }
+        self.phase.store(OVER, Ordering::Release);
+        for line in &lines {
+            line.wake_all();
+            line.join(until);
+        }
+        self.waiters.tell_all(&Err(JobFailure::Stopped));
+        self.leave();
+    }
+
+    /// Asks handlers to end, and notes that their end is an orderly one.
+    fn interrupt(&self, which: impl Fn(&Run) -> bool) {
+        let runs: Vec<_> = self.running.lock().values().filter(|run| which(run)).cloned().collect();
+        if runs.is_empty() {
+            return;
+        }
+        let notes = runs.iter().map(|run| Note {
+            is_interrupted: true,
+            progress: run.control.take_news(),
+            started_at: Some(run.started_at),
+            ..Note::new(run.claimed.lease)
+        });
+        // What cannot be noted costs an attempt, should the handler not end.
+        let _ = self.queue.note(notes.collect());
+        runs.iter().for_each(|run| run.control.raise(INTERRUPT));
+    }
+
+    /// Is no owner any more, if nothing is held: else others see that by the death of the process.
+    fn leave(&self) {
+        let Some((id, _)) = self.owner.lock().current else { return };
+        if !self.running.lock().is_empty() || self.lines().iter().any(|line| line.look().done > 0) {
+            return;
+        }
+        let own = self.queue.owners().ok().and_then(|owners| owners.into_iter().find(|owner| owner.id == id));
+        if let Some(own) = own {
+            let _ = self.queue.rescue(&own, self.clock.now());
+        }
+        self.owner.lock().leave();
+    }
+
+    /// As whom this process claims; registered with the first claim.
+    fn owner(&self) -> Result<OwnerId> {
+        let mut owner = self.owner.lock();
+        if let Some((id, _)) = owner.current {
+            return Ok(id);
+        }
+        let kinds: Vec<String> = self.kinds.read().keys().map(|kind| (*kind).to_owned()).collect();
+        let id = self.queue.register(&owner::process(), &kinds)?;
+        if let Some(dir) = &self.dir
+            && let Err(error) = owner.hold_lock(dir, id)
+        {
+            self.tell.warn("l0.jobs", format!("other processes may take this one for dead: {error}"));
+        }
+        owner.current = Some((id, self.real.elapsed_ns()));
+        Ok(id)
+    }
+
+    // ---- enqueueing
+
+    pub(super) fn enqueue(self: &Arc<Self>, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>> {
+        self.open()?;
+        self.enqueue_now(jobs)
+    }
+
+    fn enqueue_now(self: &Arc<Self>, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>> {
+        let mut dues: Vec<(String, Timestamp)> = Vec::new();
+        for job in &jobs {
+            match dues.iter_mut().find(|(queue, _)| *queue == job.queue) {
+                Some((_, due)) => *due = (*due).min(job.run_at),
+                None => dues.push((job.queue.clone(), job.run_at)),
+            }
+        }
+        let of = |job: &NewJob| (job.kind.clone(), job.queue.clone(), job.correlation_id.clone());
+        let told: Vec<_> = if self.tell.tells(To::Enqueued) { jobs.iter().map(of).collect() } else { Vec::new() };
+        let enqueued = self.queue.enqueue(jobs)?;
+        for (Enqueued { id, .. }, (kind, queue, correlation_id)) in
+            enqueued.iter().zip(&told).filter(|(enqueued, _)| enqueued.is_new)
+        {
+            let (correlation_id, facts) = (correlation_id.as_ref(), Facts { queue, ..Facts::default() });
+            self.tell.change(&Change { to: To::Enqueued, id: *id, kind, correlation_id, facts });
+        }
+        if self.is_claiming() {
+            let now = self.clock.now();
+            for (queue, due) in dues {
+                if let Some(line) = self.line(&queue) {
+                    line.news(self, (due > now).then_some(due));
+                }
+            }
+        }
+        Ok(enqueued)
+    }
+
+    /// The same, without waiting.
+    pub(super) fn enqueue_later(self: &Arc<Self>, job: NewJob) -> Result<Receipt> {
+        self.open()?;
+        Ok(self.courier.take(self, job))
+    }
+
+    // ---- running
+
+    /// Settles what is done and claims up to `free` jobs, and more of quick kinds. What was not taken comes back.
+    fn exchange(
+        self: &Arc<Self>,
+        line: &Arc<Line>,
+        done: Vec<Done>,
+        free: usize,
+    ) -> std::result::Result<Exchanged, (Vec<Done>, Error)> {
+        let claim = match if free > 0 { self.claim(line, free, AHEAD) } else { Ok(None) } {
+            Ok(claim) => claim,
+            Err(error) => return Err((done, error)),
+        };
+        let settle = done.iter().map(|done| done.settle.clone()).collect();
+        let exchanged = match self.queue.exchange(settle, claim) {
+            Ok(exchanged) => exchanged,
+            Err(error) => return Err((done, error)),
+        };
+        for (done, state) in done.iter().zip(&exchanged.settled) {
+            self.settled(line, done, *state);
+        }
+        exchanged.missed.iter().for_each(|missed| self.missed(line, missed));
+        Ok(exchanged)
+    }
+
+    /// A job could not be begun in time.
+    fn missed(&self, line: &Line, missed: &super::queue::Ended) {
+        let to = To::Failed(Reason::MissedDeadline);
+        let (correlation_id, facts) = (missed.correlation_id.as_ref(), Facts { queue: &line.name, ..Facts::default() });
+        self.tell.change(&Change { to, id: missed.id, kind: &missed.kind, correlation_id, facts });
+        self.waiters.tell(missed.id, &Err(JobFailure::MissedDeadline));
+        self.rounds.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn claim(&self, line: &Line, free: usize, ahead: usize) -> Result<Option<Claim>> {
+        let kinds: Vec<_> = self.kinds.read().values().map(|kind| (kind.name.to_owned(), kind.is_quick())).collect();
+        if kinds.is_empty() {
+            return Ok(None);
+        }
+        let mut owner = self.owner()?;
+        // One that was not heard for long makes itself heard first: others may be about to take it for dead.
+        let real_ns = self.real.elapsed_ns();
+        let heard_ns = self.owner.lock().current.map_or(0, |(_, at)| at);
+        if real_ns.saturating_sub(heard_ns) >= (owner::LEASE / 3).as_nanos() as u64 {
+            self.beat();
+            owner = self.owner()?;
+        }
+        Ok(Some(Claim {
+            owner,
+            queue: line.name.clone(),
+            ahead: if kinds.iter().any(|(_, is_quick)| *is_quick) { ahead } else { 0 },
+            kinds: Arc::new(kinds),
+            limit: free,
+            oldest: self.claims.fetch_add(1, Ordering::Relaxed) % OLDEST_EVERY == OLDEST_EVERY - 1,
+            now: self.clock.now(),
+        }))
+    }
+
+    /// What a settlement came to: it is told, and who waits learns of it.
+    fn settled(self: &Arc<Self>, line: &Arc<Line>, done: &Done, state: Option<JobState>) {
+        let id = done.settle.lease.id;
+        match (state, &done.settle.outcome) {
+            (None, _) => {
+                if done.was_run() {
+                    self.tell_done(line, done, To::LeaseLost);
+                }
+                return;
+            }
+            (Some(JobState::Success), Outcome::Success { result }) => {
+                self.tell_done(line, done, To::Succeeded);
+                self.waiters.tell(id, &Ok(result.clone()));
+            }
+            (Some(JobState::Failed), Outcome::Failed { reason, error }) => {
+                self.tell_done(line, done, To::Failed(*reason));
+                self.waiters.tell(id, &told(JobState::Failed, *reason, Some(error), None));
+            }
+            (Some(JobState::Pending), Outcome::Again { reason, run_at, .. }) => {
+                if *reason != Reason::None {
+                    self.tell_done(line, done, To::Again(*reason));
+                }
+                if self.is_claiming() {
+                    line.news(self, Some(*run_at));
+                }
+                return;
+            }
+            (Some(_), _) => {
+                self.tell_done(line, done, To::Cancelled);
+                self.waiters.tell(id, &Err(JobFailure::Cancelled));
+            }
+        }
+        self.rounds.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Runs what is due on this thread, until nothing is; says how many it was.
+    pub(super) fn run_due(self: &Arc<Self>) -> Result<usize> {
+        self.open()?;
+        self.tell.adopt();
+        self.owner()?;
+        self.look_at_others();
+        let mut count = 0;
+        loop {
+            let before = count;
+            for line in self.lines() {
+                let mut done = Vec::new();
+                loop {
+                    let claim = self.claim(&line, 1, 0)?;
+                    let Some(claim) = claim else { break };
+                    let settle = done.iter().map(|done: &Done| done.settle.clone()).collect();
+                    let exchanged = self.queue.exchange(settle, Some(claim))?;
+                    for (done, state) in done.drain(..).zip(&exchanged.settled) {
+                        self.settled(&line, &done, *state);
+                    }
+                    exchanged.missed.iter().for_each(|missed| self.missed(&line, missed));
+                    if exchanged.claimed.is_empty() && exchanged.missed.is_empty() {
+                        break;
+                    }
+                    for claimed in exchanged.claimed {
+                        count += 1;
+                        done.extend(self.run(&line, claimed, false));
+                    }
+                }
+            }
+            if count == before || count >= RUN_DUE_MAX {
+                return Ok(count);
+            }
+        }
+    }
+
+    // ---- asking
+
+    /// Cancels a pending job, or asks a running one to end. Says whether it was not final yet.
+    pub(super) fn cancel(&self, id: JobId) -> Result<bool> {
+        self.open()?;
+        match self.queue.cancel(id, self.clock.now())? {
+            Cancel::Done(ended) => {
+                let (correlation_id, kind) = (ended.correlation_id.as_ref(), &ended.kind);
+                self.tell.change(&Change { to: To::Cancelled, id, kind, correlation_id, facts: Facts::default() });
+                self.waiters.tell(id, &Err(JobFailure::Cancelled));
+                self.rounds.ended.fetch_add(1, Ordering::Relaxed);
+                Ok(true)
+            }
+            Cancel::Asked => {
+                if let Some(run) = self.running.lock().get(&id) {
+                    run.control.raise(CANCEL);
+                }
+                Ok(true)
+            }
+            Cancel::TooLate => Ok(false),
+        }
+    }
+
+    pub(super) fn retry(self: &Arc<Self>, id: JobId) -> Result<bool> {
+        self.open()?;
+        let is_retried = self.queue.retry(id, self.clock.now())?;
+        if is_retried && self.is_claiming() {
+            self.lines().iter().for_each(|line| line.news(self, None));
+        }
+        Ok(is_retried)
+    }
+
+    /// A place that is filled when the job is final.
+    pub(super) fn wait_for(&self, id: JobId) -> Arc<Place> {
+        let place = self.waiters.add(id);
+        // First the place, then the look: what ends between them is seen by one of both.
+        self.look_up_end(id);
+        if self.is_over() {
+            place.finish(Err(JobFailure::Stopped));
+        } else {
+            self.stir(Duration::from_secs(1));
+        }
+        place
+    }
+
+    /// Tells who waits for a job if it is final, or is not kept any more.
+    fn look_up_end(&self, id: JobId) {
+        match self.queue.get(id) {
+            Ok(Some(row)) if row.state.is_final() => {
+                self.waiters.tell(id, &told(row.state, row.reason, row.error.as_deref(), row.result.as_deref()));
+            }
+            Ok(None) => {
+                let error = format!("the job {id} is not kept any more, or is of another store");
+                self.waiters.tell(id, &Err(JobFailure::Failed(error)));
+            }
+            // Not yet, or it cannot be read now.
+            _ => {}
+        }
+    }
+
+    /// What a job that runs here says of itself, which the store may not know yet.
+    pub(super) fn live(&self, id: JobId) -> Option<Option<Progress>> {
+        self.running.lock().get(&id).map(|run| run.control.progress())
+    }
+}
+
+pub(super) fn unknown_queue(name: &str, known: &[String]) -> Error {
+    Error::invalid_input(format!(
+        "there is no queue {name:?}: make it with jobs().queue({name:?}, concurrency) before; there are {}",
+        known.join(", ")
+    ))
+}
+
+impl fmt::Debug for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runner").field("queue", &self.queue).finish_non_exhaustive()
+    }
+}

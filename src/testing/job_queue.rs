@@ -1,0 +1,21 @@
+//! The conformance suite of job queues: what any [`JobQueue`] must do, told by a model that is too simple to be wrong.
+
+mod cases;
+mod model;
+
+use crate::jobs::JobQueue;
+
+/// Runs the conformance suite on queues that `make` makes, each new and empty. It is the one that l0's own pass.
+///
+/// ```
+/// l0::testing::job_queue(l0::jobs::MemoryQueue::default);
+/// ```
+///
+/// # Panics
+/// Where the queue does not do what [`JobQueue`] says.
+pub fn job_queue<Q: JobQueue>(make: impl Fn() -> Q) {
+    cases::run(&make);
+    for seed in 1..=40 {
+        model::run(&make(), seed, 150);
+    }
+}
