@@ -181,6 +181,12 @@ impl Capture {
         });
     }
 
+    /// Whether anything is recorded: not after the end, nor in a forked child.
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.flight.is_open()
+    }
+
     /// Whether this is a forked child, in which locks stand as they did in the parent.
     pub(crate) fn is_forked(&self) -> bool {
         self.flight.is_forked()

@@ -34,7 +34,8 @@ impl Default for Durability {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JobEvents {
-    /// Each change of a job's state is an event, and each attempt a span.
+    /// Each change of a durable job's state is an event, and each attempt a span. Of a closure its run is a span, and that it
+    /// failed an event.
     #[default]
     All,
     /// Attempts are spans; only what fails, is tried again or is rescued is an event.

@@ -31,7 +31,7 @@ pub struct JobContext {
     pub(super) attempt: u32,
     pub(super) correlation_id: Option<CorrelationId>,
     pub(super) scheduled_for: Option<Timestamp>,
-    pub(super) control: Arc<Control>,
+    pub(super) control: Arc<dyn Controlled>,
     /// Where a durable job's checkpoints go.
     pub(super) durable: Option<(Arc<dyn JobQueue>, Lease)>,
 }
@@ -47,6 +47,17 @@ pub(super) struct Control {
     /// It said something of its progress that is not written yet.
     has_news: AtomicBool,
     checkpoint: Mutex<Option<String>>,
+}
+
+/// What has a control: itself, or a closure in memory, whose is a part of it.
+pub(super) trait Controlled: Send + Sync {
+    fn control(&self) -> &Control;
+}
+
+impl Controlled for Control {
+    fn control(&self) -> &Control {
+        self
+    }
 }
 
 /// Somebody wants it to end.
@@ -110,7 +121,7 @@ impl JobContext {
 
     /// Whether the handler should end: [`check`](Self::check) says why.
     pub fn is_cancelled(&self) -> bool {
-        self.control.flags() != 0
+        self.control.control().flags() != 0
     }
 
     /// Fails if the handler should end; meant to be passed on with `?`, which leaves what becomes of the job to l0: cancelled,
@@ -136,7 +147,7 @@ impl JobContext {
     /// # Errors
     /// If the handler should end.
     pub fn check(&self) -> Result<(), JobError> {
-        let flags = self.control.flags();
+        let flags = self.control.control().flags();
         let ending = match flags {
             0 => return Ok(()),
             _ if flags & LOST != 0 => Ending::LeaseLost,
@@ -150,7 +161,7 @@ impl JobContext {
     /// Says how far the job is: so much of so much (0 if nobody knows), and what it is at. Cheap: the store hears of it twice a
     /// second at most, and of the last at the job's end.
     pub fn progress(&self, done: u64, total: u64, message: &str) {
-        let mut progress = self.control.progress.lock();
+        let mut progress = self.control.control().progress.lock();
         match &mut *progress {
             Some(said) => {
                 (said.done, said.total) = (done, total);
@@ -159,7 +170,7 @@ impl JobContext {
             None => *progress = Some(Progress::new(done, total, message)),
         }
         drop(progress);
-        self.control.has_news.store(true, Ordering::Release);
+        self.control.control().has_news.store(true, Ordering::Release);
     }
 
     /// Keeps what the next attempt may begin with: it is in the store when this returns, as durable as jobs are. Of a closure
@@ -171,14 +182,14 @@ impl JobContext {
     pub fn checkpoint(&self, state: &impl Serialize) -> Result<(), JobError> {
         let json = to_json("checkpoint", state).map_err(JobError::fatal)?;
         if let Some((queue, lease)) = &self.durable {
-            let progress = self.control.take_news();
+            let progress = self.control.control().take_news();
             let note = Note { checkpoint: Some(json.clone()), progress, ..Note::new(*lease) };
             if queue.note(vec![note])? != [true] {
-                self.control.raise(LOST);
+                self.control.control().raise(LOST);
                 return Err(JobError(Ending::LeaseLost));
             }
         }
-        *self.control.checkpoint.lock() = Some(json);
+        *self.control.control().checkpoint.lock() = Some(json);
         Ok(())
     }
 
@@ -187,7 +198,7 @@ impl JobContext {
     /// # Errors
     /// If it is not of this type: the job fails, for a further attempt would find the same.
     pub fn resume<T: DeserializeOwned>(&self) -> Result<Option<T>, JobError> {
-        let checkpoint = self.control.checkpoint.lock();
+        let checkpoint = self.control.control().checkpoint.lock();
         let Some(json) = &*checkpoint else { return Ok(None) };
         serde_json::from_str(json).map(Some).map_err(|error| {
             let error = format!("its checkpoint is not what this program keeps: {error}");

@@ -1,28 +1,28 @@
-//! Closures in memory: a bounded line, and threads that work it off.
+//! Closures in memory: a bounded queue, and threads that work it off.
 
 use std::{
-    collections::VecDeque,
     fmt,
     sync::{
-        Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence},
     },
     task::{Context, Poll},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
+use crossbeam_queue::ArrayQueue;
 use parking_lot::{Condvar, Mutex};
 use smol_str::SmolStr;
 
 use super::{
     cell::{Cell, Stage, Taken},
-    context::{CANCEL, Control, INTERRUPT, JobContext, TIMED_OUT},
+    context::{CANCEL, Control, Controlled, INTERRUPT, JobContext, TIMED_OUT},
     error::{Ending, JobError, JobFailure, SubmitError},
     id::{JobId, JobState, Reason},
     panic::{catch, discard},
     queue::Progress,
-    tell::{Change, Facts, Tell, To, ms},
+    tell::{Attempt, Change, Facts, Tell, To, ms},
 };
 use crate::{
     clock::{Clock, Timestamp, duration_ns},
@@ -30,20 +30,32 @@ use crate::{
 };
 
 /// So many closures may wait.
-const WAITING_MAX: usize = 65_536;
-/// How often a worker without work looks again before it sleeps.
-const LOOKS: u32 = 40;
+const WAITING_MAX: usize = 16_384;
+/// How often a worker without work looks again before it sleeps: first at once, then letting others run in between.
+const LOOKS: u32 = 100;
+const LOOKS_YIELDING: u32 = 60;
 
 /// What all closures of one `L0` have in common.
 pub(super) struct Pool {
     home: Arc<Home>,
 }
 
+/// A worker that finds nothing looks again for a while, one at a time, and then sleeps. So who comes wakes somebody only
+/// if nobody is looking: each puts its task, or its wish to sleep, before it looks at what the other has put.
 struct Home {
     clock: Clock,
     tell: Arc<Tell>,
-    threads_max: usize,
-    line: Mutex<Line>,
+    waiting: OnceLock<ArrayQueue<Arc<dyn Task>>>,
+    /// By worker: what it is at.
+    running: Box<[Mutex<Option<Arc<dyn Task>>>]>,
+    /// A worker looks for work.
+    is_searched: AtomicBool,
+    sleepers: AtomicUsize,
+    /// Nobody may come any more.
+    is_closed: AtomicBool,
+    threads: Mutex<Threads>,
+    /// As many as there are, so that who comes need not look.
+    alive: AtomicUsize,
     /// Somebody came, or all is over.
     wake: Condvar,
     numbers: AtomicU64,
@@ -54,24 +66,19 @@ struct Home {
 }
 
 #[derive(Default)]
-struct Line {
-    waiting: VecDeque<Arc<dyn Task>>,
-    /// By worker: what it is at.
-    running: Vec<Option<Arc<dyn Task>>>,
-    threads: Vec<JoinHandle<()>>,
-    idle: usize,
-    /// Nobody may come any more.
-    is_closed: bool,
+struct Threads {
+    handles: Vec<JoinHandle<()>>,
+    ended: usize,
 }
 
 /// What the line sees of a closure.
 trait Task: Send + Sync {
-    fn run(&self);
+    fn run(self: Arc<Self>);
     /// It will not be run.
     fn stop(&self);
     /// Its process is to end.
     fn interrupt(&self);
-    fn name(&self) -> (JobId, &str, u64);
+    fn name(&self) -> (String, u64);
 }
 
 /// What a handle sees of a closure.
@@ -90,7 +97,7 @@ struct Spawned<T, F> {
     name: SmolStr,
     correlation_id: Option<CorrelationId>,
     came_ns: u64,
-    control: Arc<Control>,
+    control: Control,
     /// The final state; pending before.
     ended: AtomicU8,
     cell: Cell<Result<T, JobFailure>, F>,
@@ -117,8 +124,13 @@ impl Pool {
             home: Arc::new(Home {
                 clock,
                 tell,
-                threads_max,
-                line: Mutex::default(),
+                waiting: OnceLock::new(),
+                running: (0..threads_max).map(|_| Mutex::default()).collect(),
+                is_searched: AtomicBool::new(false),
+                sleepers: AtomicUsize::new(0),
+                is_closed: AtomicBool::new(false),
+                threads: Mutex::default(),
+                alive: AtomicUsize::new(0),
                 wake: Condvar::new(),
                 numbers: AtomicU64::new(0),
                 since,
@@ -134,10 +146,9 @@ impl Pool {
         f: impl FnOnce(&JobContext) -> Result<T, JobError> + Send + 'static,
     ) -> Result<(JobId, Arc<dyn InMemory<T>>), SubmitError> {
         let home = &self.home;
-        if home.tell.is_forked() {
+        if !home.tell.is_open() || home.is_closed.load(Ordering::Acquire) {
             return Err(SubmitError::Stopped);
         }
-        home.tell.adopt();
         let came_ns = home.clock.elapsed_ns();
         let id = home.new_id(came_ns);
         let spawned = Arc::new(Spawned {
@@ -146,60 +157,31 @@ impl Pool {
             name: SmolStr::new(name),
             correlation_id: correlation::current(),
             came_ns,
-            control: Arc::new(Control::new(home.clock.clone(), u64::MAX, None)),
+            control: Control::new(home.clock.clone(), u64::MAX, None),
             ended: AtomicU8::new(JobState::Pending as u8),
             cell: Cell::new(f),
         });
-        // Before it can begin, so that what is told of it is in order.
-        let is_told = home.tell.tells(To::Enqueued);
-        if is_told {
-            home.tell.change(&spawned.change(To::Enqueued, Facts::default()));
-        }
         let task = Arc::clone(&spawned) as Arc<dyn Task>;
-        let refused = {
-            let mut line = home.line.lock();
-            let refused = if line.is_closed {
-                Some(SubmitError::Stopped)
-            } else if line.waiting.len() >= WAITING_MAX {
-                Some(SubmitError::Full)
-            } else {
-                line.waiting.push_back(task);
-                None
-            };
-            if refused.is_none() {
-                if line.idle > 0 {
-                    home.wake.notify_one();
-                } else if line.threads.len() < home.threads_max {
-                    home.add_thread(&mut line);
-                }
-            }
-            refused
-        };
-        match refused {
-            None => Ok((id, spawned)),
-            Some(refused) => {
-                if is_told {
-                    home.tell.change(&spawned.change(To::Cancelled, Facts::default()));
-                }
-                spawned.stop();
-                Err(refused)
-            }
+        home.waiting().push(task).map_err(|_| SubmitError::Full)?;
+        fence(Ordering::SeqCst);
+        if home.is_closed.load(Ordering::Relaxed) {
+            // The end may have looked before this came.
+            home.call_off();
+        } else if !home.is_searched.load(Ordering::Relaxed) {
+            home.rouse();
         }
+        Ok((id, spawned))
     }
 
     pub(super) fn stats(&self) -> SpawnStats {
         let home = &self.home;
-        let line = home.line.lock();
-        let running: Vec<_> = line.running.iter().flatten().cloned().collect();
-        let waiting = line.waiting.len() as u64;
-        drop(line);
         let now_ns = home.clock.elapsed_ns();
-        let running = running.iter().map(|task| {
-            let (_, name, came_ns) = task.name();
-            (name.to_owned(), Duration::from_nanos(now_ns.saturating_sub(came_ns)))
+        let running = home.running.iter().filter_map(|slot| {
+            let (name, came_ns) = slot.lock().as_ref()?.name();
+            Some((name, Duration::from_nanos(now_ns.saturating_sub(came_ns))))
         });
         SpawnStats {
-            waiting,
+            waiting: home.waiting.get().map_or(0, ArrayQueue::len) as u64,
             running: running.collect(),
             finished: home.finished.load(Ordering::Relaxed),
             failed: home.failed.load(Ordering::Relaxed),
@@ -210,100 +192,184 @@ impl Pool {
     /// waited for until `until`.
     pub(super) fn stop(&self, drain: Instant, until: Instant) {
         let home = &self.home;
-        let mut line = home.line.lock();
-        line.is_closed = true;
-        home.wake.notify_all();
-        while !line.is_empty() && !home.wake.wait_until(&mut line, drain).timed_out() {}
-        let left = std::mem::take(&mut line.waiting);
-        let running: Vec<_> = line.running.iter().flatten().cloned().collect();
-        drop(line);
-        left.iter().for_each(|task| task.stop());
-        discard(left);
-        running.iter().for_each(|task| task.interrupt());
-        drop(running);
-        home.wake.notify_all();
-        let mut line = home.line.lock();
-        while line.running.iter().any(Option::is_some) && !home.wake.wait_until(&mut line, until).timed_out() {}
-        let is_over = line.running.iter().all(Option::is_none);
-        let threads = std::mem::take(&mut line.threads);
-        drop(line);
-        if is_over {
-            let own = std::thread::current().id();
-            threads.into_iter().filter(|thread| thread.thread().id() != own).for_each(|thread| _ = thread.join());
+        home.is_closed.store(true, Ordering::SeqCst);
+        if !home.wait_ended(drain) {
+            home.call_off();
+            for slot in &home.running {
+                let task = slot.lock().clone();
+                task.inspect(|task| task.interrupt());
+            }
+            if !home.wait_ended(until) {
+                return;
+            }
         }
+        let handles = std::mem::take(&mut home.threads.lock().handles);
+        let own = std::thread::current().id();
+        handles.into_iter().filter(|thread| thread.thread().id() != own).for_each(|thread| _ = thread.join());
+        home.call_off();
     }
 }
 
 impl Home {
+    #[inline]
+    fn waiting(&self) -> &ArrayQueue<Arc<dyn Task>> {
+        self.waiting.get_or_init(|| {
+            self.tell.adopt();
+            ArrayQueue::new(WAITING_MAX)
+        })
+    }
+
     fn new_id(&self, now_ns: u64) -> JobId {
         let (wall, mono_ns) = self.since;
         let ns = wall.as_unix_ns().saturating_add_unsigned(now_ns.saturating_sub(mono_ns));
         JobId::in_memory(self.numbers.fetch_add(1, Ordering::Relaxed), Timestamp::from_unix_ns(ns))
     }
 
-    fn add_thread(self: &Arc<Self>, line: &mut Line) {
-        let index = line.threads.len();
+    /// Wakes a worker, or makes one.
+    #[inline]
+    fn rouse(self: &Arc<Self>) {
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
+            // Under the lock, so that a sleeper is either seen by this, or sees what has come.
+            let _threads = self.threads.lock();
+            self.wake.notify_one();
+        } else if self.alive.load(Ordering::Relaxed) < self.running.len() {
+            self.add_thread();
+        }
+    }
+
+    #[cold]
+    fn add_thread(self: &Arc<Self>) {
+        let mut threads = self.threads.lock();
+        let index = threads.handles.len();
+        if index >= self.running.len() || self.is_closed.load(Ordering::Relaxed) {
+            return;
+        }
         let home = Arc::clone(self);
         match super::worker_thread(move || home.work(index)) {
             Ok(thread) => {
-                line.running.push(None);
-                line.threads.push(thread);
+                threads.handles.push(thread);
+                self.alive.store(threads.handles.len(), Ordering::Relaxed);
             }
-            Err(error) if line.threads.is_empty() => {
+            Err(error) if index == 0 => {
                 self.tell.warn("l0.jobs", format!("no thread can be had for closures, which wait: {error}"));
             }
             Err(_) => {}
         }
     }
 
-    fn work(&self, index: usize) {
-        let mut looks = 0;
+    /// A worker's life.
+    fn work(self: Arc<Self>, index: usize) {
+        let waiting = self.waiting();
+        let mut has_searched = true;
         loop {
-            let mut line = self.line.lock();
-            let task = loop {
-                if let Some(slot) = line.running.get_mut(index) {
-                    *slot = None;
+            if let Some(task) = waiting.pop() {
+                if std::mem::take(&mut has_searched) && !waiting.is_empty() {
+                    self.rouse();
                 }
-                if let Some(task) = line.waiting.pop_front() {
-                    break task;
+                *self.running[index].lock() = Some(Arc::clone(&task));
+                task.run();
+                let left = self.running[index].lock().take();
+                // The last to hold it may be this thread, and what it holds is the application's.
+                discard(left);
+            } else if self.is_closed.load(Ordering::Acquire) {
+                let mut threads = self.threads.lock();
+                threads.ended += 1;
+                self.wake.notify_all();
+                return;
+            } else {
+                has_searched = true;
+                if !self.search(waiting) {
+                    self.sleep(waiting);
                 }
-                if line.is_closed {
-                    drop(line);
-                    self.wake.notify_all();
-                    return;
-                }
-                if looks < LOOKS {
-                    looks += 1;
-                    drop(line);
-                    std::thread::yield_now();
-                    line = self.line.lock();
-                    continue;
-                }
-                line.idle += 1;
-                self.wake.wait(&mut line);
-                line.idle -= 1;
-            };
-            if let Some(slot) = line.running.get_mut(index) {
-                *slot = Some(Arc::clone(&task));
             }
-            drop(line);
-            looks = 0;
-            task.run();
-            // The last to hold it may be this thread, and what it holds is the application's.
+        }
+    }
+
+    /// Looks for work for a while, unless another does. Says whether there is some.
+    fn search(&self, waiting: &ArrayQueue<Arc<dyn Task>>) -> bool {
+        if self.is_searched.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        for look in 0..LOOKS + LOOKS_YIELDING {
+            if !waiting.is_empty() || self.is_closed.load(Ordering::Relaxed) {
+                break;
+            }
+            if look < LOOKS {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+        self.is_searched.store(false, Ordering::Relaxed);
+        // Who came meanwhile left it to this thread.
+        fence(Ordering::SeqCst);
+        !waiting.is_empty()
+    }
+
+    fn sleep(&self, waiting: &ArrayQueue<Arc<dyn Task>>) {
+        let mut threads = self.threads.lock();
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if waiting.is_empty() && !self.is_closed.load(Ordering::Relaxed) {
+            self.wake.wait(&mut threads);
+        }
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What waits is not run any more.
+    fn call_off(&self) {
+        while let Some(task) = self.waiting.get().and_then(ArrayQueue::pop) {
+            task.stop();
             discard(task);
         }
     }
-}
 
-impl Line {
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.running.iter().all(Option::is_none)
+    /// Waits until all threads have ended, or this moment.
+    fn wait_ended(&self, until: Instant) -> bool {
+        let mut threads = self.threads.lock();
+        self.wake.notify_all();
+        while threads.ended < self.alive.load(Ordering::Relaxed) {
+            if self.wake.wait_until(&mut threads, until).timed_out() {
+                return false;
+            }
+        }
+        true
     }
 }
 
 impl<T, F> Spawned<T, F> {
-    fn change<'c>(&'c self, to: To, facts: Facts<'c>) -> Change<'c> {
-        Change { to, id: self.id, kind: &self.name, correlation_id: self.correlation_id.as_ref(), facts }
+    /// Its success is told by its span.
+    #[cold]
+    fn tell_failure(&self, failure: &JobFailure, queue_wait: Duration, run_time: Duration) {
+        let tell = &self.home.tell;
+        let (reason, error) = match failure {
+            JobFailure::Panicked(text) => (Reason::Panicked, text.clone()),
+            JobFailure::Stopped => (Reason::Interrupted, failure.to_string()),
+            JobFailure::TimedOut => (Reason::TimedOut, failure.to_string()),
+            JobFailure::Failed(error) => (Reason::Error, error.clone()),
+            other => (Reason::Error, other.to_string()),
+        };
+        let error = tell.redacted(error);
+        let facts = Facts {
+            attempt: 1,
+            max_attempts: 1,
+            queue_wait_ms: Some(ms(queue_wait)),
+            run_ms: Some(ms(run_time)),
+            error: Some(&error),
+            ..Facts::default()
+        };
+        self.tell(To::Failed(reason), facts);
+    }
+
+    fn tell(&self, to: To, facts: Facts<'_>) {
+        let correlation_id = self.correlation_id.as_ref();
+        self.home.tell.change(&Change { to, id: self.id, kind: &self.name, correlation_id, facts });
+    }
+}
+
+impl<T: Send, F: Send> Controlled for Spawned<T, F> {
+    fn control(&self) -> &Control {
+        &self.control
     }
 }
 
@@ -312,48 +378,48 @@ where
     T: Send + 'static,
     F: FnOnce(&JobContext) -> Result<T, JobError> + Send + 'static,
 {
-    fn run(&self) {
-        let home = &self.home;
+    fn run(self: Arc<Self>) {
         let Some(work) = self.cell.begin() else { return };
+        let home = &self.home;
         let started_ns = home.clock.elapsed_ns();
-        let queue_wait_ms = ms(Duration::from_nanos(started_ns.saturating_sub(self.came_ns)));
-        let facts = || Facts { attempt: 1, max_attempts: 1, queue_wait_ms, ..Facts::default() };
-        if home.tell.tells(To::Started) {
-            home.tell.change(&self.change(To::Started, facts()));
-        }
+        let queue_wait = Duration::from_nanos(started_ns.saturating_sub(self.came_ns));
         let context = JobContext {
             id: self.id,
             attempt: 1,
             correlation_id: self.correlation_id.clone(),
             scheduled_for: None,
-            control: Arc::clone(&self.control),
+            control: Arc::clone(&self) as Arc<dyn Controlled>,
             durable: None,
         };
-        let outcome = home.tell.inside(
-            (self.id, &self.name, 1),
-            self.correlation_id.as_ref(),
-            || catch(|| work(&context)),
-            |outcome| !matches!(outcome, Ok(Ok(_))),
-        );
-        let flags = self.control.flags();
-        let outcome = match outcome {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(failure(error, flags)),
-            Err(panic) => Err(JobFailure::Panicked(panic)),
+        let attempt = Attempt {
+            id: self.id,
+            kind: &self.name,
+            number: 1,
+            queue_wait,
+            correlation_id: self.correlation_id.as_ref(),
         };
-        let (state, to, error) = match &outcome {
-            Ok(_) => (JobState::Success, To::Succeeded, None),
-            Err(JobFailure::Cancelled) => (JobState::Cancelled, To::Cancelled, None),
-            Err(JobFailure::Panicked(text)) => (JobState::Failed, To::Failed(Reason::Panicked), Some(text.clone())),
-            Err(JobFailure::Stopped) => (JobState::Failed, To::Failed(Reason::Interrupted), None),
-            Err(failure) => (JobState::Failed, To::Failed(Reason::Error), Some(failure.to_string())),
+        let outcome = home.tell.inside(&attempt, || {
+            let outcome = match catch(|| work(&context)) {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(error)) => Err(failure(error, self.control.flags())),
+                Err(panic) => Err(JobFailure::Panicked(panic)),
+            };
+            let failure = outcome.as_ref().err().filter(|failure| **failure != JobFailure::Cancelled);
+            if let Some(failure) = failure {
+                let run_time = Duration::from_nanos(home.clock.elapsed_ns().saturating_sub(started_ns));
+                self.tell_failure(failure, queue_wait, run_time);
+            }
+            let is_failed = failure.is_some();
+            (outcome, is_failed)
+        });
+        let state = match &outcome {
+            Ok(_) => JobState::Success,
+            Err(JobFailure::Cancelled) => JobState::Cancelled,
+            Err(_) => JobState::Failed,
         };
         home.finished.fetch_add(1, Ordering::Relaxed);
-        home.failed.fetch_add(u64::from(state == JobState::Failed), Ordering::Relaxed);
-        if home.tell.tells(to) {
-            let error = error.map(|error| home.tell.redacted(error));
-            let run_ms = ms(Duration::from_nanos(home.clock.elapsed_ns().saturating_sub(started_ns)));
-            home.tell.change(&self.change(to, Facts { run_ms, error: error.as_deref(), ..facts() }));
+        if state == JobState::Failed {
+            home.failed.fetch_add(1, Ordering::Relaxed);
         }
         self.ended.store(state as u8, Ordering::Release);
         self.cell.finish(outcome);
@@ -368,8 +434,8 @@ where
         self.control.raise(INTERRUPT);
     }
 
-    fn name(&self) -> (JobId, &str, u64) {
-        (self.id, &self.name, self.came_ns)
+    fn name(&self) -> (String, u64) {
+        (self.name.to_string(), self.came_ns)
     }
 }
 
@@ -415,9 +481,7 @@ where
         match self.cell.stage() {
             Stage::Done => false,
             _ if self.cell.call_off(Err(JobFailure::Cancelled)) => {
-                if self.home.tell.tells(To::Cancelled) {
-                    self.home.tell.change(&self.change(To::Cancelled, Facts::default()));
-                }
+                self.tell(To::Cancelled, Facts::default());
                 true
             }
             _ => {
@@ -438,6 +502,6 @@ fn taken<T>(taken: Result<Result<T, JobFailure>, Taken>) -> Result<T, JobFailure
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("threads_max", &self.home.threads_max).finish_non_exhaustive()
+        f.debug_struct("Pool").field("threads_max", &self.home.running.len()).finish_non_exhaustive()
     }
 }

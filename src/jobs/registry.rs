@@ -234,7 +234,7 @@ impl Jobs {
 
     /// Runs a closure on a thread of l0's: in memory, once, and gone with the process. `name` is what telemetry calls it.
     ///
-    /// Never blocks. As many run at once as there are [workers](crate::Builder::workers), beside durable jobs; 65,536 may
+    /// Never blocks. As many run at once as there are [workers](crate::Builder::workers), beside durable jobs; 16,384 may
     /// wait. Needs no [`start`](Self::start).
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, sync::OnceLock, time::Duration};
 
 use serde::Serialize;
-use tracing::{Dispatch, Span, dispatcher};
+use tracing::{Dispatch, dispatcher};
 
 use super::id::{JobId, Reason};
 use crate::{
@@ -32,7 +32,7 @@ pub(super) struct Change<'c> {
     pub(super) to: To,
     pub(super) id: JobId,
     pub(super) kind: &'c str,
-    /// What it belongs to; else it is a trace of its own.
+    /// What it belongs to; else a durable job is a trace of its own, and a closure belongs to the span it runs in.
     pub(super) correlation_id: Option<&'c CorrelationId>,
     pub(super) facts: Facts<'c>,
 }
@@ -84,8 +84,8 @@ fn is_zero(count: &u32) -> bool {
 }
 
 /// As an event's payload has it.
-pub(super) fn ms(d: Duration) -> Option<f64> {
-    Some(d.as_nanos() as f64 / 1e6)
+pub(super) fn ms(d: Duration) -> f64 {
+    d.as_nanos() as f64 / 1e6
 }
 
 impl Tell {
@@ -93,9 +93,10 @@ impl Tell {
         Self { capture, redactor, events, dispatch: OnceLock::new() }
     }
 
-    /// Whether this is a forked child, in which locks stand as they did in the parent.
-    pub(super) fn is_forked(&self) -> bool {
-        self.capture.is_forked()
+    /// Whether l0 was not shut down, and this is no forked child, in which locks stand as they did in the parent.
+    #[inline]
+    pub(super) fn is_open(&self) -> bool {
+        self.capture.is_open()
     }
 
     /// Handlers record as this thread does.
@@ -152,14 +153,15 @@ impl Tell {
             message.push_str(": ");
             message.push_str(error.lines().next().unwrap_or_default());
         }
-        let own = || CorrelationId::from(id.as_uuid());
         let mut event = TelemetryEvent::new(to.event_type())
             .source(SOURCE)
             .category("job")
             .severity(to.severity())
-            .correlation_id(correlation_id.cloned().unwrap_or_else(own))
             .message(message)
             .payload(&Payload { job_id: id_text, kind, facts });
+        if let Some(belongs_to) = belongs_to(*id, *correlation_id) {
+            event = event.correlation_id(belongs_to);
+        }
         let status = to.status();
         if !status.is_empty() {
             event = event.status(status);
@@ -170,30 +172,26 @@ impl Tell {
         self.capture.direct(&event);
     }
 
-    /// Runs `f` in the span of an attempt; `is_failed` tells from what it returned whether that failed.
-    pub(super) fn inside<R>(
-        &self,
-        (id, kind, attempt): (JobId, &str, u32),
-        correlation_id: Option<&CorrelationId>,
-        f: impl FnOnce() -> R,
-        is_failed: impl FnOnce(&R) -> bool,
-    ) -> R {
+    /// Runs `f` in the span of an attempt; what it says of its end, besides what it returns, is whether it failed.
+    pub(super) fn inside<R>(&self, attempt: &Attempt<'_>, f: impl FnOnce() -> (R, bool)) -> R {
+        let Attempt { id, kind, number, queue_wait, correlation_id } = *attempt;
         let run = || {
-            let _scope = correlation::enter(correlation_id.cloned().unwrap_or_else(|| id.as_uuid().into()));
+            let _scope = belongs_to(id, correlation_id).map(correlation::enter);
             if !self.has_spans() {
-                return f();
+                return f().0;
             }
             let span = tracing::info_span!(
                 target: "l0.jobs",
                 "job",
                 otel.name = kind,
                 job_id = %id,
-                attempt,
+                attempt = number,
+                queue_wait_ms = ms(queue_wait),
                 otel.status_code = tracing::field::Empty,
             );
-            let outcome = span.in_scope(f);
-            if is_failed(&outcome) {
-                Span::record(&span, "otel.status_code", "ERROR");
+            let (outcome, is_failed) = span.in_scope(f);
+            if is_failed {
+                span.record("otel.status_code", "ERROR");
             }
             outcome
         };
@@ -202,6 +200,20 @@ impl Tell {
             _ => run(),
         }
     }
+}
+
+/// One attempt, as its span has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt<'a> {
+    pub(super) id: JobId,
+    pub(super) kind: &'a str,
+    pub(super) number: u32,
+    pub(super) queue_wait: Duration,
+    pub(super) correlation_id: Option<&'a CorrelationId>,
+}
+
+fn belongs_to(id: JobId, given: Option<&CorrelationId>) -> Option<CorrelationId> {
+    given.cloned().or_else(|| id.row().is_some().then(|| id.as_uuid().into()))
 }
 
 impl To {

@@ -10,13 +10,13 @@ use std::{
 
 use super::{
     super::{
-        context::{Control, JobContext, TIMED_OUT},
+        context::{Control, Controlled, JobContext, TIMED_OUT},
         error::JobError,
         id::Reason,
         outcome::{Attempt, End, decide},
         panic::catch,
         queue::{Claimed, Outcome, Settle},
-        tell::{Change, Facts, To, ms},
+        tell::{self, Change, Facts, To, ms},
     },
     Runner,
     line::Line,
@@ -101,7 +101,7 @@ impl Runner {
             attempt: claimed.attempt,
             correlation_id: claimed.correlation_id.clone(),
             scheduled_for: claimed.scheduled_for,
-            control: Arc::clone(&control),
+            control: Arc::clone(&control) as Arc<dyn Controlled>,
             durable: Some((Arc::clone(&self.queue), claimed.lease)),
         };
         let run = Arc::new(Run {
@@ -117,14 +117,20 @@ impl Runner {
         self.running.lock().insert(claimed.lease.id, Arc::clone(&run));
         self.stir_for(&run, timeout, is_more_done);
         let queue_wait = wait(claimed, started_at);
-        let facts = Facts { queue_wait_ms: ms(queue_wait), ..self.facts(line, claimed) };
+        let facts = Facts { queue_wait_ms: Some(ms(queue_wait)), ..self.facts(line, claimed) };
         self.change(To::Started, claimed, facts);
-        let ran = self.tell.inside(
-            (claimed.lease.id, kind.name, claimed.attempt),
-            claimed.correlation_id.as_ref(),
-            || catch(|| (kind.handler)(&claimed.payload, &context)),
-            |ran| !matches!(ran, Ok(Ok(Ok(_)))),
-        );
+        let span = tell::Attempt {
+            id: claimed.lease.id,
+            kind: kind.name,
+            number: claimed.attempt,
+            queue_wait,
+            correlation_id: claimed.correlation_id.as_ref(),
+        };
+        let ran = self.tell.inside(&span, || {
+            let ran = catch(|| (kind.handler)(&claimed.payload, &context));
+            let is_failed = !matches!(ran, Ok(Ok(Ok(_))));
+            (ran, is_failed)
+        });
         let run_ns = self.clock.elapsed_ns().saturating_sub(started_ns);
         kind.took(run_ns);
         // Whoever takes it out of the table says what became of it.
@@ -220,9 +226,9 @@ impl Runner {
             _ => (None, None),
         };
         let facts = Facts {
-            queue_wait_ms: ms(done.queue_wait),
-            run_ms: done.run_time.and_then(ms),
-            retry_in_ms: retry_in.filter(|_| matches!(to, To::Again(_))).and_then(ms),
+            queue_wait_ms: Some(ms(done.queue_wait)),
+            run_ms: done.run_time.map(ms),
+            retry_in_ms: retry_in.filter(|_| matches!(to, To::Again(_))).map(ms),
             error,
             ..self.facts(line, &done.claimed)
         };

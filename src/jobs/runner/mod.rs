@@ -145,7 +145,7 @@ impl Runner {
 
     /// Refuses what comes after the end, or in a forked child.
     pub(super) fn open(&self) -> Result<()> {
-        if self.is_stopped() || self.tell.is_forked() { Err(Error::closed()) } else { Ok(()) }
+        if self.is_stopped() || !self.tell.is_open() { Err(Error::closed()) } else { Ok(()) }
     }
 
     // ---- queues and kinds

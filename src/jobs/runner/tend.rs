@@ -81,7 +81,7 @@ impl Runner {
     /// One round; says when the next is due.
     pub(super) fn round(self: &Arc<Self>) -> Option<Duration> {
         self.rounds.next_ns.store(u64::MAX, Ordering::Release);
-        if self.tell.is_forked() || self.is_over() {
+        if !self.tell.is_open() || self.is_over() {
             return None;
         }
         let (now_ns, real_ns) = (self.clock.elapsed_ns(), self.real.elapsed_ns());
