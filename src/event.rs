@@ -106,6 +106,8 @@ pub struct TelemetryEvent {
     pub(crate) status: Option<String>,
     pub(crate) duration_ns: Option<i64>,
     pub(crate) payload: Option<String>,
+    /// The payload is l0's own: no secret is looked for in it.
+    pub(crate) is_clean: bool,
 }
 
 impl TelemetryEvent {
@@ -123,6 +125,7 @@ impl TelemetryEvent {
             status: None,
             duration_ns: None,
             payload: None,
+            is_clean: false,
         }
     }
 

@@ -82,6 +82,8 @@ pub(crate) mod key {
     pub(crate) const SCOPE: u16 = FIRST + 11;
     /// The id that a root span made for its trace.
     pub(crate) const TRACE_ID: u16 = FIRST + 12;
+    /// The whole payload, as JSON of l0's own, in which there is no secret.
+    pub(crate) const CLEAN_PAYLOAD: u16 = FIRST + 13;
 
     /// The name by which redaction knows the column of a key; empty for what is none.
     pub(crate) fn column(key: u16) -> &'static str {

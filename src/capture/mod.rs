@@ -149,7 +149,9 @@ impl Capture {
             if let Some(duration_ns) = event.duration_ns {
                 encoder.i64(key::DURATION_NS, duration_ns);
             }
-            if let Some(payload) = &event.payload {
+            if let Some(payload) = event.payload.as_ref().filter(|_| event.is_clean) {
+                encoder.json(key::CLEAN_PAYLOAD, payload);
+            } else if let Some(payload) = &event.payload {
                 let redacted = self.redactor.json_by_name(payload);
                 encoder.json(key::PAYLOAD, redacted.as_deref().unwrap_or(payload));
             }

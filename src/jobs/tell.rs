@@ -159,6 +159,8 @@ impl Tell {
             .severity(to.severity())
             .message(message)
             .payload(&Payload { job_id: id_text, kind, facts });
+        // Names of kinds and queues are the program's, and errors have lost their secrets before.
+        event.is_clean = true;
         if let Some(belongs_to) = belongs_to(*id, *correlation_id) {
             event = event.correlation_id(belongs_to);
         }

@@ -48,6 +48,7 @@ pub(super) enum Role {
     SpanName,
     OtelStatus,
     WholePayload,
+    CleanPayload,
     FieldsDropped,
 }
 
@@ -82,6 +83,7 @@ impl Role {
             key::STATUS => Self::Status,
             key::DURATION_NS => Self::DurationNs,
             key::PAYLOAD => Self::WholePayload,
+            key::CLEAN_PAYLOAD => Self::CleanPayload,
             key::SCOPE => Self::Scope,
             key::TRACE_ID => Self::TraceId,
             _ => Self::FieldsDropped,

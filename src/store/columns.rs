@@ -230,6 +230,13 @@ impl Columns {
                 }
                 return;
             }
+            Role::CleanPayload => {
+                if let Value::Text(json) = value {
+                    self.payload.clear();
+                    self.payload.extend_from_slice(json.as_bytes());
+                }
+                return;
+            }
             Role::WholePayload => {
                 if let Value::Text(json) = value {
                     self.payload.clear();

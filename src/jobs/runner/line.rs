@@ -180,6 +180,10 @@ impl Line {
 
     /// Until when a worker may sleep.
     fn sleep_until(&self, inner: &Inner, runner: &Runner, is_in_trouble: bool) -> Option<Instant> {
+        if inner.is_exchanging {
+            // Whoever does wakes somebody, if there is more to do or a time to wait for.
+            return None;
+        }
         let trouble = inner.trouble.filter(|_| is_in_trouble).map(|(until, _)| until);
         // On a clock that is moved by hand nothing is due by itself.
         let due = inner.next_due.filter(|_| runner.is_claiming() && !runner.clock.is_manual()).map(|due| {
@@ -234,7 +238,8 @@ impl Line {
         for _ in 1..inner.ready.len().min(self.limit()) {
             self.wake_one(&mut inner, runner);
         }
-        if !inner.done.is_empty() {
+        if !inner.done.is_empty() || inner.trouble.is_some() || inner.next_due.is_some() {
+            // This thread may be long at what it takes: somebody else is to look at the rest, and at the time.
             self.wake.notify_one();
         }
         inner
