@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Modules of `src/lib.rs`, top to bottom; each imports only from above.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "error",
     "sync",
     "clock",
@@ -23,6 +23,7 @@ const ORDER: [&str; 18] = [
     "store",
     "query",
     "limits",
+    "jobs",
     "l0",
     "testing",
 ];

@@ -27,7 +27,6 @@ use crate::{
 /// A job, and the way to its outcome. Dropping it cancels nothing.
 ///
 /// It is a future, too, that any executor may poll.
-#[must_use = "a handle is the way to the job's outcome; drop it explicitly if that is not wanted"]
 pub struct JobHandle<T> {
     id: JobId,
     is_new: bool,
