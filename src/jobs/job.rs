@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::DEFAULT_QUEUE;
 use crate::clock::Timestamp;
@@ -164,7 +164,7 @@ impl JobOptions {
 }
 
 /// How long a job pauses between attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {
     pub(super) first: Duration,
     /// `None` if it is always the first.

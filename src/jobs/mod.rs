@@ -65,7 +65,7 @@ pub use id::{JobId, JobState, Reason};
 pub use job::{Backoff, Job, JobOptions};
 pub use list::{JobQuery, JobStats, KindStats};
 pub use pool::SpawnStats;
-pub use queue::{JobQueue, MemoryQueue, Progress};
+pub use queue::{JobQueue, MemoryQueue, Progress, SqliteQueue};
 pub(crate) use registry::Settings;
 pub use registry::{JobReader, Jobs};
 pub use row::{JobFilter, JobRow, KindCounts};

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     id::{JobId, JobState, Reason},
-    queue::Progress,
+    queue::{NewJob, Progress},
 };
 use crate::clock::Timestamp;
 
@@ -59,6 +59,33 @@ pub struct JobRow {
 }
 
 impl JobRow {
+    /// A job as it comes into a queue.
+    pub fn new(id: JobId, new: &NewJob) -> Self {
+        Self {
+            id,
+            kind: new.kind.clone(),
+            queue: new.queue.clone(),
+            state: JobState::Pending,
+            reason: Reason::None,
+            priority: new.priority,
+            attempt: 0,
+            max_attempts: new.terms.max_attempts,
+            payload: new.payload.clone(),
+            enqueued_at: new.enqueued_at,
+            run_at: new.run_at,
+            started_at: None,
+            finished_at: None,
+            progress: None,
+            checkpoint: None,
+            result: None,
+            error: None,
+            unique: new.unique.clone(),
+            correlation_id: new.correlation_id.clone().map(String::from),
+            scheduled_for: new.scheduled_for,
+            is_cancel_asked: false,
+        }
+    }
+
     /// How long its latest attempt took, or has taken by `now`.
     pub fn run_time(&self, now: Timestamp) -> Option<Duration> {
         let until = if self.state == JobState::Running { now } else { self.finished_at? };
@@ -100,6 +127,13 @@ pub struct JobFilter {
     pub limit: u32,
 }
 
+impl JobFilter {
+    /// The latest so many of all jobs.
+    pub fn latest(limit: u32) -> Self {
+        Self { limit, ..Self::default() }
+    }
+}
+
 /// How many jobs of a kind there are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -108,7 +142,7 @@ pub struct KindCounts {
     pub kind: String,
     /// That wait.
     pub pending: u64,
-    /// Of these, due by now.
+    /// That run.
     pub running: u64,
     /// That succeeded and are kept.
     pub success: u64,
@@ -118,7 +152,14 @@ pub struct KindCounts {
     pub cancelled: u64,
     /// When the pending one was due that is due longest.
     pub oldest_pending: Option<Timestamp>,
-    /// Run times of the latest successes.
+    /// Run times of the latest successes, a thousand or so.
     #[serde(skip)]
     pub run_times: Vec<Duration>,
+}
+
+impl KindCounts {
+    /// None yet.
+    pub fn new(kind: &str) -> Self {
+        Self { kind: kind.to_owned(), ..Self::default() }
+    }
 }

@@ -19,3 +19,28 @@ pub fn job_queue<Q: JobQueue>(make: impl Fn() -> Q) {
         model::run(&make(), seed, 150);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use crate::{
+        config::Durability,
+        jobs::{MemoryQueue, SqliteQueue},
+    };
+
+    #[test]
+    fn memory_conforms() {
+        super::job_queue(MemoryQueue::default);
+    }
+
+    #[test]
+    fn sqlite_conforms() {
+        let dir = tempfile::tempdir().unwrap();
+        let numbers = AtomicU32::new(0);
+        super::job_queue(|| {
+            let number = numbers.fetch_add(1, Ordering::Relaxed);
+            SqliteQueue::open(dir.path().join(number.to_string()), Durability::Normal).unwrap()
+        });
+    }
+}

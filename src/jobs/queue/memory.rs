@@ -91,16 +91,9 @@ impl Job {
 
     fn row(&self) -> JobRow {
         JobRow {
-            id: self.id,
-            kind: self.new.kind.clone(),
-            queue: self.new.queue.clone(),
             state: self.seen(),
             reason: self.reason,
-            priority: self.new.priority,
             attempt: self.attempt,
-            max_attempts: self.new.terms.max_attempts,
-            payload: self.new.payload.clone(),
-            enqueued_at: self.new.enqueued_at,
             run_at: self.run_at,
             started_at: self.started_at,
             finished_at: self.finished_at,
@@ -108,10 +101,8 @@ impl Job {
             checkpoint: self.checkpoint.clone(),
             result: self.result.clone(),
             error: self.error.clone(),
-            unique: self.new.unique.clone(),
-            correlation_id: self.correlation_id().map(String::from),
-            scheduled_for: self.new.scheduled_for,
             is_cancel_asked: self.is_cancel_asked,
+            ..JobRow::new(self.id, &self.new)
         }
     }
 }
@@ -213,17 +204,11 @@ impl Held {
                     job.is_interrupted = false;
                     job.started_at = (take == Take::Now).then_some(claim.now);
                     exchanged.claimed.push(Claimed {
-                        lease: Lease { id: job.id, owner: claim.owner, token: job.claims },
-                        kind: job.new.kind.clone(),
-                        priority: job.new.priority,
                         attempt: job.attempt,
-                        payload: job.new.payload.clone(),
                         checkpoint: job.checkpoint.clone(),
-                        terms: job.new.terms.clone(),
-                        correlation_id: job.correlation_id(),
-                        scheduled_for: job.new.scheduled_for,
                         run_at: job.run_at,
                         is_ahead: take == Take::Ahead,
+                        ..Claimed::new(Lease { id: job.id, owner: claim.owner, token: job.claims }, &job.new)
                     });
                 }
             }
@@ -434,9 +419,7 @@ impl JobQueue for MemoryQueue {
         let held = self.held.lock();
         let mut counts: BTreeMap<&str, KindCounts> = BTreeMap::new();
         for job in held.jobs.values() {
-            let of = counts
-                .entry(&job.new.kind)
-                .or_insert_with(|| KindCounts { kind: job.new.kind.clone(), ..KindCounts::default() });
+            let of = counts.entry(&job.new.kind).or_insert_with(|| KindCounts::new(&job.new.kind));
             match job.seen() {
                 JobState::Pending => {
                     of.pending += 1;

@@ -3,7 +3,7 @@
 //! A queue knows nothing of threads, clocks or handlers: every moment it goes by is given to it, and each call is one
 //! atomic step. The runner decides, the queue remembers.
 //!
-//! Invariants, which [`testing::job_queue`](crate::testing) checks of any implementation:
+//! Invariants, which `l0::testing::job_queue` checks of any implementation:
 //! - a job is in one state at a time; success, failed and cancelled are final but for `retry`;
 //! - a claim mints a lease, and only who names the current lease of a running job changes it;
 //! - of a kind's jobs with the same unique key, at most one is pending or running;
@@ -16,7 +16,8 @@ mod sqlite;
 use std::{fmt, sync::Arc, time::Duration};
 
 pub use memory::MemoryQueue;
-pub(crate) use sqlite::SqliteQueue;
+use serde::{Deserialize, Serialize};
+pub use sqlite::SqliteQueue;
 
 use super::{
     id::{JobId, JobState, Reason},
@@ -28,7 +29,7 @@ use crate::{clock::Timestamp, correlation::CorrelationId, error::Result};
 /// Keeps durable jobs, and lends them to processes.
 ///
 /// l0 keeps them in `state.db`, and [`MemoryQueue`] in memory; one of your own is given to
-/// [`Builder::job_queue`](crate::Builder). `l0::testing::job_queue` runs the conformance suite on it.
+/// `Builder::job_queue`. `l0::testing::job_queue` runs the conformance suite on it.
 ///
 /// Every method may be called from any thread, and is one atomic step.
 ///
@@ -132,7 +133,7 @@ impl NewJob {
 }
 
 /// How a job's attempts are treated.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Terms {
     /// How many there may be.
@@ -252,6 +253,25 @@ pub struct Claimed {
     pub run_at: Timestamp,
     /// It was claimed ahead of its beginning.
     pub is_ahead: bool,
+}
+
+impl Claimed {
+    /// A job that is claimed for the first time.
+    pub fn new(lease: Lease, new: &NewJob) -> Self {
+        Self {
+            lease,
+            kind: new.kind.clone(),
+            priority: new.priority,
+            attempt: 1,
+            payload: new.payload.clone(),
+            checkpoint: None,
+            terms: new.terms.clone(),
+            correlation_id: new.correlation_id.clone(),
+            scheduled_for: new.scheduled_for,
+            run_at: new.run_at,
+            is_ahead: false,
+        }
+    }
 }
 
 /// How a run of a job ended.
@@ -387,7 +407,7 @@ pub struct Listed {
 }
 
 /// How far a job is. See [`JobContext::progress`](super::JobContext::progress).
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Progress {
     /// Of `total`.
@@ -407,28 +427,5 @@ impl Progress {
     /// From 0 to 1; `None` if nobody knows.
     pub fn share(&self) -> Option<f64> {
         (self.total > 0).then(|| (self.done as f64 / self.total as f64).min(1.0))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{config::Durability, state::State};
-
-    #[test]
-    fn memory_conforms() {
-        crate::testing::job_queue(MemoryQueue::default);
-    }
-
-    #[test]
-    fn sqlite_conforms() {
-        let dir = tempfile::tempdir().unwrap();
-        let numbers = std::sync::atomic::AtomicU32::new(0);
-        crate::testing::job_queue(|| {
-            let number = numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let dir = dir.path().join(number.to_string());
-            std::fs::create_dir(&dir).unwrap();
-            SqliteQueue::new(Arc::new(State::new(&dir)), Durability::Normal)
-        });
     }
 }

@@ -4,7 +4,7 @@ mod claim;
 mod read;
 mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    config::Durability,
+    config::{Durability, create_directory},
     database::{identity, open_reader},
     error::{Error, Result},
     state::{STATE, State},
@@ -27,9 +27,19 @@ use crate::{
 /// How long a step waits for others to commit.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// The queue that l0 uses unless it is given another.
+/// The queue that l0 uses unless it is given another, in the store's own directory.
+///
+/// To be opened where jobs are to be kept elsewhere, or to be wrapped by a queue of your own.
+///
+/// ```
+/// # let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+/// use l0::{Durability, jobs::SqliteQueue};
+/// let queue = SqliteQueue::open(elsewhere.path(), Durability::Normal)?;
+/// let l0 = l0::builder().dir(dir.path()).job_queue(queue).start()?;
+/// # Ok::<(), l0::Error>(())
+/// ```
 #[derive(Debug)]
-pub(crate) struct SqliteQueue {
+pub struct SqliteQueue {
     state: Arc<State>,
     durability: Durability,
     /// With the file it is to.
@@ -37,6 +47,15 @@ pub(crate) struct SqliteQueue {
 }
 
 impl SqliteQueue {
+    /// The jobs of `state.db` in this directory, which is made if it is missing.
+    ///
+    /// # Errors
+    /// `is_storage` if the directory cannot be made.
+    pub fn open(dir: impl AsRef<Path>, durability: Durability) -> Result<Self> {
+        create_directory(dir.as_ref())?;
+        Ok(Self::new(Arc::new(State::new(dir.as_ref())), durability))
+    }
+
     pub(crate) fn new(state: Arc<State>, durability: Durability) -> Self {
         Self { state, durability, reader: Mutex::default() }
     }

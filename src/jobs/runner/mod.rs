@@ -1,12 +1,14 @@
 //! Runs durable jobs: between a [`JobQueue`], which remembers, and the handlers of this process.
 //!
-//! `line` is one queue with its threads, `attempt` one run of a handler, `tend` what is done beside, `owner` who this process is
+//! `line` is one queue with its threads, `step` what it settles and claims, `attempt` one run of a handler, `tend` what is done
+//! beside, `owner` who this process is
 //! to the others, `waiters` who waits for what, `courier` who enqueues without waiting.
 
 mod attempt;
 mod courier;
 mod line;
 mod owner;
+mod step;
 mod tend;
 mod waiters;
 
@@ -39,9 +41,9 @@ use self::{
 use super::{
     context::{CANCEL, INTERRUPT},
     error::JobFailure,
-    id::{JobId, JobState, Reason},
+    id::{JobId, Reason},
     outcome::told,
-    queue::{Cancel, Claim, Enqueued, Exchanged, JobQueue, NewJob, Note, Outcome, OwnerId, Progress},
+    queue::{Cancel, Enqueued, JobQueue, NewJob, Note, OwnerId, Progress},
     tell::{Change, Facts, Tell, To},
 };
 use crate::{
@@ -50,13 +52,6 @@ use crate::{
     error::{Error, Result},
     timer::Timer,
 };
-
-/// What may be claimed ahead of its beginning, of kinds whose jobs are short.
-const AHEAD: usize = 63;
-/// Every so manieth claim takes those that are due longest, whatever their priority.
-const OLDEST_EVERY: u32 = 8;
-/// A call of `run_due` ends after so many.
-const RUN_DUE_MAX: usize = 1_000_000;
 
 /// Where a runner is in its life.
 const NEW: u8 = 0;
@@ -333,134 +328,6 @@ impl Runner {
     pub(super) fn enqueue_later(self: &Arc<Self>, job: NewJob) -> Result<Receipt> {
         self.open()?;
         Ok(self.courier.take(self, job))
-    }
-
-    // ---- running
-
-    /// Settles what is done and claims up to `free` jobs, and more of quick kinds. What was not taken comes back.
-    fn exchange(
-        self: &Arc<Self>,
-        line: &Arc<Line>,
-        done: Vec<Done>,
-        free: usize,
-    ) -> std::result::Result<Exchanged, (Vec<Done>, Error)> {
-        let claim = match if free > 0 { self.claim(line, free, AHEAD) } else { Ok(None) } {
-            Ok(claim) => claim,
-            Err(error) => return Err((done, error)),
-        };
-        let settle = done.iter().map(|done| done.settle.clone()).collect();
-        let exchanged = match self.queue.exchange(settle, claim) {
-            Ok(exchanged) => exchanged,
-            Err(error) => return Err((done, error)),
-        };
-        for (done, state) in done.iter().zip(&exchanged.settled) {
-            self.settled(line, done, *state);
-        }
-        exchanged.missed.iter().for_each(|missed| self.missed(line, missed));
-        Ok(exchanged)
-    }
-
-    /// A job could not be begun in time.
-    fn missed(&self, line: &Line, missed: &super::queue::Ended) {
-        let to = To::Failed(Reason::MissedDeadline);
-        let (correlation_id, facts) = (missed.correlation_id.as_ref(), Facts { queue: &line.name, ..Facts::default() });
-        self.tell.change(&Change { to, id: missed.id, kind: &missed.kind, correlation_id, facts });
-        self.waiters.tell(missed.id, &Err(JobFailure::MissedDeadline));
-        self.rounds.ended.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn claim(&self, line: &Line, free: usize, ahead: usize) -> Result<Option<Claim>> {
-        let kinds: Vec<_> = self.kinds.read().values().map(|kind| (kind.name.to_owned(), kind.is_quick())).collect();
-        if kinds.is_empty() {
-            return Ok(None);
-        }
-        let mut owner = self.owner()?;
-        // One that was not heard for long makes itself heard first: others may be about to take it for dead.
-        let real_ns = self.real.elapsed_ns();
-        let heard_ns = self.owner.lock().current.map_or(0, |(_, at)| at);
-        if real_ns.saturating_sub(heard_ns) >= (owner::LEASE / 3).as_nanos() as u64 {
-            self.beat();
-            owner = self.owner()?;
-        }
-        Ok(Some(Claim {
-            owner,
-            queue: line.name.clone(),
-            ahead: if kinds.iter().any(|(_, is_quick)| *is_quick) { ahead } else { 0 },
-            kinds: Arc::new(kinds),
-            limit: free,
-            oldest: self.claims.fetch_add(1, Ordering::Relaxed) % OLDEST_EVERY == OLDEST_EVERY - 1,
-            now: self.clock.now(),
-        }))
-    }
-
-    /// What a settlement came to: it is told, and who waits learns of it.
-    fn settled(self: &Arc<Self>, line: &Arc<Line>, done: &Done, state: Option<JobState>) {
-        let id = done.settle.lease.id;
-        match (state, &done.settle.outcome) {
-            (None, _) => {
-                if done.was_run() {
-                    self.tell_done(line, done, To::LeaseLost);
-                }
-                return;
-            }
-            (Some(JobState::Success), Outcome::Success { result }) => {
-                self.tell_done(line, done, To::Succeeded);
-                self.waiters.tell(id, &Ok(result.clone()));
-            }
-            (Some(JobState::Failed), Outcome::Failed { reason, error }) => {
-                self.tell_done(line, done, To::Failed(*reason));
-                self.waiters.tell(id, &told(JobState::Failed, *reason, Some(error), None));
-            }
-            (Some(JobState::Pending), Outcome::Again { reason, run_at, .. }) => {
-                if *reason != Reason::None {
-                    self.tell_done(line, done, To::Again(*reason));
-                }
-                if self.is_claiming() {
-                    line.news(self, Some(*run_at));
-                }
-                return;
-            }
-            (Some(_), _) => {
-                self.tell_done(line, done, To::Cancelled);
-                self.waiters.tell(id, &Err(JobFailure::Cancelled));
-            }
-        }
-        self.rounds.ended.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Runs what is due on this thread, until nothing is; says how many it was.
-    pub(super) fn run_due(self: &Arc<Self>) -> Result<usize> {
-        self.open()?;
-        self.tell.adopt();
-        self.owner()?;
-        self.look_at_others();
-        let mut count = 0;
-        loop {
-            let before = count;
-            for line in self.lines() {
-                let mut done = Vec::new();
-                loop {
-                    let claim = self.claim(&line, 1, 0)?;
-                    let Some(claim) = claim else { break };
-                    let settle = done.iter().map(|done: &Done| done.settle.clone()).collect();
-                    let exchanged = self.queue.exchange(settle, Some(claim))?;
-                    for (done, state) in done.drain(..).zip(&exchanged.settled) {
-                        self.settled(&line, &done, *state);
-                    }
-                    exchanged.missed.iter().for_each(|missed| self.missed(&line, missed));
-                    if exchanged.claimed.is_empty() && exchanged.missed.is_empty() {
-                        break;
-                    }
-                    for claimed in exchanged.claimed {
-                        count += 1;
-                        done.extend(self.run(&line, claimed, false));
-                    }
-                }
-            }
-            if count == before || count >= RUN_DUE_MAX {
-                return Ok(count);
-            }
-        }
     }
 
     // ---- asking

@@ -136,7 +136,7 @@ pub(super) fn counts(connection: &Connection) -> rusqlite::Result<Vec<KindCounts
     let mut rows = lanes.query([])?;
     while let Some(row) = rows.next()? {
         let (lane, kind): (i64, String) = (row.get(0)?, row.get(1)?);
-        let of = counts.entry(kind.clone()).or_insert_with(|| KindCounts { kind, ..KindCounts::default() });
+        let of = counts.entry(kind).or_insert_with_key(|kind| KindCounts::new(kind));
         let (waiting, oldest): (i64, Option<i64>) = pending.query_row([lane], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let (held, running): (i64, i64) = claimed.query_row([lane], |row| Ok((row.get(0)?, row.get(1)?)))?;
         of.pending += unsigned(waiting + held - running);
