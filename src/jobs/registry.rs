@@ -99,14 +99,14 @@ impl Jobs {
     ) -> Self {
         let tell = Arc::new(Tell::new(capture, redactor, settings.events));
         let pool = Pool::new(clock.clone(), Arc::clone(&tell), settings.workers);
-        let dir = settings.queue.is_none().then(|| state.dir().to_owned());
-        let sqlite = settings.queue.is_none().then(|| Arc::new(SqliteQueue::new(state, settings.durability)));
+        let state = settings.queue.is_none().then_some(state);
+        let sqlite = state.as_ref().map(|state| Arc::new(SqliteQueue::new(Arc::clone(state), settings.durability)));
         let queue = match (&sqlite, settings.queue) {
             (Some(sqlite), _) => Arc::clone(sqlite) as Arc<dyn JobQueue>,
             (None, Some(queue)) => queue,
             (None, None) => Arc::new(super::MemoryQueue::default()),
         };
-        let runner = Runner::new(Parts { queue, clock, tell, timer, dir, history: settings.history });
+        let runner = Runner::new(Parts { queue, clock, tell, timer, state, history: settings.history });
         runner.set_line(DEFAULT_QUEUE, settings.workers);
         runner.set_line("training", TRAINING_CONCURRENCY);
         Self { runner, pool, sqlite }

@@ -196,6 +196,13 @@ impl State {
         }
     }
 
+    /// Changes with each commit of others than this connection; `None` while it is not open, or at work.
+    pub(crate) fn foreign_version(&self) -> Option<i64> {
+        let open = self.open.try_lock_for(Duration::from_secs(1))?;
+        let (_, connection) = open.connection.as_ref()?;
+        connection.pragma_query_value(None, "data_version", |row| row.get(0)).ok()
+    }
+
     /// Bytes of the database's pages, wherever they are.
     pub(crate) fn bytes(&self) -> u64 {
         match self.bytes.load(Ordering::Relaxed) {

@@ -7,14 +7,18 @@ mod audit;
 mod commit;
 mod limits;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 pub(crate) use audit::audit;
 pub(crate) use commit::State;
 pub(crate) use limits::{SavedAccount, save_accounts, saved_accounts};
 
 use crate::{
-    database::{Database, open_reader, open_writer},
+    database::{Database, beside, open_reader, open_writer},
     error::{Error, Result},
     redaction::{Redactor, random_key},
 };
@@ -26,6 +30,11 @@ pub(crate) const STATE: Database = Database {
     migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")],
     synchronous: ("FULL", "2"),
 };
+
+/// The file that every commit is written to first.
+pub(crate) fn wal(dir: &Path) -> PathBuf {
+    beside(&dir.join(STATE.file), "-wal")
+}
 
 /// How long a call waits for others to commit.
 const COMMIT_WITHIN: Duration = Duration::from_secs(10);

@@ -133,9 +133,13 @@ pub(crate) enum Command {
     Spans,
     /// What limits let pass and refused, by scope and key
     Limits,
+    /// Jobs by kind, and the latest of them
+    Jobs(Jobs),
+    /// One job in full
+    Job(Job),
     /// Each time a program recorded, and how it ended
     Runs,
-    /// A question in SQL, over telemetry_events, logs, spans, limits, runs, maintenance, audit
+    /// A question in SQL, over telemetry_events, logs, spans, limits, runs, maintenance, audit, jobs
     Sql(Sql),
     /// Events as JSON lines, in the shape of tracing-subscriber's
     Export(Export),
@@ -258,6 +262,28 @@ pub(crate) struct Traces {
 pub(crate) struct Trace {
     /// A correlation id, a UUID, or 32 hexadecimal digits
     #[arg(allow_hyphen_values = true)]
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Jobs {
+    /// Of this kind
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// In this state: pending, running, success, failed, cancelled
+    #[arg(long)]
+    pub(crate) state: Option<String>,
+    /// Of this queue
+    #[arg(long)]
+    pub(crate) queue: Option<String>,
+    /// The page behind this cursor, with the same filters
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Job {
+    /// As `l0 jobs` shows it
     pub(crate) id: String,
 }
 

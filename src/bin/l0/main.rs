@@ -6,6 +6,7 @@
 mod args;
 mod doctor;
 mod failure;
+mod jobs;
 mod json;
 mod limits;
 mod lines;
@@ -72,6 +73,8 @@ fn answer(args: &Args, screen: &mut Screen) -> Result<Outcome, Failure> {
         Command::Trace(trace) => spans::trace(&store, trace, common, &window, screen),
         Command::Spans => spans::spans(&store, common, &window, screen),
         Command::Limits => limits::limits(&store, common, &window, screen),
+        Command::Jobs(jobs) => jobs::jobs(&store, jobs, common, &window, screen),
+        Command::Job(job) => jobs::job(&store, job, &window, screen),
         Command::Runs => runs::runs(&store, common, &window, screen),
         Command::Sql(sql) => table::sql(&store, sql, common, &window, screen),
         Command::Doctor | Command::Prune(_) | Command::Compact => Ok(Outcome::Answered),

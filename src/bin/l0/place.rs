@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use l0::{FlightState, Inspection, Recovery, query::Reader};
+use l0::{FlightState, Inspection, Recovery, jobs::JobReader, query::Reader};
 use tempfile::TempDir;
 
 use crate::{failure::Failure, screen::Screen};
@@ -22,6 +22,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Store {
     pub(crate) reader: Reader,
+    pub(crate) jobs: JobReader,
     /// Where the program records.
     pub(crate) dir: PathBuf,
     /// What it was before it was opened.
@@ -80,6 +81,7 @@ impl Place {
         }
         let (reader, copy) = self.reader(&inspection, may_recover, screen)?;
         Ok(Store {
+            jobs: JobReader::open(copy.as_ref().map_or(self.dir.as_path(), |copy| copy.path())),
             reader,
             dir: self.dir,
             may_recover: may_recover && inspection.is_writable && copy.is_none(),

@@ -117,8 +117,6 @@ impl Runner {
         self.running.lock().insert(claimed.lease.id, Arc::clone(&run));
         self.stir_for(&run, timeout, is_more_done);
         let queue_wait = wait(claimed, started_at);
-        let facts = Facts { queue_wait_ms: Some(ms(queue_wait)), ..self.facts(line, claimed) };
-        self.change(To::Started, claimed, facts);
         let span = tell::Attempt {
             id: claimed.lease.id,
             kind: kind.name,
@@ -127,6 +125,8 @@ impl Runner {
             correlation_id: claimed.correlation_id.as_ref(),
         };
         let ran = self.tell.inside(&span, || {
+            let facts = Facts { queue_wait_ms: Some(ms(queue_wait)), ..self.facts(line, claimed) };
+            self.change(To::Started, claimed, facts);
             let ran = catch(|| (kind.handler)(&claimed.payload, &context));
             let is_failed = !matches!(ran, Ok(Ok(Ok(_))));
             (ran, is_failed)

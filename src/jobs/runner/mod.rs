@@ -11,11 +11,11 @@ mod owner;
 mod step;
 mod tend;
 mod waiters;
+mod watch;
 
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU8, AtomicU32, Ordering},
@@ -50,6 +50,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::JobHistory,
     error::{Error, Result},
+    state::State,
     timer::Timer,
 };
 
@@ -68,8 +69,12 @@ pub(super) struct Runner {
     pub(super) tell: Arc<Tell>,
     timer: Arc<Timer>,
     task: OnceLock<usize>,
-    /// Where locks of processes are, if others share the queue.
-    dir: Option<PathBuf>,
+    /// If the queue is in it, and others share it.
+    state: Option<Arc<State>>,
+    /// What others had written when it was last looked at.
+    seen_version: Mutex<Option<i64>>,
+    #[cfg(target_os = "linux")]
+    watch: Mutex<Option<watch::Watch>>,
     history: JobHistory,
     kinds: RwLock<BTreeMap<&'static str, Arc<Kind>>>,
     lines: RwLock<BTreeMap<String, Arc<Line>>>,
@@ -88,13 +93,14 @@ pub(super) struct Parts {
     pub(super) clock: Clock,
     pub(super) tell: Arc<Tell>,
     pub(super) timer: Arc<Timer>,
-    pub(super) dir: Option<PathBuf>,
+    /// If the queue is in it.
+    pub(super) state: Option<Arc<State>>,
     pub(super) history: JobHistory,
 }
 
 impl Runner {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { queue, clock, tell, timer, dir, history } = parts;
+        let Parts { queue, clock, tell, timer, state, history } = parts;
         let runner = Arc::new(Self {
             queue,
             clock,
@@ -102,7 +108,10 @@ impl Runner {
             tell,
             task: OnceLock::new(),
             timer,
-            dir,
+            state,
+            seen_version: Mutex::default(),
+            #[cfg(target_os = "linux")]
+            watch: Mutex::default(),
             history,
             kinds: RwLock::default(),
             lines: RwLock::default(),
@@ -206,6 +215,16 @@ impl Runner {
         if self.phase.compare_exchange(NEW, CLAIMING, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return self.open();
         }
+        #[cfg(target_os = "linux")]
+        if let Some(state) = &self.state {
+            match watch::Watch::start(state.dir(), self) {
+                Ok(watch) => *self.watch.lock() = Some(watch),
+                Err(error) => {
+                    let why = format!("what other processes enqueue is seen only while this one is at work: {error}");
+                    self.tell.warn("l0.jobs", why);
+                }
+            }
+        }
         self.look_at_others();
         self.lines().iter().for_each(|line| line.news(self, None));
         self.stir(Duration::ZERO);
@@ -216,6 +235,8 @@ impl Runner {
     /// asked to, and waited for until `until`.
     pub(super) fn stop(self: &Arc<Self>, drain: Instant, until: Instant) {
         self.phase.fetch_max(STOPPING, Ordering::AcqRel);
+        #[cfg(target_os = "linux")]
+        drop(self.watch.lock().take());
         self.courier.stop(drain);
         let lines = self.lines();
         for line in &lines {
@@ -280,8 +301,8 @@ impl Runner {
         }
         let kinds: Vec<String> = self.kinds.read().keys().map(|kind| (*kind).to_owned()).collect();
         let id = self.queue.register(&owner::process(), &kinds)?;
-        if let Some(dir) = &self.dir
-            && let Err(error) = owner.hold_lock(dir, id)
+        if let Some(state) = &self.state
+            && let Err(error) = owner.hold_lock(state.dir(), id)
         {
             self.tell.warn("l0.jobs", format!("other processes may take this one for dead: {error}"));
         }

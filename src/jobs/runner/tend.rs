@@ -29,6 +29,8 @@ const ROUND: Duration = Duration::from_millis(500);
 const LEFT_BEHIND: Duration = Duration::from_millis(10);
 /// How often others are looked at for signs of life, and jobs that others may run for their ends.
 const OTHERS: Duration = Duration::from_secs(5);
+/// What they write, where the system does not tell.
+const OUTSIDE: Duration = Duration::from_secs(1);
 const WAITED_FOR: Duration = Duration::from_secs(1);
 /// What was claimed and not begun within so long is given back.
 const READY_MAX: Duration = Duration::from_secs(1);
@@ -198,7 +200,12 @@ impl Runner {
         if real_ns >= self.rounds.others_ns.load(Ordering::Relaxed) {
             self.look_at_others();
         }
-        self.owner.lock().has_others().then_some(OTHERS)
+        let has_others = self.owner.lock().has_others();
+        if has_others && !cfg!(target_os = "linux") {
+            self.look_outside();
+            return Some(OUTSIDE);
+        }
+        has_others.then_some(OTHERS)
     }
 
     /// Rescues what dead processes held.
@@ -206,7 +213,7 @@ impl Runner {
         let real_ns = self.real.elapsed_ns();
         self.rounds.others_ns.store(real_ns.saturating_add(OTHERS.as_nanos() as u64), Ordering::Relaxed);
         let Ok(owners) = self.queue.owners() else { return };
-        let dead = self.owner.lock().dead(owners, self.dir.as_deref(), real_ns);
+        let dead = self.owner.lock().dead(owners, self.state.as_ref().map(|state| state.dir()), real_ns);
         for owner in dead {
             let Ok(rescued) = self.queue.rescue(&owner, self.clock.now()) else { continue };
             for rescued in rescued {
