@@ -26,6 +26,7 @@
 //! - [`Handle::events`], [`logs`](Handle::logs), [`errors`](Handle::errors), [`trace`](Handle::trace),
 //!   [`traces`](Handle::traces), [`summary`](Handle::summary) and [`sql`](Handle::sql) ask in process, [`query::Reader`] from another process, `sqlite3` from
 //!   a shell. The command `l0` (feature `cli`) is for people.
+//! - [`jobs`]: closures on threads of l0's, and durable jobs that survive the process, by [`Handle::jobs`].
 //! - [`limits`]: token buckets, and named scopes by [`Handle::limits`] that tell what they refuse.
 //! - [`Handle::record`] for business facts without `tracing`, [`Handle::audit`] for those that must not be lost.
 //!

@@ -276,15 +276,15 @@ fn kills_at_random_moments_of_two_processes_lose_nothing_and_begin_no_attempt_tw
     let size = |dir: &Path| fs::metadata(dir.join("log")).map_or(0, |file| file.len());
     let mut peers = [child(dir.path(), 0, "for ever"), child(dir.path(), 0, "for ever")];
     while kills < wanted {
-        for index in 0..2 {
+        for peer in &mut peers {
             random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
             let before = size(dir.path());
             let until = before + 200 + (random >> 33) % 20_000;
             support::wait_for("work", || size(dir.path()) >= until);
-            peers[index].kill().unwrap();
-            peers[index].wait().unwrap();
+            peer.kill().unwrap();
+            peer.wait().unwrap();
             kills += 1;
-            peers[index] = child(dir.path(), 0, "for ever");
+            *peer = child(dir.path(), 0, "for ever");
         }
     }
     for peer in &mut peers {

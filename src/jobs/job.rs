@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(full, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(backoff.pause(3, 0.0), 3 * S);
         assert_eq!(backoff.pause(u32::MAX, 1.0), 60 * S);
-        assert_eq!(Backoff::exponential(Duration::MAX, Duration::MAX).pause(9, 0.5) > S, true);
+        assert!(Backoff::exponential(Duration::MAX, Duration::MAX).pause(9, 0.5) > S);
         assert_eq!(Backoff::fixed(7 * S).pause(5, 0.0), 7 * S);
         assert_eq!(Backoff::exponential(9 * S, S).pause(1, 1.0), 9 * S, "the first pause is never cut");
     }

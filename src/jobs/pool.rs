@@ -35,6 +35,9 @@ const WAITING_MAX: usize = 16_384;
 const LOOKS: u32 = 100;
 const LOOKS_YIELDING: u32 = 60;
 
+/// What a worker is at.
+type Slot = Mutex<Option<Arc<dyn Task>>>;
+
 /// What all closures of one `L0` have in common.
 pub(super) struct Pool {
     home: Arc<Home>,
@@ -47,7 +50,7 @@ struct Home {
     tell: Arc<Tell>,
     waiting: OnceLock<ArrayQueue<Arc<dyn Task>>>,
     /// By worker: what it is at.
-    running: Box<[Mutex<Option<Arc<dyn Task>>>]>,
+    running: Box<[Slot]>,
     /// A worker looks for work.
     is_searched: AtomicBool,
     sleepers: AtomicUsize,

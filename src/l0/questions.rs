@@ -83,7 +83,7 @@ impl Handle {
         self.inner.source.interrupt();
     }
 
-    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans`, `limits`, `runs`, `maintenance`, and the table `audit`: the page
+    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans`, `limits`, `runs`, `maintenance`, the table `audit`, and `jobs`: the page
     /// [`schema`](crate::schema) has every column, and ten questions to begin with. Flushes first, and takes at most 30
     /// seconds.
     ///

@@ -34,11 +34,14 @@ pub struct MemoryQueue {
     held: Mutex<Held>,
 }
 
+/// Which of the pending is next: by priority, time and number.
+type Turn = (Reverse<i32>, Timestamp, u64);
+
 #[derive(Debug, Default)]
 struct Held {
     jobs: BTreeMap<u64, Job>,
-    /// By queue and kind: priority, time and number of the pending.
-    lanes: BTreeMap<(String, String), BTreeSet<(Reverse<i32>, Timestamp, u64)>>,
+    /// The pending, by queue and kind.
+    lanes: BTreeMap<(String, String), BTreeSet<Turn>>,
     /// By kind and unique key: the job that is pending or claimed.
     unique: HashMap<(String, String), u64>,
     owners: BTreeMap<OwnerId, Owner>,

@@ -42,8 +42,14 @@ const WITHIN: Duration = Duration::from_secs(10);
 pub struct SqliteQueue {
     state: Arc<State>,
     durability: Durability,
-    /// With the file it is to.
-    reader: Mutex<Option<(Option<(u64, u64)>, Connection)>>,
+    reader: Mutex<Option<Open>>,
+}
+
+/// A connection, with the file it is to.
+#[derive(Debug)]
+struct Open {
+    file: Option<(u64, u64)>,
+    connection: Connection,
 }
 
 impl SqliteQueue {
@@ -78,10 +84,10 @@ impl SqliteQueue {
         }
         let mut reader = self.reader.lock();
         let current = identity(&STATE, dir);
-        if reader.as_ref().is_none_or(|(of, _)| *of != current) {
-            *reader = Some((current, open_reader(&STATE, dir)?));
+        if reader.as_ref().is_none_or(|open| open.file != current) {
+            *reader = Some(Open { file: current, connection: open_reader(&STATE, dir)? });
         }
-        let Some((_, connection)) = &*reader else { return Ok(R::default()) };
+        let Some(Open { connection, .. }) = &*reader else { return Ok(R::default()) };
         let asked = connection.unchecked_transaction().and_then(|_transaction| question(connection));
         asked.map_err(|error| Error::sqlite(what, error))
     }

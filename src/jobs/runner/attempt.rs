@@ -134,9 +134,7 @@ impl Runner {
         let run_ns = self.clock.elapsed_ns().saturating_sub(started_ns);
         kind.took(run_ns);
         // Whoever takes it out of the table says what became of it.
-        if self.running.lock().remove(&claimed.lease.id).is_none() {
-            return None;
-        }
+        self.running.lock().remove(&claimed.lease.id)?;
         let end = match ran {
             Ok(Ok(Ok(result))) => End::Returned(result),
             Ok(Ok(Err(undecodable))) => End::Undecodable(undecodable),

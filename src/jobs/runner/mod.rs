@@ -249,8 +249,8 @@ impl Runner {
             line.wake_all();
         }
         self.interrupt(|run| run.claimed.terms.yields);
-        let is_done = lines.iter().fold(true, |is_done, line| line.wait_settled(drain) && is_done);
-        if !is_done {
+        let settled: Vec<_> = lines.iter().map(|line| line.wait_settled(drain)).collect();
+        if settled.contains(&false) {
             self.interrupt(|_| true);
             lines.iter().for_each(|line| _ = line.wait_settled(until));
         }

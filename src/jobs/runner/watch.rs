@@ -11,7 +11,7 @@ impl Runner {
     /// If others have written since this was last asked: there may be jobs to claim, wishes to cancel, outcomes waited for.
     pub(super) fn look_outside(self: &Arc<Self>) {
         let Some(version) = self.state.as_ref().and_then(|state| state.foreign_version()) else { return };
-        if std::mem::replace(&mut *self.seen_version.lock(), Some(version)) == Some(version) {
+        if self.seen_version.lock().replace(version) == Some(version) {
             return;
         }
         for line in self.lines() {
