@@ -329,9 +329,11 @@ fn an_attempt_that_takes_too_long_is_told_so_and_one_that_does_not_listen_is_giv
     let may_end = Arc::clone(&deaf_may_end);
     l0.jobs()
         .register(move |job: Work, cx: &JobContext| {
-            while job.number == 0 {
-                cx.check()?;
-                thread::yield_now();
+            if job.number == 0 {
+                loop {
+                    cx.check()?;
+                    thread::yield_now();
+                }
             }
             while job.number == 1 && !may_end.load(Ordering::SeqCst) {
                 thread::yield_now();
