@@ -117,6 +117,13 @@ pub(crate) fn open_reader(database: &Database, dir: &Path) -> Result<Connection>
     Ok(connection)
 }
 
+/// Whether the database is of an earlier l0 than this one.
+pub(crate) fn is_behind(database: &Database, dir: &Path) -> Result<bool> {
+    let version = open_any(database, dir)?.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    let version = version.map_err(|error| Error::sqlite(&format!("cannot read {}", database.file), error))?;
+    Ok(version < database.migrations.len() as i64)
+}
+
 /// Copies the database as it is now, from under whoever writes it, or from where it cannot even be opened.
 pub(crate) fn copy(database: &Database, from: &Path, to: &Path) -> Result<()> {
     let (source, target) = (from.join(database.file), to.join(database.file));
@@ -390,24 +397,29 @@ fn migrate(database: &Database, connection: &Connection) -> rusqlite::Result<()>
 }
 
 thread_local! {
-    /// How long this thread waits for another connection.
-    static WITHIN: Cell<Duration> = const { Cell::new(BUSY_WITHIN) };
+    /// How long this thread waits for another connection, if it was said.
+    static WITHIN: Cell<Option<Duration>> = const { Cell::new(None) };
     static SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Runs `work`, in which SQLite waits for other connections no longer than this.
 pub(crate) fn waiting_within<R>(within: Duration, work: impl FnOnce() -> R) -> R {
-    let before = WITHIN.replace(within);
+    let before = WITHIN.replace(Some(within));
     let outcome = work();
     WITHIN.set(before);
     outcome
+}
+
+/// How long a wait of this thread may take, of which `usual` is the most.
+pub(crate) fn at_most(usual: Duration) -> Duration {
+    WITHIN.get().map_or(usual, |within| within.min(usual))
 }
 
 fn wait_for_writer(sleeps: i32) -> bool {
     if sleeps == 0 {
         SINCE.set(Some(Instant::now()));
     }
-    if SINCE.get().is_none_or(|since| since.elapsed() >= WITHIN.get()) {
+    if SINCE.get().is_none_or(|since| since.elapsed() >= WITHIN.get().unwrap_or(BUSY_WITHIN)) {
         return false;
     }
     std::thread::sleep(BUSY_SLEEP);

@@ -101,6 +101,9 @@ impl JobQueue for Deadly {
     fn retry(&self, id: JobId, now: Timestamp) -> l0::Result<bool> {
         self.step(|queue| queue.retry(id, now))
     }
+    fn rebase(&self, now: Timestamp) -> l0::Result<u64> {
+        self.step(|queue| queue.rebase(now))
+    }
     fn get(&self, id: JobId) -> l0::Result<Option<JobRow>> {
         self.queue.get(id)
     }

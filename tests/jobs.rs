@@ -197,9 +197,15 @@ fn a_job_waits_for_its_time_and_not_longer_than_it_may() {
     assert_eq!(missed.wait(), Err(JobFailure::MissedDeadline));
     time.advance(S);
     assert_eq!((l0.jobs().run_due().unwrap(), delayed.wait()), (1, Ok(2)));
-    // A clock that is set back makes nothing run early, or twice; one that is set ahead, at once.
+    // A clock that is set back makes nothing run early, or twice, and holds up nothing but what named its moment.
+    let at_once = l0.jobs().enqueue(Work { number: 4 }).unwrap();
+    let in_a_while = l0.jobs().enqueue_with(Work { number: 5 }, JobOptions::default().delay(20 * S)).unwrap();
     time.set_wall(Timestamp::from_unix_ns(now - 3_600_000_000_000));
-    assert_eq!((l0.jobs().run_due().unwrap(), later.state().unwrap()), (0, JobState::Pending));
+    assert_eq!((l0.jobs().run_due().unwrap(), at_once.wait(), later.state().unwrap()), (1, Ok(4), JobState::Pending));
+    time.advance(19 * S);
+    assert_eq!(l0.jobs().run_due().unwrap(), 0);
+    time.advance(S);
+    assert_eq!((l0.jobs().run_due().unwrap(), in_a_while.wait()), (1, Ok(5)));
     time.set_wall(Timestamp::from_unix_ns(now + 3_600_000_000_000));
     assert_eq!((l0.jobs().run_due().unwrap(), later.wait()), (1, Ok(1)));
 }

@@ -4,10 +4,12 @@
 
 use std::{
     mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     task::{Context, Poll, Waker},
     time::Instant,
 };
 
+use super::panic::discard;
 use crate::sync::{Condvar, Mutex};
 
 /// A place for one outcome. `W` is what is to be done while nobody has begun it; `()` where others do it.
@@ -20,7 +22,8 @@ pub(super) struct Cell<T, W = ()> {
 #[derive(Debug)]
 struct Inner<T, W> {
     phase: Phase<T, W>,
-    wakers: Vec<Waker>,
+    /// Of the task that polled last.
+    waker: Option<Waker>,
 }
 
 #[derive(Debug)]
@@ -42,7 +45,7 @@ pub(super) enum Stage {
 
 impl<T, W> Cell<T, W> {
     pub(super) fn new(work: W) -> Self {
-        Self { inner: Mutex::new(Inner { phase: Phase::Pending(work), wakers: Vec::new() }), changed: Condvar::new() }
+        Self { inner: Mutex::new(Inner { phase: Phase::Pending(work), waker: None }), changed: Condvar::new() }
     }
 
     /// Takes the work, if nobody has begun or ended it.
@@ -73,12 +76,12 @@ impl<T, W> Cell<T, W> {
             return false;
         }
         let before = mem::replace(&mut inner.phase, Phase::Done(outcome));
-        let wakers = mem::take(&mut inner.wakers);
+        let waker = inner.waker.take();
         drop(inner);
         self.changed.notify_all();
-        wakers.into_iter().for_each(Waker::wake);
-        // Work that is not to be done is the application's, too: it goes outside the lock.
-        drop(before);
+        // Wakers, and work that is not to be done, are the application's: they go outside the lock, and may panic.
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.map(Waker::wake)));
+        discard(before);
         true
     }
 
@@ -117,8 +120,9 @@ impl<T, W> Cell<T, W> {
             Phase::Over => Poll::Ready(Err(Taken)),
             other => {
                 inner.phase = other;
-                if !inner.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
-                    inner.wakers.push(context.waker().clone());
+                match &mut inner.waker {
+                    Some(waker) => waker.clone_from(context.waker()),
+                    None => inner.waker = Some(context.waker().clone()),
                 }
                 Poll::Pending
             }

@@ -103,6 +103,13 @@ impl Control {
         self.has_news.swap(false, Ordering::AcqRel).then(|| self.progress()).flatten()
     }
 
+    /// What was taken was not written.
+    pub(super) fn renew_news(&self) {
+        if self.progress.lock().is_some() {
+            self.has_news.store(true, Ordering::Release);
+        }
+    }
+
     pub(super) fn has_news(&self) -> bool {
         self.has_news.load(Ordering::Acquire)
     }
@@ -182,9 +189,10 @@ impl JobContext {
     pub fn checkpoint(&self, state: &impl Serialize) -> Result<(), JobError> {
         let json = to_json("checkpoint", state).map_err(JobError::fatal)?;
         if let Some((queue, lease)) = &self.durable {
-            let progress = self.control.control().take_news();
-            let note = Note { checkpoint: Some(json.clone()), progress, ..Note::new(*lease) };
-            if queue.note(vec![note])? != [true] {
+            let control = self.control.control();
+            let note = Note { checkpoint: Some(json.clone()), progress: control.take_news(), ..Note::new(*lease) };
+            let noted = queue.note(vec![note]).inspect_err(|_| control.renew_news())?;
+            if noted != [true] {
                 self.control.control().raise(LOST);
                 return Err(JobError(Ending::LeaseLost));
             }

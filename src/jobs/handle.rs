@@ -4,11 +4,12 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -37,8 +38,8 @@ enum Way<T> {
     Memory(Arc<dyn InMemory<T>>),
     Durable {
         runner: Arc<Runner>,
-        /// Made when somebody first waits.
-        place: OnceLock<Arc<Place>>,
+        /// Made when somebody waits, and again for who waits after the outcome was taken.
+        place: Mutex<Option<Arc<Place>>>,
         decode: fn(&str) -> Result<T, String>,
     },
 }
@@ -53,7 +54,7 @@ impl<T> JobHandle<T> {
         T: DeserializeOwned,
     {
         let decode = |json: &str| serde_json::from_str(json).map_err(|error| error.to_string());
-        Self { id, is_new, way: Way::Durable { runner, place: OnceLock::new(), decode } }
+        Self { id, is_new, way: Way::Durable { runner, place: Mutex::default(), decode } }
     }
 
     /// The job's id.
@@ -101,11 +102,13 @@ impl<T> JobHandle<T> {
         match &self.way {
             Way::Memory(job) => job.take_until(until),
             Way::Durable { runner, place, decode } => {
-                let known = place.get_or_init(|| runner.wait_for(self.id));
-                match known.take_until(until)? {
+                let known = Arc::clone(place.lock().get_or_insert_with(|| runner.wait_for(self.id)));
+                let ended = known.take_until(until)?;
+                *place.lock() = None;
+                match ended {
                     Ok(ended) => Some(read(ended, *decode)),
-                    // It was told before, and is told again.
-                    Err(Taken) => runner.wait_for(self.id).take_until(until)?.ok().map(|ended| read(ended, *decode)),
+                    // Another thread waited through this handle, too.
+                    Err(Taken) => self.take_until(until),
                 }
             }
         }
@@ -150,10 +153,10 @@ impl<T> Future for JobHandle<T> {
         match &self.way {
             Way::Memory(job) => job.poll_take(cx),
             Way::Durable { runner, place, decode } => {
-                let known = place.get_or_init(|| runner.wait_for(self.id));
-                known.poll_take(cx).map(|ended| match ended {
-                    Ok(ended) => read(ended, *decode),
-                    Err(Taken) => Err(JobFailure::Failed("its outcome was taken before".to_owned())),
+                let known = Arc::clone(place.lock().get_or_insert_with(|| runner.wait_for(self.id)));
+                known.poll_take(cx).map(|ended| {
+                    *place.lock() = None;
+                    ended.map_or(Err(JobFailure::Stopped), |ended| read(ended, *decode))
                 })
             }
         }

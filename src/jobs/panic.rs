@@ -21,6 +21,8 @@ thread_local! {
 pub(super) fn catch<R>(f: impl FnOnce() -> R) -> Result<R, String> {
     watch();
     let outer = IS_CATCHING.replace(true);
+    // One that the application caught itself is none of this run.
+    CAUGHT.take();
     let outcome = catch_unwind(AssertUnwindSafe(f));
     IS_CATCHING.set(outer);
     outcome.map_err(|payload| {

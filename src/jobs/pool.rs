@@ -35,8 +35,8 @@ const WAITING_MAX: usize = 16_384;
 const LOOKS: u32 = 100;
 const LOOKS_YIELDING: u32 = 60;
 
-/// What a worker is at.
-type Slot = Mutex<Option<Arc<dyn Task>>>;
+/// What a worker is at, and since when.
+type Slot = Mutex<Option<(Arc<dyn Task>, u64)>>;
 
 /// What all closures of one `L0` have in common.
 pub(super) struct Pool {
@@ -56,6 +56,8 @@ struct Home {
     sleepers: AtomicUsize,
     /// Nobody may come any more.
     is_closed: AtomicBool,
+    /// Nothing may begin any more.
+    is_called_off: AtomicBool,
     threads: Mutex<Threads>,
     /// As many as there are, so that who comes need not look.
     alive: AtomicUsize,
@@ -81,7 +83,9 @@ trait Task: Send + Sync {
     fn stop(&self);
     /// Its process is to end.
     fn interrupt(&self);
-    fn name(&self) -> (String, u64);
+    /// It runs, and is not waited for any more.
+    fn abandon(&self);
+    fn name(&self) -> &str;
 }
 
 /// What a handle sees of a closure.
@@ -132,6 +136,7 @@ impl Pool {
                 is_searched: AtomicBool::new(false),
                 sleepers: AtomicUsize::new(0),
                 is_closed: AtomicBool::new(false),
+                is_called_off: AtomicBool::new(false),
                 threads: Mutex::default(),
                 alive: AtomicUsize::new(0),
                 wake: Condvar::new(),
@@ -180,8 +185,9 @@ impl Pool {
         let home = &self.home;
         let now_ns = home.clock.elapsed_ns();
         let running = home.running.iter().filter_map(|slot| {
-            let (name, came_ns) = slot.lock().as_ref()?.name();
-            Some((name, Duration::from_nanos(now_ns.saturating_sub(came_ns))))
+            let slot = slot.lock();
+            let (task, since_ns) = slot.as_ref()?;
+            Some((task.name().to_owned(), Duration::from_nanos(now_ns.saturating_sub(*since_ns))))
         });
         SpawnStats {
             waiting: home.waiting.get().map_or(0, ArrayQueue::len) as u64,
@@ -191,25 +197,30 @@ impl Pool {
         }
     }
 
+    /// Nobody comes any more.
+    pub(super) fn close(&self) {
+        self.home.is_closed.store(true, Ordering::SeqCst);
+    }
+
     /// Nobody comes any more. What waits is worked off until `drain`, then called off; what runs is asked to end then, and
     /// waited for until `until`.
     pub(super) fn stop(&self, drain: Instant, until: Instant) {
         let home = &self.home;
-        home.is_closed.store(true, Ordering::SeqCst);
-        if !home.wait_ended(drain) {
-            home.call_off();
-            for slot in &home.running {
-                let task = slot.lock().clone();
-                task.inspect(|task| task.interrupt());
-            }
-            if !home.wait_ended(until) {
-                return;
-            }
-        }
-        let handles = std::mem::take(&mut home.threads.lock().handles);
-        let own = std::thread::current().id();
-        handles.into_iter().filter(|thread| thread.thread().id() != own).for_each(|thread| _ = thread.join());
+        self.close();
+        let mut is_ended = home.wait_ended(drain);
+        home.is_called_off.store(true, Ordering::SeqCst);
         home.call_off();
+        if !is_ended {
+            home.each_running(|task| task.interrupt());
+            is_ended = home.wait_ended(until);
+        }
+        if is_ended {
+            let handles = std::mem::take(&mut home.threads.lock().handles);
+            let own = std::thread::current().id();
+            handles.into_iter().filter(|thread| thread.thread().id() != own).for_each(|thread| _ = thread.join());
+        } else {
+            home.each_running(|task| task.abandon());
+        }
     }
 }
 
@@ -269,8 +280,14 @@ impl Home {
                 if std::mem::take(&mut has_searched) && !waiting.is_empty() {
                     self.rouse();
                 }
-                *self.running[index].lock() = Some(Arc::clone(&task));
-                task.run();
+                *self.running[index].lock() = Some((Arc::clone(&task), self.clock.elapsed_ns()));
+                fence(Ordering::SeqCst);
+                // Whoever called off looked before this was there to be seen, or sees it.
+                if self.is_called_off.load(Ordering::Relaxed) {
+                    task.stop()
+                } else {
+                    task.run()
+                }
                 let left = self.running[index].lock().take();
                 // The last to hold it may be this thread, and what it holds is the application's.
                 discard(left);
@@ -317,6 +334,14 @@ impl Home {
             self.wake.wait(&mut threads);
         }
         self.sleepers.fetch_sub(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    fn each_running(&self, tell: impl Fn(&dyn Task)) {
+        for slot in &self.running {
+            let task = slot.lock().as_ref().map(|(task, _)| Arc::clone(task));
+            task.iter().for_each(|task| tell(&**task));
+        }
     }
 
     /// What waits is not run any more.
@@ -401,7 +426,7 @@ where
             queue_wait,
             correlation_id: self.correlation_id.as_ref(),
         };
-        let outcome = home.tell.inside(&attempt, || {
+        let inside = || {
             let outcome = match catch(|| work(&context)) {
                 Ok(Ok(value)) => Ok(value),
                 Ok(Err(error)) => Err(failure(error, self.control.flags())),
@@ -414,7 +439,10 @@ where
             }
             let is_failed = failure.is_some();
             (outcome, is_failed)
-        });
+        };
+        // A layer of the application's may panic as well as the closure.
+        let outcome =
+            catch(|| home.tell.inside(&attempt, inside)).unwrap_or_else(|panic| Err(JobFailure::Panicked(panic)));
         let state = match &outcome {
             Ok(_) => JobState::Success,
             Err(JobFailure::Cancelled) => JobState::Cancelled,
@@ -437,8 +465,14 @@ where
         self.control.raise(INTERRUPT);
     }
 
-    fn name(&self) -> (String, u64) {
-        (self.name.to_string(), self.came_ns)
+    fn abandon(&self) {
+        if self.cell.finish(Err(JobFailure::Stopped)) {
+            self.ended.store(JobState::Failed as u8, Ordering::Release);
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.name
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    thread,
     time::Instant,
 };
 
@@ -318,8 +319,15 @@ impl Jobs {
 
     /// Nothing is begun any more; what runs may end until `drain`, is then asked to, and waited for until `until`.
     pub(crate) fn stop(&self, drain: Instant, until: Instant) {
-        self.runner.stop(drain, until);
-        self.pool.stop(drain, until);
+        self.pool.close();
+        thread::scope(|scope| {
+            // Both have the same time.
+            let beside = thread::Builder::new().spawn_scoped(scope, || self.pool.stop(drain, until));
+            self.runner.stop(drain, until);
+            if beside.is_err() {
+                self.pool.stop(drain, until);
+            }
+        });
     }
 
     /// What a job that runs here has said, and the store does not know yet.
@@ -334,7 +342,7 @@ impl Jobs {
     /// The queue, of a version that can be read.
     fn readable(&self) -> Result<Arc<dyn JobQueue>> {
         if let Some(sqlite) = &self.sqlite
-            && sqlite.is_behind()
+            && sqlite.is_behind()?
         {
             self.runner.open()?;
             sqlite.prepare()?;
@@ -372,6 +380,7 @@ impl Jobs {
             payload,
             enqueued_at: now,
             run_at,
+            is_named: matches!(options.when, When::At(_)),
             terms: Terms {
                 max_attempts: options.max_attempts,
                 backoff: options.backoff,
@@ -405,12 +414,17 @@ impl JobReader {
     /// # Errors
     /// `is_storage` if it cannot be read.
     pub fn get(&self, id: JobId) -> Result<Option<JobRow>> {
-        if self.queue.is_behind() { Ok(None) } else { self.queue.get(id) }
+        if self.queue.is_behind()? { Ok(None) } else { self.queue.get(id) }
     }
 
     /// As [`Jobs::list`].
     pub fn list(&self) -> JobQuery {
-        JobQuery::new(Ok(Arc::clone(&self.queue) as Arc<dyn JobQueue>))
+        let queue: Result<Arc<dyn JobQueue>> = match self.queue.is_behind() {
+            Ok(true) => Ok(Arc::new(super::MemoryQueue::default())),
+            Ok(false) => Ok(Arc::clone(&self.queue) as Arc<dyn JobQueue>),
+            Err(error) => Err(error),
+        };
+        JobQuery::new(queue)
     }
 
     /// As [`Jobs::stats`]; a kind waits for a handler if no process that claims jobs has one.
@@ -418,7 +432,7 @@ impl JobReader {
     /// # Errors
     /// `is_storage` if it cannot be read.
     pub fn stats(&self) -> Result<JobStats> {
-        if self.queue.is_behind() {
+        if self.queue.is_behind()? {
             return Ok(JobStats::none(self.clock.now()));
         }
         let handled: Vec<String> = self.queue.owners()?.into_iter().flat_map(|owner| owner.kinds).collect();

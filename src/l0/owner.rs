@@ -63,8 +63,9 @@ impl L0 {
     /// Ends jobs, stores what is recorded, ends the run as `clean` and closes the store. What is recorded afterwards is only
     /// counted. Blocks for at most `timeout`.
     ///
-    /// No job is begun any more. Those that run have half of the time to be done, and a quarter to end when they are asked to:
-    /// durable ones that do not are pending for another process, at no cost of an attempt.
+    /// No durable job is begun any more. Those that run, and the closures that wait, have half of the time to be done, and a
+    /// quarter to end when they are asked to: durable ones that do not are taken over by another process when this one is
+    /// dead, or after half a minute, at no cost of an attempt.
     ///
     /// # Errors
     /// `is_timeout` or `is_storage` if the last records could not be stored in time; they stay in the flight file and

@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -151,7 +152,11 @@ impl State {
         let has_led = open.is_some();
         if let Some(mut open) = open {
             let batch = self.gather();
-            let outcome = open.write(&self.dir, &batch);
+            // An operation that panics is nobody's but everybody waits for this thread.
+            let outcome = catch_unwind(AssertUnwindSafe(|| open.write(&self.dir, &batch))).unwrap_or_else(|_| {
+                open.connection = None;
+                Err(Error::storage("a write to state.db panicked; nothing of its transaction was written"))
+            });
             self.note_size(&open);
             drop(open);
             for pending in &batch {

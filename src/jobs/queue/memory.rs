@@ -56,6 +56,8 @@ struct Job {
     state: JobState,
     reason: Reason,
     run_at: Timestamp,
+    /// When that was said, unless the moment itself was.
+    since: Option<Timestamp>,
     attempt: u32,
     deaths: u32,
     claims: i64,
@@ -162,6 +164,9 @@ impl Held {
     }
 
     fn claim(&mut self, claim: &Claim) -> Exchanged {
+        if !self.owners.contains_key(&claim.owner) {
+            return Exchanged { owner_is_unknown: true, ..Exchanged::default() };
+        }
         let want = Taking::want(claim).max(1);
         let mut due = Vec::new();
         let mut next_due = None;
@@ -239,9 +244,12 @@ impl Held {
                 self.put(number, JobState::Cancelled, Reason::Cancelled, at);
             }
             Outcome::Again { reason, error, run_at, counts } => {
+                if started_at.is_some() {
+                    job.new.terms.start_by = None;
+                }
                 job.error = error.or(job.error.take());
                 job.attempt -= u32::from(!counts);
-                job.run_at = run_at;
+                (job.run_at, job.since) = (run_at, Some(at));
                 if is_cancel_asked {
                     self.put(number, JobState::Cancelled, Reason::Cancelled, at);
                 } else {
@@ -267,6 +275,7 @@ impl JobQueue for MemoryQueue {
             let run_at = new.run_at;
             let job = Job {
                 id,
+                since: (!new.is_named).then_some(new.enqueued_at),
                 new,
                 // So that it is put where it belongs.
                 state: JobState::Running,
@@ -354,7 +363,10 @@ impl JobQueue for MemoryQueue {
                 state,
                 correlation_id: job.correlation_id(),
             };
-            job.run_at = job.run_at.min(now);
+            if job.started_at.is_some() {
+                job.new.terms.start_by = None;
+            }
+            (job.run_at, job.since) = (job.run_at.min(now), Some(now));
             let run_at = job.run_at;
             if state == JobState::Pending {
                 held.put_again(number, reason, run_at);
@@ -394,9 +406,33 @@ impl JobQueue for MemoryQueue {
         let number = job.number();
         if let Some(job) = held.jobs.get_mut(&number) {
             (job.attempt, job.deaths, job.is_cancel_asked, job.new.terms.start_by) = (0, 0, false, None);
+            job.since = Some(now);
         }
         held.put_again(number, Reason::None, now);
         Ok(true)
+    }
+
+    fn rebase(&self, now: Timestamp) -> Result<u64> {
+        let mut held = self.held.lock();
+        let told_later = now.as_unix_ns().saturating_add(1_000_000_000);
+        let numbers: Vec<_> = held
+            .jobs
+            .iter()
+            .filter(|(_, job)| {
+                job.state == JobState::Pending && job.since.is_some_and(|at| at.as_unix_ns() > told_later)
+            })
+            .map(|(number, _)| *number)
+            .collect();
+        for number in &numbers {
+            let Some(job) = held.jobs.get_mut(number) else { continue };
+            let pause_ns = job.since.map_or(0, |since| job.run_at.as_unix_ns() - since.as_unix_ns()).max(0);
+            let (reason, run_at) = (job.reason, Timestamp::from_unix_ns(now.as_unix_ns() + pause_ns));
+            job.since = Some(now);
+            // Out of its place in the lane, and back into another.
+            held.put(*number, JobState::Running, reason, now);
+            held.put_again(*number, reason, run_at);
+        }
+        Ok(numbers.len() as u64)
     }
 
     fn get(&self, id: JobId) -> Result<Option<JobRow>> {

@@ -45,8 +45,9 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// A settlement whose lease is not current changes nothing, and is answered `None`. A job that is to be pending again is cancelled
     /// if somebody has asked for that. Of the jobs of the asked kinds in the
     /// asked queue that are due, the claim takes those of the highest priority, of these those due longest; or, if it asks for
-    /// the oldest, those due longest of all. A due job whose `start_by` has passed, in its first attempt, fails as
-    /// [`Reason::MissedDeadline`].
+    /// the oldest, those due longest of all. A due job whose `start_by` has passed fails as
+    /// [`Reason::MissedDeadline`]; one that was begun loses that bound with its settlement or rescue. For an owner that is not known
+    /// nothing is claimed.
     fn exchange(&self, settle: Vec<Settle>, claim: Option<Claim>) -> Result<Exchanged>;
 
     /// Writes progress and checkpoints of running jobs; `false` for a lease that is not current.
@@ -73,6 +74,11 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
 
     /// Makes a failed or cancelled job pending again, with all its attempts; `false` for another, or if its unique key is taken.
     fn retry(&self, id: JobId, now: Timestamp) -> Result<bool>;
+
+    /// The clock was set back, to `now`: pending jobs whose time was told by it before, as so long after a moment that is yet to
+    /// come (by more than a second), are due as long after `now`. Those whose [time was named](NewJob::is_named) keep it. Says how
+    /// many.
+    fn rebase(&self, now: Timestamp) -> Result<u64>;
 
     /// One job.
     fn get(&self, id: JobId) -> Result<Option<JobRow>>;
@@ -104,6 +110,8 @@ pub struct NewJob {
     pub enqueued_at: Timestamp,
     /// When it is due.
     pub run_at: Timestamp,
+    /// That moment itself was named, not a pause from now.
+    pub is_named: bool,
     /// How its attempts are treated.
     pub terms: Terms,
     /// See [`JobOptions::unique`](super::JobOptions::unique).
@@ -124,6 +132,7 @@ impl NewJob {
             payload: payload.to_owned(),
             enqueued_at: now,
             run_at: now,
+            is_named: false,
             terms: Terms::default(),
             unique: None,
             correlation_id: None,
@@ -327,6 +336,8 @@ pub struct Exchanged {
     pub settled: Vec<Option<JobState>>,
     /// What was claimed: first what can begin at once, then what was claimed ahead.
     pub claimed: Vec<Claimed>,
+    /// The claim was for an owner that is not known (any more): nothing was claimed.
+    pub owner_is_unknown: bool,
     /// Jobs that failed because they could not be begun in time.
     pub missed: Vec<Ended>,
     /// When there may be something to claim again: not later than the next job of the asked kinds is due; `None` if there is

@@ -24,9 +24,9 @@ pub(super) fn after_death(
     }
 }
 
-/// Whether a due job has come too late to be begun for the first time.
-pub(super) fn is_missed(attempt: u32, start_by: Option<Timestamp>, now: Timestamp) -> bool {
-    attempt == 0 && start_by.is_some_and(|by| by < now)
+/// Whether a due job has come too late to be begun for the first time. One that was begun has no such bound any more.
+fn is_missed(start_by: Option<Timestamp>, now: Timestamp) -> bool {
+    start_by.is_some_and(|by| by < now)
 }
 
 /// Takes from the jobs that are due, in their order, those of a claim.
@@ -59,7 +59,7 @@ impl<'c> Taking<'c> {
     /// Of the next job: how often it was tried and its process died, how it is to be treated, and whether its kind may be
     /// claimed ahead.
     pub(super) fn next(&mut self, attempt: u32, deaths: u32, terms: &Terms, may_be_ahead: bool) -> Take {
-        if is_missed(attempt, terms.start_by, self.claim.now) {
+        if is_missed(terms.start_by, self.claim.now) {
             return Take::Missed;
         }
         let begins_at_once = self.taken < self.claim.limit;
@@ -113,7 +113,7 @@ mod tests {
         let late = Terms { start_by: Some(Timestamp::from_unix_ns(99)), ..Terms::default() };
         let mut taking = Taking::new(&claim);
         assert_eq!(taking.next(0, 0, &late, true), Take::Missed);
-        assert_eq!(taking.next(1, 0, &late, true), Now, "only the first attempt is bound");
+        assert_eq!(taking.next(0, 0, &terms(3), false), Now);
         assert_eq!(taking.next(0, 0, &terms(3), false), Leave, "its kind is not quick");
     }
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     config::{Durability, create_directory},
-    database::{identity, open_reader},
+    database::{at_most, identity, is_behind, open_reader},
     error::{Error, Result},
     state::{STATE, State},
 };
@@ -73,7 +73,7 @@ impl SqliteQueue {
         durability: Durability,
         operation: impl FnOnce(&Connection) -> rusqlite::Result<R> + Send + 'static,
     ) -> Result<R> {
-        self.state.write(what, WITHIN, durability, operation)
+        self.state.write(what, at_most(WITHIN), durability, operation)
     }
 
     /// A question, in one read transaction; the default where there is no database yet.
@@ -93,9 +93,12 @@ impl SqliteQueue {
     }
 
     /// Whether the database is of an earlier l0, and so has no jobs.
-    pub(crate) fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> Result<bool> {
         let dir = self.state.dir();
-        dir.join(STATE.file).is_file() && self.reader.lock().is_none() && open_reader(&STATE, dir).is_err()
+        if !dir.join(STATE.file).is_file() || self.reader.lock().is_some() {
+            return Ok(false);
+        }
+        is_behind(&STATE, dir)
     }
 
     /// Brings a database of an earlier l0 up to date, which only who writes does.
@@ -155,6 +158,12 @@ impl JobQueue for SqliteQueue {
 
     fn retry(&self, id: JobId, now: Timestamp) -> Result<bool> {
         self.step("cannot retry a job", self.durability, move |connection| write::retry(connection, id, now))
+    }
+
+    fn rebase(&self, now: Timestamp) -> Result<u64> {
+        self.step("cannot follow a clock that was set back", self.durability, move |connection| {
+            write::rebase(connection, now)
+        })
     }
 
     fn get(&self, id: JobId) -> Result<Option<JobRow>> {

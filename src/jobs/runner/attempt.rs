@@ -85,25 +85,13 @@ pub(super) struct Done {
 }
 
 impl Runner {
-    /// Runs what was claimed. `None` if it was given up meanwhile: others have settled it.
-    pub(super) fn run(self: &Arc<Self>, line: &Arc<Line>, claimed: Claimed, is_more_done: bool) -> Option<Done> {
-        let started_at = self.clock.now();
-        let Some(kind) = self.kind(&claimed.kind) else {
-            return Some(Done::unstarted(claimed, started_at, Reason::None));
-        };
-        let started_ns = self.clock.elapsed_ns();
+    /// A handler is about to run: from here on it can be told to end.
+    pub(super) fn begin(self: &Arc<Self>, line: &Arc<Line>, claimed: Claimed) -> Arc<Run> {
+        let (started_at, started_ns) = (self.clock.now(), self.clock.elapsed_ns());
         let timeout = claimed.terms.timeout;
         let deadline_ns = timeout.map_or(u64::MAX, |timeout| started_ns.saturating_add(ns(timeout)));
         let give_up_ns = timeout.map_or(u64::MAX, |timeout| deadline_ns.saturating_add(ns(timeout.min(GRACE_MAX))));
         let control = Arc::new(Control::new(self.clock.clone(), deadline_ns, claimed.checkpoint.clone()));
-        let context = JobContext {
-            id: claimed.lease.id,
-            attempt: claimed.attempt,
-            correlation_id: claimed.correlation_id.clone(),
-            scheduled_for: claimed.scheduled_for,
-            control: Arc::clone(&control) as Arc<dyn Controlled>,
-            durable: Some((Arc::clone(&self.queue), claimed.lease)),
-        };
         let run = Arc::new(Run {
             is_noted: AtomicBool::new(!claimed.is_ahead),
             claimed,
@@ -113,10 +101,31 @@ impl Runner {
             started_ns,
             give_up_ns,
         });
+        self.running.lock().insert(run.claimed.lease, Arc::clone(&run));
+        run
+    }
+
+    /// A handler has ended, or is given up; says whether this is the first to say so.
+    pub(super) fn end(&self, run: &Run) -> bool {
+        self.running.lock().remove(&run.claimed.lease).is_some()
+    }
+
+    /// Runs what was begun. `None` if it was given up meanwhile: others have settled it.
+    pub(super) fn run(self: &Arc<Self>, run: &Arc<Run>, is_more_done: bool) -> Option<Done> {
         let claimed = &run.claimed;
-        self.running.lock().insert(claimed.lease.id, Arc::clone(&run));
-        self.stir_for(&run, timeout, is_more_done);
-        let queue_wait = wait(claimed, started_at);
+        let Some(kind) = self.kind(&claimed.kind) else {
+            return self.end(run).then(|| Done::unstarted(claimed.clone(), run.started_at, Reason::None));
+        };
+        let context = JobContext {
+            id: claimed.lease.id,
+            attempt: claimed.attempt,
+            correlation_id: claimed.correlation_id.clone(),
+            scheduled_for: claimed.scheduled_for,
+            control: Arc::clone(&run.control) as Arc<dyn Controlled>,
+            durable: Some((Arc::clone(&self.queue), claimed.lease)),
+        };
+        self.stir_for(run, is_more_done);
+        let queue_wait = wait(claimed, run.started_at);
         let span = tell::Attempt {
             id: claimed.lease.id,
             kind: kind.name,
@@ -124,17 +133,20 @@ impl Runner {
             queue_wait,
             correlation_id: claimed.correlation_id.as_ref(),
         };
-        let ran = self.tell.inside(&span, || {
-            let facts = Facts { queue_wait_ms: Some(ms(queue_wait)), ..self.facts(line, claimed) };
+        let inside = || {
+            let facts = Facts { queue_wait_ms: Some(ms(queue_wait)), ..self.facts(&run.line, claimed) };
             self.change(To::Started, claimed, facts);
             let ran = catch(|| (kind.handler)(&claimed.payload, &context));
             let is_failed = !matches!(ran, Ok(Ok(Ok(_))));
             (ran, is_failed)
-        });
-        let run_ns = self.clock.elapsed_ns().saturating_sub(started_ns);
+        };
+        // A layer of the application's may panic as well as a handler.
+        let ran = catch(|| self.tell.inside(&span, inside)).unwrap_or_else(Err);
+        let run_ns = self.clock.elapsed_ns().saturating_sub(run.started_ns);
         kind.took(run_ns);
-        // Whoever takes it out of the table says what became of it.
-        self.running.lock().remove(&claimed.lease.id)?;
+        if !self.end(run) {
+            return None;
+        }
         let end = match ran {
             Ok(Ok(Ok(result))) => End::Returned(result),
             Ok(Ok(Err(undecodable))) => End::Undecodable(undecodable),
@@ -150,38 +162,20 @@ impl Runner {
             chance: chance(),
         };
         let outcome = decide(end, &attempt).map(|outcome| self.without_secrets(outcome));
-        let lost = || Outcome::Again { reason: Reason::None, error: None, run_at: at, counts: true };
-        let settle = Settle {
-            lease: claimed.lease,
-            started_at: Some(started_at),
-            at,
-            progress: run.control.take_news(),
-            // Its lease is void, so this changes nothing, and it is told that it was lost.
-            outcome: outcome.unwrap_or_else(lost),
-        };
-        Some(Done { settle, claimed: claimed.clone(), run_time: Some(Duration::from_nanos(run_ns)), queue_wait })
+        // Its lease is void, so this changes nothing, and it is told that it was lost.
+        let lost = Outcome::Again { reason: Reason::None, error: None, run_at: at, counts: true };
+        Some(run.done(at, Duration::from_nanos(run_ns), outcome.unwrap_or(lost)))
     }
 
-    /// A handler that did not end in time: the job fails for good, since another attempt would run beside it.
-    pub(super) fn give_up(&self, run: &Run) -> Done {
+    /// What becomes of a job whose handler did not end in time: it fails for good, since another attempt would run beside it.
+    pub(super) fn given_up(&self, run: &Run) -> Done {
         run.control.raise(TIMED_OUT);
-        let at = self.clock.now();
         let timeout = run.claimed.terms.timeout.unwrap_or_default();
         let error = format!(
             "it took longer than its timeout of {timeout:?} and did not end when it was asked to; it is not tried again beside itself"
         );
-        Done {
-            settle: Settle {
-                lease: run.claimed.lease,
-                started_at: Some(run.started_at),
-                at,
-                progress: run.control.take_news(),
-                outcome: Outcome::Failed { reason: Reason::TimedOut, error },
-            },
-            run_time: Some(Duration::from_nanos(self.clock.elapsed_ns().saturating_sub(run.started_ns))),
-            queue_wait: wait(&run.claimed, run.started_at),
-            claimed: run.claimed.clone(),
-        }
+        let run_time = Duration::from_nanos(self.clock.elapsed_ns().saturating_sub(run.started_ns));
+        run.done(self.clock.now(), run_time, Outcome::Failed { reason: Reason::TimedOut, error })
     }
 
     fn without_secrets(&self, outcome: Outcome) -> Outcome {
@@ -234,10 +228,36 @@ impl Runner {
     }
 }
 
+impl Run {
+    fn done(&self, at: Timestamp, run_time: Duration, outcome: Outcome) -> Done {
+        Done {
+            settle: Settle {
+                lease: self.claimed.lease,
+                started_at: Some(self.started_at),
+                at,
+                progress: self.control.progress(),
+                outcome,
+            },
+            run_time: Some(run_time),
+            queue_wait: wait(&self.claimed, self.started_at),
+            claimed: self.claimed.clone(),
+        }
+    }
+}
+
 impl Done {
     /// What was claimed and not begun is given back, at no cost.
     pub(super) fn unstarted(claimed: Claimed, at: Timestamp, reason: Reason) -> Self {
-        let outcome = Outcome::Again { reason, error: None, run_at: claimed.run_at.min(at), counts: false };
+        let run_at = claimed.run_at.min(at);
+        Self::unrun(claimed, at, Outcome::Again { reason, error: None, run_at, counts: false })
+    }
+
+    /// What was claimed and not begun is not wanted any more.
+    pub(super) fn cancelled(claimed: Claimed, at: Timestamp) -> Self {
+        Self::unrun(claimed, at, Outcome::Cancelled)
+    }
+
+    fn unrun(claimed: Claimed, at: Timestamp, outcome: Outcome) -> Self {
         let settle = Settle { lease: claimed.lease, started_at: None, at, progress: None, outcome };
         Self { settle, queue_wait: wait(&claimed, at), claimed, run_time: None }
     }

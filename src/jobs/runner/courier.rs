@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{
     super::{
         cell::Cell,
+        panic::catch,
         queue::{Enqueued, NewJob},
     },
     Runner,
@@ -89,7 +90,9 @@ impl Courier {
             let count = line.waiting.len().min(STEP);
             let (jobs, receipts): (Vec<_>, Vec<_>) = line.waiting.drain(..count).unzip();
             drop(line);
-            match runner.enqueue_now(jobs) {
+            let enqueued = catch(|| runner.enqueue_now(jobs))
+                .unwrap_or_else(|panic| Err(Error::storage(format!("the queue of jobs panicked: {panic}"))));
+            match enqueued {
                 Ok(enqueued) => {
                     receipts.iter().zip(enqueued).for_each(|(receipt, enqueued)| _ = receipt.finish(Ok(enqueued)));
                 }

@@ -1,22 +1,34 @@
 //! One queue in this process: what was claimed, what is done, and the threads that work it off.
 //!
 //! A worker runs what was claimed; when nothing is left it settles what all have done and claims what is next, in one step.
-//! Nobody polls: a worker without work sleeps until somebody brings news, or until the next job is due.
+//! Nobody polls: a worker without work sleeps until somebody brings news, or until the next job is due. Whoever begins a job
+//! while something is left to be done, or to be watched, wakes another for it: so there is always somebody, while there may be.
+//!
+//! Nothing that was claimed or done leaves this place but by a step of the queue that was taken.
 
 use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::{Runner, attempt::Done};
-use crate::{clock::Timestamp, jobs::queue::Claimed};
+use super::{
+    Runner,
+    attempt::{Done, Run},
+};
+use crate::{
+    clock::Timestamp,
+    jobs::{
+        id::{JobId, Reason},
+        queue::{Claimed, OwnerId},
+    },
+};
 
 /// Wall time is looked at again after so long, for it may be set, and machines sleep.
 const DOZE_MAX: Duration = Duration::from_secs(30);
@@ -31,20 +43,26 @@ pub(super) struct Line {
     pub(super) name: String,
     /// How many run at once.
     limit: AtomicUsize,
+    /// Claims that were made.
+    pub(super) claims: AtomicU32,
     inner: Mutex<Inner>,
-    /// Something changed for who sleeps.
+    /// For workers that sleep.
     wake: Condvar,
+    /// For who shuts down: something came to its end.
+    quiet: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     /// Claimed, and not begun; with the moment of the claim.
     ready: VecDeque<(Claimed, u64)>,
-    /// Run, and not settled.
+    /// Run, or not to be run, and not settled.
     done: Vec<Done>,
     /// Handlers that run, but for those that were given up.
     running: usize,
+    /// Workers that sleep, and calls to them that none has heard yet.
     idle: usize,
+    calls: usize,
     threads: Vec<JoinHandle<()>>,
     alive: usize,
     given_up: usize,
@@ -65,12 +83,26 @@ pub(super) struct Look {
     pub(super) running: usize,
 }
 
+impl Look {
+    /// Whether anything here is under a lease of this process.
+    pub(super) fn is_held(self) -> bool {
+        self.ready + self.done + self.running > 0
+    }
+}
+
 impl Line {
     pub(super) fn new(name: &str, limit: usize) -> Self {
-        Self { name: name.to_owned(), limit: AtomicUsize::new(limit), inner: Mutex::default(), wake: Condvar::new() }
+        Self {
+            name: name.to_owned(),
+            limit: AtomicUsize::new(limit),
+            claims: AtomicU32::new(0),
+            inner: Mutex::default(),
+            wake: Condvar::new(),
+            quiet: Condvar::new(),
+        }
     }
 
-    pub(super) fn limit(&self) -> usize {
+    fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 
@@ -89,14 +121,15 @@ impl Line {
         match due {
             None => inner.has_news = true,
             Some(due) if inner.next_due.is_none_or(|next| due < next) => inner.next_due = Some(due),
-            Some(_) => return,
+            Some(_) => {}
         }
         self.wake_one(&mut inner, runner);
     }
 
-    /// Somebody who sleeps, or a thread that is not there yet.
+    /// Calls a worker that sleeps, or makes one, if there may be another.
     fn wake_one(self: &Arc<Self>, inner: &mut Inner, runner: &Arc<Runner>) {
-        if inner.idle > 0 {
+        if inner.idle > inner.calls {
+            inner.calls += 1;
             self.wake.notify_one();
         } else if inner.alive + inner.given_up.saturating_sub(GIVEN_UP_MAX) < self.limit() && runner.is_claiming() {
             self.add_thread(inner, runner);
@@ -123,70 +156,95 @@ impl Line {
     fn work(self: &Arc<Self>, runner: &Arc<Runner>) {
         let mut inner = self.inner.lock();
         loop {
-            if runner.is_claiming()
-                && let Some((claimed, _)) = inner.ready.pop_front()
-            {
-                inner.running += 1;
-                // Should this one take long, what is done before it is settled by the timer.
-                let is_more_done = !inner.done.is_empty();
+            if let Some((run, is_more_done)) = self.begin(&mut inner, runner) {
                 drop(inner);
-                let ran = runner.run(self, claimed, is_more_done);
+                let done = runner.run(&run, is_more_done);
                 inner = self.inner.lock();
-                match ran {
-                    Some(done) => {
-                        inner.running -= 1;
-                        inner.done.push(done);
-                    }
+                let Some(done) = done else {
                     // It was given up, and this thread with it: another has its place.
-                    None => {
-                        inner.given_up -= 1;
-                        return;
-                    }
-                }
-                continue;
-            }
-            let is_in_trouble = inner.trouble.is_some_and(|(until, _)| Instant::now() < until);
-            let has_cause = !inner.done.is_empty() || inner.has_news && runner.is_claiming();
-            if has_cause && !inner.is_exchanging && !is_in_trouble {
+                    inner.given_up -= 1;
+                    self.quiet.notify_all();
+                    return;
+                };
+                inner.running -= 1;
+                inner.done.push(done);
+            } else if self.may_exchange(&inner, runner) {
                 inner = self.exchange(inner, runner, true);
                 if !runner.is_claiming() {
-                    // Who shuts down may wait for this.
-                    self.wake.notify_all();
+                    self.quiet.notify_all();
                 }
-                continue;
-            }
-            // A store that does not take what is done now is closed: others run it again.
-            if runner.is_over() && (inner.done.is_empty() || inner.trouble.is_some()) {
+            } else if self.is_superfluous(&inner, runner) {
                 inner.alive -= 1;
-                self.wake.notify_all();
+                self.quiet.notify_all();
                 return;
-            }
-            let until = self.sleep_until(&inner, runner, is_in_trouble);
-            inner.idle += 1;
-            let woken = match until {
-                Some(until) => !self.wake.wait_until(&mut inner, until).timed_out(),
-                None => {
-                    self.wake.wait(&mut inner);
-                    true
-                }
-            };
-            inner.idle -= 1;
-            // Is it due? Else wall time was looked at.
-            if !woken && inner.next_due.is_some_and(|due| due <= runner.clock.now()) {
-                inner.has_news = true;
+            } else {
+                self.sleep(&mut inner, runner);
             }
         }
     }
 
-    /// Until when a worker may sleep.
-    fn sleep_until(&self, inner: &Inner, runner: &Runner, is_in_trouble: bool) -> Option<Instant> {
-        if inner.is_exchanging {
-            // Whoever does wakes somebody, if there is more to do or a time to wait for.
+    /// Takes a job that was claimed, if there is one and it may begin; says as well whether more is done and not settled.
+    fn begin(self: &Arc<Self>, inner: &mut Inner, runner: &Arc<Runner>) -> Option<(Arc<Run>, bool)> {
+        if !runner.is_claiming() || inner.running >= self.limit() {
             return None;
         }
-        let trouble = inner.trouble.filter(|_| is_in_trouble).map(|(until, _)| until);
-        // On a clock that is moved by hand nothing is due by itself.
-        let due = inner.next_due.filter(|_| runner.is_claiming() && !runner.clock.is_manual()).map(|due| {
+        let (claimed, _) = inner.ready.pop_front()?;
+        inner.running += 1;
+        // Under the lock: who looks for a job finds it here or there.
+        let run = runner.begin(self, claimed);
+        if !inner.ready.is_empty() || inner.has_news || inner.next_due.is_some() {
+            self.wake_one(inner, runner);
+        }
+        Some((run, !inner.done.is_empty()))
+    }
+
+    fn is_in_trouble(inner: &Inner) -> bool {
+        inner.trouble.is_some_and(|(until, _)| Instant::now() < until)
+    }
+
+    /// How many more could begin.
+    fn free(&self, inner: &Inner) -> usize {
+        self.limit().saturating_sub(inner.running + inner.ready.len())
+    }
+
+    fn may_exchange(&self, inner: &Inner, runner: &Runner) -> bool {
+        let has_cause = !inner.done.is_empty() || inner.has_news && runner.is_claiming() && self.free(inner) > 0;
+        has_cause && !inner.is_exchanging && !Self::is_in_trouble(inner)
+    }
+
+    /// Whether this thread is one too many, or all is over. What a store did not take then, others run again.
+    fn is_superfluous(&self, inner: &Inner, runner: &Runner) -> bool {
+        runner.is_over() && (inner.done.is_empty() || inner.trouble.is_some()) || inner.alive > self.limit()
+    }
+
+    fn sleep(&self, inner: &mut MutexGuard<'_, Inner>, runner: &Runner) {
+        let until = self.sleep_until(inner, runner);
+        inner.idle += 1;
+        let is_late = match until {
+            Some(until) => self.wake.wait_until(inner, until).timed_out(),
+            None => {
+                self.wake.wait(inner);
+                false
+            }
+        };
+        inner.idle -= 1;
+        inner.calls = inner.calls.saturating_sub(1).min(inner.idle);
+        // Is it due? Else wall time was looked at.
+        if is_late && inner.next_due.is_some_and(|due| due <= runner.clock.now()) {
+            inner.has_news = true;
+        }
+    }
+
+    /// Until when a worker may sleep.
+    fn sleep_until(&self, inner: &Inner, runner: &Runner) -> Option<Instant> {
+        // Whoever exchanges goes on here, and wakes another if it takes a job.
+        if inner.is_exchanging {
+            return None;
+        }
+        let trouble = inner.trouble.filter(|_| Self::is_in_trouble(inner)).map(|(until, _)| until);
+        // On a clock that is moved by hand nothing is due by itself; and nobody is free for more than may run.
+        let may_begin = runner.is_claiming() && !runner.clock.is_manual() && self.free(inner) > 0;
+        let due = inner.next_due.filter(|_| may_begin).map(|due| {
             let ahead_ns = due.as_unix_ns().saturating_sub(runner.clock.now().as_unix_ns());
             Instant::now() + Duration::from_nanos(u64::try_from(ahead_ns).unwrap_or(0)).min(DOZE_MAX)
         });
@@ -196,14 +254,13 @@ impl Line {
     /// Settles what is done and, if `claims`, claims what is next.
     fn exchange<'i>(
         self: &'i Arc<Self>,
-        mut inner: parking_lot::MutexGuard<'i, Inner>,
+        mut inner: MutexGuard<'i, Inner>,
         runner: &Arc<Runner>,
         claims: bool,
-    ) -> parking_lot::MutexGuard<'i, Inner> {
+    ) -> MutexGuard<'i, Inner> {
         inner.is_exchanging = true;
-        let claims = claims && runner.is_claiming();
-        let free = if claims { self.limit().saturating_sub(inner.running + inner.ready.len()) } else { 0 };
-        if claims {
+        let free = if claims && runner.is_claiming() { self.free(&inner) } else { 0 };
+        if free > 0 {
             inner.has_news = false;
         }
         let done = std::mem::take(&mut inner.done);
@@ -215,12 +272,18 @@ impl Line {
             Ok(exchanged) => {
                 inner.trouble = None;
                 if free > 0 {
-                    inner.next_due = exchanged.next_due;
-                    let is_more = exchanged.next_due.is_some_and(|due| due <= runner.clock.now());
-                    inner.has_news |= is_more;
+                    // News may have come meanwhile.
+                    let next_due = exchanged.next_due;
+                    inner.next_due =
+                        inner.next_due.filter(|due| *due > runner.clock.now()).into_iter().chain(next_due).min();
+                    inner.has_news |=
+                        exchanged.owner_is_unknown || next_due.is_some_and(|due| due <= runner.clock.now());
                 }
                 let now_ns = runner.clock.elapsed_ns();
                 inner.ready.extend(exchanged.claimed.into_iter().map(|claimed| (claimed, now_ns)));
+                if !runner.is_claiming() {
+                    self.give_back(&mut inner, u64::MAX, runner.clock.now(), Reason::Interrupted);
+                }
             }
             Err((done, error)) => {
                 let pause = inner.trouble.map_or(PAUSE_FIRST, |(_, pause)| (pause * 2).min(PAUSE_MAX));
@@ -229,62 +292,95 @@ impl Line {
                     runner.tell.warn("l0.jobs", format!("the queue {name} waits for the store: {error}"));
                 }
                 inner.trouble = Some((Instant::now() + pause, pause));
-                inner.has_news |= claims;
+                inner.has_news |= free > 0;
                 // Nothing of it is lost: it is settled when the store takes it.
                 inner.done.splice(0..0, done);
             }
         }
-        // This thread takes one; the others that were claimed, and what came to be done meanwhile, are for others.
-        for _ in 1..inner.ready.len().min(self.limit()) {
-            self.wake_one(&mut inner, runner);
-        }
-        if !inner.done.is_empty() || inner.trouble.is_some() || inner.next_due.is_some() {
-            // This thread may be long at what it takes: somebody else is to look at the rest, and at the time.
-            self.wake.notify_one();
-        }
         inner
     }
 
-    /// From the timer: settles what a worker has left behind because it is at something that takes long.
-    pub(super) fn settle_left(self: &Arc<Self>, runner: &Arc<Runner>) {
-        let inner = self.inner.lock();
-        if !inner.done.is_empty() && !inner.is_exchanging && inner.trouble.is_none() {
-            drop(self.exchange(inner, runner, false));
-        }
-    }
-
-    /// Takes back what was claimed before this moment and not begun: others may be free for it.
-    pub(super) fn take_back(&self, before_ns: u64) -> Vec<Claimed> {
-        let mut inner = self.inner.lock();
-        let mut back = Vec::new();
+    /// What was claimed before this moment and not begun is to be pending again, at no cost.
+    fn give_back(&self, inner: &mut Inner, before_ns: u64, now: Timestamp, reason: Reason) {
         while inner.ready.front().is_some_and(|(_, at)| *at < before_ns) {
-            back.extend(inner.ready.pop_front().map(|(claimed, _)| claimed));
+            let back = inner.ready.pop_front().map(|(claimed, _)| Done::unstarted(claimed, now, reason));
+            inner.done.extend(back);
         }
-        back
     }
 
-    /// A handler does not end: its thread is not counted any more, and another may take its place.
-    pub(super) fn give_up_one(self: &Arc<Self>, runner: &Arc<Runner>) {
+    /// The same, from elsewhere; it is settled at once, if the store takes it.
+    pub(super) fn take_back(self: &Arc<Self>, runner: &Arc<Runner>, before_ns: u64, reason: Reason) {
         let mut inner = self.inner.lock();
-        inner.running -= 1;
-        inner.given_up += 1;
-        inner.alive -= 1;
-        inner.has_news = true;
+        self.give_back(&mut inner, before_ns, runner.clock.now(), reason);
+        drop(inner);
+        self.settle_left(runner);
+    }
+
+    /// Settles what a worker has left behind because it is at something that takes long.
+    pub(super) fn settle_left(self: &Arc<Self>, runner: &Arc<Runner>) {
+        let mut inner = self.inner.lock();
+        if !inner.done.is_empty() && !inner.is_exchanging && !Self::is_in_trouble(&inner) {
+            inner = self.exchange(inner, runner, false);
+            // Room, or news, for who sleeps.
+            if inner.has_news || inner.trouble.is_some() {
+                self.wake_one(&mut inner, runner);
+            }
+            self.quiet.notify_all();
+        }
+    }
+
+    /// Keeps what the store did not take from elsewhere; a worker settles it.
+    pub(super) fn keep(self: &Arc<Self>, runner: &Arc<Runner>, done: Vec<Done>) {
+        let mut inner = self.inner.lock();
+        inner.done.extend(done);
         self.wake_one(&mut inner, runner);
+    }
+
+    /// Cancels a job that was claimed and not begun. Says whether it was here.
+    pub(super) fn cancel_ready(self: &Arc<Self>, runner: &Arc<Runner>, id: JobId) -> bool {
+        let mut inner = self.inner.lock();
+        let index = inner.ready.iter().position(|(claimed, _)| claimed.lease.id == id);
+        let Some((claimed, _)) = index.and_then(|index| inner.ready.remove(index)) else { return false };
+        inner.done.push(Done::cancelled(claimed, runner.clock.now()));
+        drop(inner);
+        self.settle_left(runner);
+        true
+    }
+
+    /// Forgets what was claimed under a lease that is void.
+    pub(super) fn forget(&self, owner: OwnerId) {
+        self.inner.lock().ready.retain(|(claimed, _)| claimed.lease.owner != owner);
+    }
+
+    /// A handler does not end: what it was at is `done` in another way, its thread is not counted any more, and another may
+    /// take its place.
+    pub(super) fn give_up(self: &Arc<Self>, runner: &Arc<Runner>, run: &Run) {
+        let mut inner = self.inner.lock();
+        // Whoever takes it out of the table says what became of it.
+        if runner.end(run) {
+            inner.running -= 1;
+            inner.given_up += 1;
+            inner.alive -= 1;
+            inner.done.push(runner.given_up(run));
+            inner.has_news = true;
+            self.wake_one(&mut inner, runner);
+            drop(inner);
+            self.settle_left(runner);
+        }
     }
 
     /// Everybody looks up.
     pub(super) fn wake_all(&self) {
-        // Under the lock, so that nobody is between looking and sleeping.
-        let _inner = self.inner.lock();
+        let mut inner = self.inner.lock();
+        inner.calls = inner.idle;
         self.wake.notify_all();
     }
 
     /// Waits until all is settled, or this moment; says whether it is.
     pub(super) fn wait_settled(&self, until: Instant) -> bool {
         let mut inner = self.inner.lock();
-        while inner.running > 0 || !inner.done.is_empty() || inner.is_exchanging {
-            if self.wake.wait_until(&mut inner, until).timed_out() {
+        while inner.running + inner.done.len() + inner.ready.len() > 0 || inner.is_exchanging {
+            if self.quiet.wait_until(&mut inner, until).timed_out() {
                 return false;
             }
         }
@@ -294,7 +390,7 @@ impl Line {
     /// Waits for the threads, until this moment.
     pub(super) fn join(&self, until: Instant) {
         let mut inner = self.inner.lock();
-        while inner.alive > 0 && !self.wake.wait_until(&mut inner, until).timed_out() {}
+        while inner.alive > 0 && !self.quiet.wait_until(&mut inner, until).timed_out() {}
         let threads = std::mem::take(&mut inner.threads);
         let is_over = inner.alive == 0 && inner.given_up == 0;
         drop(inner);

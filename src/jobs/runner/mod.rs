@@ -18,7 +18,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, AtomicU32, Ordering},
+        atomic::{AtomicI64, AtomicU8, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -31,7 +31,7 @@ pub(super) use self::{
     waiters::{Ended, Place},
 };
 use self::{
-    attempt::{Done, Kind, Run},
+    attempt::{Kind, Run},
     courier::Courier,
     line::Line,
     owner::Ownership,
@@ -43,12 +43,14 @@ use super::{
     error::JobFailure,
     id::{JobId, Reason},
     outcome::told,
-    queue::{Cancel, Enqueued, JobQueue, NewJob, Note, OwnerId, Progress},
+    queue::{Cancel, Enqueued, JobQueue, Lease, NewJob, Note, OwnerId, Progress},
+    row::JobFilter,
     tell::{Change, Facts, Tell, To},
 };
 use crate::{
     clock::{Clock, Timestamp},
     config::JobHistory,
+    database,
     error::{Error, Result},
     state::State,
     timer::Timer,
@@ -78,13 +80,15 @@ pub(super) struct Runner {
     history: JobHistory,
     kinds: RwLock<BTreeMap<&'static str, Arc<Kind>>>,
     lines: RwLock<BTreeMap<String, Arc<Line>>>,
-    running: Mutex<HashMap<JobId, Arc<Run>>>,
+    /// Handlers that run, and were not given up.
+    running: Mutex<HashMap<Lease, Arc<Run>>>,
     owner: Mutex<Ownership>,
     waiters: Waiters,
     courier: Courier,
     rounds: Rounds,
     phase: AtomicU8,
-    claims: AtomicU32,
+    /// The latest the wall clock has shown, in unix nanoseconds.
+    latest: AtomicI64,
 }
 
 /// What a runner is made of.
@@ -121,7 +125,7 @@ impl Runner {
             courier: Courier::default(),
             rounds: Rounds::default(),
             phase: AtomicU8::new(NEW),
-            claims: AtomicU32::new(0),
+            latest: AtomicI64::new(i64::MIN),
         });
         let weak = Arc::downgrade(&runner);
         let task = runner.timer.add(Box::new(move || weak.upgrade()?.round()));
@@ -154,11 +158,16 @@ impl Runner {
 
     // ---- queues and kinds
 
-    pub(super) fn set_line(&self, name: &str, limit: usize) {
+    pub(super) fn set_line(self: &Arc<Self>, name: &str, limit: usize) {
         let mut lines = self.lines.write();
-        match lines.get(name) {
-            Some(line) => line.set_limit(limit),
-            None => _ = lines.insert(name.to_owned(), Arc::new(Line::new(name, limit))),
+        let line = lines.entry(name.to_owned()).or_insert_with(|| Arc::new(Line::new(name, limit)));
+        line.set_limit(limit);
+        let line = Arc::clone(line);
+        drop(lines);
+        if self.is_claiming() {
+            // There is room for more; or who is too many ends.
+            line.news(self, None);
+            line.wake_all();
         }
     }
 
@@ -225,6 +234,10 @@ impl Runner {
                 }
             }
         }
+        // What was enqueued last, by a clock that has been set back since.
+        if let Some(last) = self.queue.list(&JobFilter::latest(1))?.rows.first() {
+            self.latest.fetch_max(last.enqueued_at.as_unix_ns(), Ordering::Relaxed);
+        }
         self.look_at_others();
         self.lines().iter().for_each(|line| line.news(self, None));
         self.stir(Duration::ZERO);
@@ -240,18 +253,13 @@ impl Runner {
         self.courier.stop(drain);
         let lines = self.lines();
         for line in &lines {
-            let now = self.clock.now();
-            let back = line.take_back(u64::MAX);
-            if !back.is_empty() {
-                let back = back.into_iter().map(|claimed| Done::unstarted(claimed, now, Reason::Interrupted));
-                let _ = self.exchange(line, back.collect(), 0);
-            }
+            within(drain, || line.take_back(self, u64::MAX, Reason::Interrupted));
             line.wake_all();
         }
-        self.interrupt(|run| run.claimed.terms.yields);
+        within(drain, || self.interrupt(|run| run.claimed.terms.yields));
         let settled: Vec<_> = lines.iter().map(|line| line.wait_settled(drain)).collect();
         if settled.contains(&false) {
-            self.interrupt(|_| true);
+            within(until, || self.interrupt(|_| true));
             lines.iter().for_each(|line| _ = line.wait_settled(until));
         }
         self.phase.store(OVER, Ordering::Release);
@@ -260,7 +268,7 @@ impl Runner {
             line.join(until);
         }
         self.waiters.tell_all(&Err(JobFailure::Stopped));
-        self.leave();
+        within(until, || self.leave());
     }
 
     /// Asks handlers to end, and notes that their end is an orderly one.
@@ -275,15 +283,22 @@ impl Runner {
             started_at: Some(run.started_at),
             ..Note::new(run.claimed.lease)
         });
-        // What cannot be noted costs an attempt, should the handler not end.
-        let _ = self.queue.note(notes.collect());
+        if self.queue.note(notes.collect()).is_err() {
+            // It costs an attempt, should the handler not end.
+            runs.iter().for_each(|run| run.control.renew_news());
+        }
         runs.iter().for_each(|run| run.control.raise(INTERRUPT));
+    }
+
+    /// Whether anything is under a lease of this process.
+    fn holds_any(&self) -> bool {
+        !self.running.lock().is_empty() || self.lines().iter().any(|line| line.look().is_held())
     }
 
     /// Is no owner any more, if nothing is held: else others see that by the death of the process.
     fn leave(&self) {
         let Some((id, _)) = self.owner.lock().current else { return };
-        if !self.running.lock().is_empty() || self.lines().iter().any(|line| line.look().done > 0) {
+        if self.holds_any() {
             return;
         }
         let own = self.queue.owners().ok().and_then(|owners| owners.into_iter().find(|owner| owner.id == id));
@@ -319,6 +334,9 @@ impl Runner {
 
     fn enqueue_now(self: &Arc<Self>, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>> {
         let mut dues: Vec<(String, Timestamp)> = Vec::new();
+        if let Some(job) = jobs.first() {
+            self.latest.fetch_max(job.enqueued_at.as_unix_ns(), Ordering::Relaxed);
+        }
         for job in &jobs {
             match dues.iter_mut().find(|(queue, _)| *queue == job.queue) {
                 Some((_, due)) => *due = (*due).min(job.run_at),
@@ -354,7 +372,7 @@ impl Runner {
     // ---- asking
 
     /// Cancels a pending job, or asks a running one to end. Says whether it was not final yet.
-    pub(super) fn cancel(&self, id: JobId) -> Result<bool> {
+    pub(super) fn cancel(self: &Arc<Self>, id: JobId) -> Result<bool> {
         self.open()?;
         match self.queue.cancel(id, self.clock.now())? {
             Cancel::Done(ended) => {
@@ -365,7 +383,10 @@ impl Runner {
                 Ok(true)
             }
             Cancel::Asked => {
-                if let Some(run) = self.running.lock().get(&id) {
+                // A worker moves it from there to here under the line's lock.
+                if !self.lines().iter().any(|line| line.cancel_ready(self, id))
+                    && let Some(run) = self.run_of(id)
+                {
                     run.control.raise(CANCEL);
                 }
                 Ok(true)
@@ -411,10 +432,19 @@ impl Runner {
         }
     }
 
+    fn run_of(&self, id: JobId) -> Option<Arc<Run>> {
+        self.running.lock().values().find(|run| run.claimed.lease.id == id).cloned()
+    }
+
     /// What a job that runs here says of itself, which the store may not know yet.
     pub(super) fn live(&self, id: JobId) -> Option<Option<Progress>> {
-        self.running.lock().get(&id).map(|run| run.control.progress())
+        self.run_of(id).map(|run| run.control.progress())
     }
+}
+
+/// Runs `step`, in which SQLite waits for others no longer than until then.
+fn within<R>(until: Instant, step: impl FnOnce() -> R) -> R {
+    database::waiting_within(until.saturating_duration_since(Instant::now()), step)
 }
 
 pub(super) fn unknown_queue(name: &str, known: &[String]) -> Error {

@@ -7,6 +7,7 @@ use super::{
         error::JobFailure,
         id::{JobState, Reason},
         outcome::told,
+        panic::catch,
         queue::{Claim, Ended, Exchanged, Outcome},
         tell::{Change, Facts, To},
     },
@@ -15,12 +16,17 @@ use super::{
     line::Line,
     owner::LEASE,
 };
-use crate::error::{Error, Result};
+use crate::{
+    clock::Timestamp,
+    error::{Error, Result},
+};
 
 /// What may be claimed ahead of its beginning, of kinds whose jobs are short.
 const AHEAD: usize = 63;
 /// Every so manieth claim takes those that are due longest, whatever their priority.
 const OLDEST_EVERY: u32 = 8;
+/// A clock that shows so much less than before was set back.
+const SET_BACK_NS: i64 = 1_000_000_000;
 /// A call of `run_due` ends after so many.
 const RUN_DUE_MAX: usize = 1_000_000;
 
@@ -36,11 +42,28 @@ impl Runner {
             Ok(claim) => claim,
             Err(error) => return Err((done, error)),
         };
+        self.take(line, done, claim)
+    }
+
+    /// One step of the queue, and what it came to is told.
+    fn take(
+        self: &Arc<Self>,
+        line: &Arc<Line>,
+        done: Vec<Done>,
+        claim: Option<Claim>,
+    ) -> std::result::Result<Exchanged, (Vec<Done>, Error)> {
         let settle = done.iter().map(|done| done.settle.clone()).collect();
-        let exchanged = match self.queue.exchange(settle, claim) {
+        let owner = claim.as_ref().map(|claim| claim.owner);
+        // A queue of the application's may panic; what is done is not lost by that.
+        let exchanged = catch(|| self.queue.exchange(settle, claim))
+            .unwrap_or_else(|panic| Err(Error::storage(format!("the queue of jobs panicked: {panic}"))));
+        let exchanged = match exchanged {
             Ok(exchanged) => exchanged,
             Err(error) => return Err((done, error)),
         };
+        if let Some(owner) = owner.filter(|_| exchanged.owner_is_unknown) {
+            self.forget_owner(owner);
+        }
         for (done, state) in done.iter().zip(&exchanged.settled) {
             self.settled(line, done, *state);
         }
@@ -70,15 +93,27 @@ impl Runner {
             self.beat();
             owner = self.owner()?;
         }
+        let now = self.now()?;
         Ok(Some(Claim {
             owner,
             queue: line.name.clone(),
             ahead: if kinds.iter().any(|(_, is_quick)| *is_quick) { ahead } else { 0 },
             kinds: Arc::new(kinds),
             limit: free,
-            oldest: self.claims.fetch_add(1, Ordering::Relaxed) % OLDEST_EVERY == OLDEST_EVERY - 1,
-            now: self.clock.now(),
+            oldest: line.claims.fetch_add(1, Ordering::Relaxed) % OLDEST_EVERY == OLDEST_EVERY - 1,
+            now,
         }))
+    }
+
+    /// Now by the wall clock; jobs follow one that was set back.
+    fn now(&self) -> Result<Timestamp> {
+        let now = self.clock.now();
+        let latest_ns = self.latest.fetch_max(now.as_unix_ns(), Ordering::Relaxed);
+        if now.as_unix_ns() < latest_ns.saturating_sub(SET_BACK_NS) {
+            self.queue.rebase(now)?;
+            self.latest.store(now.as_unix_ns(), Ordering::Relaxed);
+        }
+        Ok(now)
     }
 
     /// What a settlement came to: it is told, and who waits learns of it.
@@ -128,22 +163,27 @@ impl Runner {
             for line in self.lines() {
                 let mut done = Vec::new();
                 loop {
-                    let claim = self.claim(&line, 1, 0)?;
-                    let Some(claim) = claim else { break };
-                    let settle = done.iter().map(|done: &Done| done.settle.clone()).collect();
-                    let exchanged = self.queue.exchange(settle, Some(claim))?;
-                    for (done, state) in done.drain(..).zip(&exchanged.settled) {
-                        self.settled(&line, &done, *state);
-                    }
-                    exchanged.missed.iter().for_each(|missed| self.missed(&line, missed));
-                    if exchanged.claimed.is_empty() && exchanged.missed.is_empty() {
+                    // What is done is settled even if nothing may be claimed any more.
+                    let claim = if self.open().is_ok() { self.claim(&line, 1, 0) } else { Ok(None) };
+                    let step = match claim {
+                        Ok(None) if done.is_empty() => break,
+                        Ok(claim) => self.take(&line, std::mem::take(&mut done), claim),
+                        Err(error) => Err((std::mem::take(&mut done), error)),
+                    };
+                    let exchanged = step.map_err(|(done, error)| {
+                        line.keep(self, done);
+                        error
+                    })?;
+                    if exchanged.claimed.is_empty() && exchanged.missed.is_empty() && !exchanged.owner_is_unknown {
                         break;
                     }
                     for claimed in exchanged.claimed {
                         count += 1;
-                        done.extend(self.run(&line, claimed, false));
+                        let run = self.begin(&line, claimed);
+                        done.extend(self.run(&run, false));
                     }
                 }
+                line.settle_left(self);
             }
             if count == before || count >= RUN_DUE_MAX {
                 return Ok(count);

@@ -3,6 +3,7 @@
 //! A round is due while something runs, is waited for, or other processes share the queue; else nothing is.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,12 +14,12 @@ use std::{
 use super::{
     super::{
         context::{CANCEL, LOST},
-        id::JobState,
-        queue::Note,
+        id::{JobId, JobState},
+        queue::{Note, OwnerId},
         tell::{Change, Facts, To},
     },
     Runner,
-    attempt::{Done, Run},
+    attempt::Run,
     owner::LEASE,
 };
 use crate::{clock::Timestamp, jobs::id::Reason};
@@ -39,13 +40,14 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_AFTER: u64 = 5_000;
 /// Rows of one step, so that it is short.
 const PRUNE_STEP: u64 = 1_000;
-const PRUNE_STEPS: u64 = 20;
+const PRUNE_STEPS: u64 = 5;
 
 /// When what is due, by a clock that no hand moves.
 #[derive(Debug)]
 pub(super) struct Rounds {
     next_ns: AtomicU64,
     others_ns: AtomicU64,
+    waited_for_ns: AtomicU64,
     prune_ns: AtomicU64,
     /// Jobs that became final since the last pruning.
     pub(super) ended: AtomicU64,
@@ -56,6 +58,7 @@ impl Default for Rounds {
         Self {
             next_ns: AtomicU64::new(u64::MAX),
             others_ns: AtomicU64::new(0),
+            waited_for_ns: AtomicU64::new(0),
             prune_ns: AtomicU64::new(0),
             ended: AtomicU64::new(0),
         }
@@ -74,8 +77,8 @@ impl Runner {
     }
 
     /// The same for a handler that begins.
-    pub(super) fn stir_for(&self, run: &Run, timeout: Option<Duration>, is_more_done: bool) {
-        let within = timeout.map_or(ROUND, |timeout| timeout.min(ROUND));
+    pub(super) fn stir_for(&self, run: &Run, is_more_done: bool) {
+        let within = run.claimed.terms.timeout.map_or(ROUND, |timeout| timeout.min(ROUND));
         let is_left_behind = is_more_done || run.claimed.is_ahead;
         self.stir(if is_left_behind { within.min(LEFT_BEHIND) } else { within });
     }
@@ -89,23 +92,13 @@ impl Runner {
         let (now_ns, real_ns) = (self.clock.elapsed_ns(), self.real.elapsed_ns());
         let mut dues = vec![self.look_at_handlers(now_ns)];
         for line in self.lines() {
-            line.settle_left(self);
-            let back = line.take_back(now_ns.saturating_sub(READY_MAX.as_nanos() as u64));
-            if !back.is_empty() {
-                let now = self.clock.now();
-                let done = back.into_iter().map(|claimed| Done::unstarted(claimed, now, Reason::None)).collect();
-                // If the store does not take it, they stay with this process until it runs them or is rescued.
-                if self.exchange(&line, done, 0).is_ok() {
-                    line.news(self, None);
-                }
-            }
-            let look = line.look();
-            let is_busy = look.ready + look.done + look.running > 0;
-            dues.push(is_busy.then_some(ROUND));
+            // Others may be free for what lies here.
+            line.take_back(self, now_ns.saturating_sub(READY_MAX.as_nanos() as u64), Reason::None);
+            dues.push(line.look().is_held().then_some(ROUND));
         }
         dues.push(self.beat_if_due(real_ns));
         dues.push(self.look_at_others_if_due(real_ns));
-        dues.push(self.look_at_waited_for());
+        dues.push(self.look_at_waited_for(real_ns));
         dues.push(self.prune_if_due(real_ns));
         let next = dues.into_iter().flatten().min()?;
         self.rounds.next_ns.fetch_min(real_ns.saturating_add(next.as_nanos() as u64), Ordering::AcqRel);
@@ -121,13 +114,7 @@ impl Runner {
             let flags = run.control.flags();
             let timeout_ns = run.claimed.terms.timeout.map(|timeout| timeout.as_nanos() as u64);
             if now_ns >= run.give_up_ns {
-                // Whoever takes it out of the table says what became of it.
-                let is_taken = self.running.lock().remove(&run.claimed.lease.id).is_some();
-                if is_taken {
-                    let done = self.give_up(run);
-                    let _ = self.exchange(&run.line, vec![done], 0);
-                    run.line.give_up_one(self);
-                }
+                run.line.give_up(self, run);
                 continue;
             }
             let deadline_ns = timeout_ns.map_or(u64::MAX, |timeout| run.started_ns.saturating_add(timeout));
@@ -144,10 +131,17 @@ impl Runner {
         }
         if !notes.is_empty() {
             let (noted, notes): (Vec<_>, Vec<_>) = notes.into_iter().unzip();
-            if let Ok(current) = self.queue.note(notes) {
-                for (run, _) in noted.iter().zip(current).filter(|(_, is_current)| !is_current) {
-                    run.control.raise(LOST);
+            match self.queue.note(notes) {
+                Ok(current) => {
+                    for (run, _) in noted.iter().zip(current).filter(|(_, is_current)| !is_current) {
+                        run.control.raise(LOST);
+                    }
                 }
+                // What the store did not take is said again.
+                Err(_) => noted.iter().for_each(|run| {
+                    run.control.renew_news();
+                    run.is_noted.store(false, Ordering::Relaxed);
+                }),
             }
         }
         // By a clock that is moved by hand nothing is due by itself.
@@ -158,8 +152,7 @@ impl Runner {
     /// Says that this process lives, if it holds anything.
     fn beat_if_due(&self, real_ns: u64) -> Option<Duration> {
         let every = LEASE / 3;
-        let holds = !self.running.lock().is_empty() || self.lines().iter().any(|line| line.look().ready > 0);
-        if !holds {
+        if !self.holds_any() {
             return None;
         }
         let since = { self.owner.lock().current?.1 };
@@ -181,16 +174,26 @@ impl Runner {
                 }
                 drop(owner);
                 let running = self.running.lock();
-                asked.iter().filter_map(|id| running.get(id)).for_each(|run| run.control.raise(CANCEL));
+                let is_asked = |run: &&Arc<Run>| asked.contains(&run.claimed.lease.id);
+                running.values().filter(is_asked).for_each(|run| run.control.raise(CANCEL));
             }
             None => {
-                // Others took this process for dead: what it held is theirs, and it begins anew.
-                owner.leave();
                 drop(owner);
-                let runs = self.running.lock();
-                runs.values().filter(|run| run.claimed.lease.owner == id).for_each(|run| run.control.raise(LOST));
+                self.forget_owner(id);
             }
         }
+    }
+
+    /// Others took this process for dead: what it held is theirs, and it begins anew.
+    pub(super) fn forget_owner(&self, id: OwnerId) {
+        let mut owner = self.owner.lock();
+        if owner.current.is_some_and(|(current, _)| current == id) {
+            owner.leave();
+        }
+        drop(owner);
+        self.lines().iter().for_each(|line| line.forget(id));
+        let runs = self.running.lock();
+        runs.values().filter(|run| run.claimed.lease.owner == id).for_each(|run| run.control.raise(LOST));
     }
 
     fn look_at_others_if_due(self: &Arc<Self>, real_ns: u64) -> Option<Duration> {
@@ -236,14 +239,22 @@ impl Runner {
     }
 
     /// Of jobs that somebody waits for and that are not run here, whether they have come to their end.
-    fn look_at_waited_for(&self) -> Option<Duration> {
+    fn look_at_waited_for(&self, real_ns: u64) -> Option<Duration> {
         let waited_for = self.waiters.waited_for();
-        for id in &waited_for {
-            if !self.running.lock().contains_key(id) {
-                self.look_up_end(*id);
-            }
+        // What this process alone runs, it knows of.
+        let is_alone = self.is_claiming() && !self.owner.lock().has_others() && cfg!(target_os = "linux");
+        if waited_for.is_empty() || is_alone {
+            return None;
         }
-        (!waited_for.is_empty()).then_some(WAITED_FOR)
+        let due_ns = self.rounds.waited_for_ns.load(Ordering::Relaxed);
+        if real_ns < due_ns {
+            return Some(Duration::from_nanos(due_ns - real_ns));
+        }
+        let own: HashSet<JobId> = self.running.lock().keys().map(|lease| lease.id).collect();
+        waited_for.iter().filter(|id| !own.contains(id)).for_each(|id| self.look_up_end(*id));
+        let next_ns = self.real.elapsed_ns().saturating_add(WAITED_FOR.as_nanos() as u64);
+        self.rounds.waited_for_ns.store(next_ns, Ordering::Relaxed);
+        Some(WAITED_FOR)
     }
 
     fn prune_if_due(&self, real_ns: u64) -> Option<Duration> {
@@ -252,24 +263,27 @@ impl Runner {
             return None;
         }
         let due_ns = self.rounds.prune_ns.load(Ordering::Relaxed);
-        if real_ns >= due_ns || ended >= PRUNE_AFTER {
+        if real_ns >= due_ns || ended >= self.history.max_count.clamp(1, PRUNE_AFTER) {
             self.rounds.ended.fetch_sub(ended, Ordering::Relaxed);
-            self.prune();
-            self.rounds.prune_ns.store(real_ns.saturating_add(PRUNE_EVERY.as_nanos() as u64), Ordering::Relaxed);
-            return None;
+            let is_all = self.prune();
+            let every = if is_all { PRUNE_EVERY } else { ROUND };
+            self.rounds.ended.fetch_add(u64::from(!is_all), Ordering::Relaxed);
+            self.rounds.prune_ns.store(real_ns.saturating_add(every.as_nanos() as u64), Ordering::Relaxed);
+            return (!is_all).then_some(every);
         }
         Some(Duration::from_nanos(due_ns - real_ns))
     }
 
-    /// Removes finished jobs beyond what is kept.
-    pub(super) fn prune(&self) {
+    /// Removes finished jobs beyond what is kept, as far as it takes little time; says whether that was all.
+    fn prune(&self) -> bool {
         let age_ns = i64::try_from(self.history.max_age.as_nanos()).unwrap_or(i64::MAX);
         let before = Timestamp::from_unix_ns(self.clock.now().as_unix_ns().saturating_sub(age_ns));
         for _ in 0..PRUNE_STEPS {
             match self.queue.prune(before, self.history.max_count, PRUNE_STEP) {
                 Ok(PRUNE_STEP..) => {}
-                _ => return,
+                _ => return true,
             }
         }
+        false
     }
 }

@@ -23,6 +23,7 @@ CREATE TABLE job (
     reason           INTEGER NOT NULL DEFAULT 0,
     priority         INTEGER NOT NULL,
     run_at           INTEGER NOT NULL,
+    since            INTEGER,             -- when that was said, unless the moment itself was
     enqueued_at      INTEGER NOT NULL,
     attempt          INTEGER NOT NULL DEFAULT 0,
     max_attempts     INTEGER NOT NULL,

@@ -195,6 +195,10 @@ fn owners_that_are_heard_are_not_rescued(queue: &dyn JobQueue) {
     let known = queue.owners().unwrap().into_iter().find(|known| known.id == owner).unwrap();
     queue.rescue(&known, at(2)).unwrap();
     assert_eq!(queue.beat(owner).unwrap(), None, "it is not known any more");
+    queue.enqueue(vec![job("a", 0)]).unwrap();
+    let claim = Claim::new(owner, "default", &["a"], 1, at(9));
+    let exchanged = queue.exchange(Vec::new(), Some(claim)).unwrap();
+    assert!(exchanged.owner_is_unknown && exchanged.claimed.is_empty(), "nobody could rescue what it held");
     let third = queue.register("one", &[]).unwrap();
     assert!(third != owner && third != other, "ids are not used again");
 }

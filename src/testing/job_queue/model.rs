@@ -21,6 +21,7 @@ struct Job {
     state: JobState,
     reason: Reason,
     run_at: Timestamp,
+    since: Option<Timestamp>,
     attempt: u32,
     deaths: u32,
     lease: Option<Lease>,
@@ -86,7 +87,12 @@ impl Model<'_> {
             16 => self.beat(),
             17 => self.prune(),
             // The wall clock goes on, and now and then back.
-            18 if self.chance(30) => self.now = Timestamp::from_unix_ns(self.now.as_unix_ns() - 30 * S),
+            18 if self.chance(30) => {
+                self.now = Timestamp::from_unix_ns(self.now.as_unix_ns() - 30 * S);
+                if self.chance(70) {
+                    self.rebase();
+                }
+            }
             _ => self.now = self.soon(),
         }
     }
@@ -110,6 +116,7 @@ impl Model<'_> {
                     self.jobs.push(Job {
                         id: answer.id,
                         run_at: new.run_at,
+                        since: (!new.is_named).then_some(new.enqueued_at),
                         new,
                         state: JobState::Pending,
                         reason: Reason::None,
@@ -141,6 +148,7 @@ impl Model<'_> {
             queue: QUEUES[usize::from(self.chance(20))].to_owned(),
             priority: self.below(3) as i32 - 1,
             run_at: if self.chance(30) { self.soon() } else { self.now },
+            is_named: self.chance(30),
             unique: self.chance(20).then(|| "key".to_owned()),
             terms,
             ..NewJob::new(kind, "{}", self.now)
@@ -233,7 +241,8 @@ impl Model<'_> {
             Outcome::Failed { reason, .. } => (JobState::Failed, reason),
             Outcome::Cancelled => (JobState::Cancelled, Reason::Cancelled),
             Outcome::Again { reason, run_at, counts, .. } => {
-                job.run_at = run_at;
+                job.new.terms.start_by = None;
+                (job.run_at, job.since) = (run_at, Some(settle.at));
                 job.attempt -= u32::from(!counts);
                 if job.is_cancel_asked { (JobState::Cancelled, Reason::Cancelled) } else { (JobState::Pending, reason) }
             }
@@ -265,7 +274,7 @@ impl Model<'_> {
         let mut has_suspect = false;
         for id in due {
             let Some(job) = self.jobs.iter_mut().find(|job| job.id == id) else { continue };
-            if job.attempt == 0 && job.new.terms.start_by.is_some_and(|by| by < claim.now) {
+            if job.new.terms.start_by.is_some_and(|by| by < claim.now) {
                 (job.state, job.reason, job.finished_at) = (JobState::Failed, Reason::MissedDeadline, Some(claim.now));
                 missed.push(id);
                 continue;
@@ -381,7 +390,10 @@ impl Model<'_> {
             } else {
                 job.deaths += 1;
             }
-            job.run_at = job.run_at.min(now);
+            if job.is_begun {
+                job.new.terms.start_by = None;
+            }
+            (job.run_at, job.since) = (job.run_at.min(now), Some(now));
         }
         let seen = answer.into_iter().map(|rescued| (rescued.id, (rescued.state, rescued.attempt)));
         assert_eq!(seen.collect::<BTreeMap<_, _>>(), rescued);
@@ -402,8 +414,20 @@ impl Model<'_> {
             let job = &mut self.jobs[index];
             (job.state, job.reason, job.run_at, job.attempt) = (JobState::Pending, Reason::None, now, 0);
             (job.deaths, job.is_cancel_asked, job.new.terms.start_by) = (0, false, None);
-            job.finished_at = None;
+            (job.finished_at, job.since) = (None, Some(now));
         }
+    }
+
+    fn rebase(&mut self) {
+        let (now, mut count) = (self.now.as_unix_ns(), 0);
+        for job in self.jobs.iter_mut().filter(|job| job.state == JobState::Pending) {
+            if let Some(since) = job.since.map(Timestamp::as_unix_ns).filter(|since| *since > now + S) {
+                job.run_at = Timestamp::from_unix_ns(now + (job.run_at.as_unix_ns() - since).max(0));
+                job.since = Some(self.now);
+                count += 1;
+            }
+        }
+        assert_eq!(self.queue.rebase(self.now).unwrap(), count);
     }
 
     fn prune(&mut self) {

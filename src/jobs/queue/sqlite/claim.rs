@@ -40,6 +40,13 @@ struct Candidate {
 }
 
 pub(super) fn claim(connection: &Connection, claim: &Claim) -> rusqlite::Result<Exchanged> {
+    let is_known = connection
+        .prepare_cached("SELECT 1 FROM job_owner WHERE id = ?1")?
+        .query_row([claim.owner.0], |_| Ok(()))
+        .optional()?;
+    if is_known.is_none() {
+        return Ok(Exchanged { owner_is_unknown: true, ..Exchanged::default() });
+    }
     let (due, next_due) = due(connection, claim)?;
     let mut exchanged = Exchanged { next_due: next_due.map(Timestamp::from_unix_ns), ..Exchanged::default() };
     let mut taking = Taking::new(claim);

@@ -15,8 +15,8 @@ pub(super) fn enqueue(connection: &Connection, jobs: &[NewJob]) -> rusqlite::Res
     let mut insert = connection.prepare_cached(
         "INSERT OR IGNORE INTO job (lane, state, priority, run_at, enqueued_at, max_attempts, backoff_first_ns,
                                     backoff_max_ns, timeout_ns, start_by, yields, payload, unique_key, correlation_id,
-                                    scheduled_for)
-         VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                                    scheduled_for, since)
+         VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
     )?;
     let mut known = connection.prepare_cached(
         "SELECT number, enqueued_at FROM job WHERE unique_key = ?1 AND unique_key IS NOT NULL AND state < 2",
@@ -45,6 +45,7 @@ pub(super) fn enqueue(connection: &Connection, jobs: &[NewJob]) -> rusqlite::Res
             unique,
             job.correlation_id.as_ref().map(|id| id.as_str()),
             job.scheduled_for.map(Timestamp::as_unix_ns),
+            (!job.is_named).then_some(enqueued_at),
         ])? == 1;
         let id = if is_new {
             id(connection.last_insert_rowid(), enqueued_at)
@@ -83,8 +84,9 @@ pub(super) fn settle(connection: &Connection, settle: &[Settle]) -> rusqlite::Re
         "UPDATE job SET state = CASE WHEN is_cancel_asked THEN 4 ELSE 0 END,
                 reason = CASE WHEN is_cancel_asked THEN ?13 ELSE ?4 END,
                 finished_at = CASE WHEN is_cancel_asked THEN ?8 ELSE NULL END,
-                error = coalesce(?5, error), run_at = ?6, attempt = attempt - ?7,
+                error = coalesce(?5, error), run_at = ?6, since = ?8, attempt = attempt - ?7,
                 started_at = coalesce(?9, started_at), owner = NULL,
+                start_by = CASE WHEN ?9 IS NULL THEN start_by END,
                 progress_done = coalesce(?10, progress_done), progress_total = coalesce(?11, progress_total),
                 progress_message = coalesce(?12, progress_message)
           WHERE number = ?1 AND state = 1 AND owner = ?2 AND claims = ?3
@@ -195,7 +197,7 @@ pub(super) fn rescue(
     }
     let mut update = connection.prepare_cached(
         "UPDATE job SET state = ?2, reason = ?3, attempt = attempt - ?4, deaths = deaths + ?5, owner = NULL,
-                run_at = min(run_at, ?6),
+                run_at = min(run_at, ?6), since = ?6, start_by = CASE WHEN started_at IS NULL THEN start_by END,
                 finished_at = CASE WHEN ?2 = 0 THEN NULL ELSE ?6 END
           WHERE number = ?1",
     )?;
@@ -269,12 +271,18 @@ pub(super) fn retry(connection: &Connection, asked: JobId, now: Timestamp) -> ru
     let Some((_, enqueued_at)) = asked.row() else { return Ok(false) };
     // A unique key that another job has taken meanwhile makes the statement do nothing.
     let sql =
-        "UPDATE OR IGNORE job SET state = 0, reason = 0, attempt = 0, deaths = 0, run_at = ?3, finished_at = NULL,
+        "UPDATE OR IGNORE job SET state = 0, reason = 0, attempt = 0, deaths = 0, run_at = ?3, since = ?3, finished_at = NULL,
                       is_cancel_asked = 0, start_by = NULL
                 WHERE number = ?1 AND enqueued_at = ?2 AND state IN (3, 4)";
     let changed =
         connection.prepare_cached(sql)?.execute(params![number(asked), enqueued_at.as_unix_ns(), now.as_unix_ns()])?;
     Ok(changed == 1)
+}
+
+pub(super) fn rebase(connection: &Connection, now: Timestamp) -> rusqlite::Result<u64> {
+    let sql =
+        "UPDATE job SET run_at = ?1 + max(run_at - since, 0), since = ?1 WHERE state = 0 AND since > ?1 + 1000000000";
+    Ok(connection.prepare_cached(sql)?.execute([now.as_unix_ns()])? as u64)
 }
 
 pub(super) fn prune(connection: &Connection, before: Timestamp, keep: u64, limit: u64) -> rusqlite::Result<u64> {
