@@ -7,5 +7,6 @@
 
 mod answers;
 mod behaviour;
+mod jobs;
 mod session;
 mod stores;
