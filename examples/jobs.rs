@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     jobs.queue("billing", 2)?;
     jobs.register(|invoice: Invoice, cx| {
         tracing::info!(order = invoice.order, attempt = cx.attempt(), "rendering");
-        if invoice.order % 5 == 0 && cx.attempt() == 1 {
+        if invoice.order.is_multiple_of(5) && cx.attempt() == 1 {
             return Err(JobError::from("the printer is out of paper"));
         }
         thread::sleep(Duration::from_millis(3));

@@ -16,9 +16,9 @@ use super::{
     cell::Taken,
     error::JobFailure,
     id::{JobId, JobState},
-    pool::InMemory,
     queue::Progress,
     runner::{Ended, Place, Runner},
+    spawned::InMemory,
 };
 use crate::{
     clock::deadline,

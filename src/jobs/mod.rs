@@ -54,6 +54,7 @@ pub mod queue;
 mod registry;
 mod row;
 mod runner;
+mod spawned;
 mod tell;
 
 use std::{io, thread};

@@ -4,30 +4,24 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
     },
-    task::{Context, Poll},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use crossbeam_queue::ArrayQueue;
 use parking_lot::{Condvar, Mutex};
-use smol_str::SmolStr;
 
 use super::{
-    cell::{Cell, Stage, Taken},
-    context::{CANCEL, Control, Controlled, INTERRUPT, JobContext, TIMED_OUT},
-    error::{Ending, JobError, JobFailure, SubmitError},
-    id::{JobId, JobState, Reason},
-    panic::{catch, discard},
-    queue::Progress,
-    tell::{Attempt, Change, Facts, Tell, To, ms},
+    context::JobContext,
+    error::{JobError, SubmitError},
+    id::JobId,
+    panic::discard,
+    spawned::{InMemory, Spawned},
+    tell::Tell,
 };
-use crate::{
-    clock::{Clock, Timestamp, duration_ns},
-    correlation::{self, CorrelationId},
-};
+use crate::clock::{Clock, Timestamp};
 
 /// So many closures may wait.
 const WAITING_MAX: usize = 16_384;
@@ -45,9 +39,9 @@ pub(super) struct Pool {
 
 /// A worker that finds nothing looks again for a while, one at a time, and then sleeps. So who comes wakes somebody only
 /// if nobody is looking: each puts its task, or its wish to sleep, before it looks at what the other has put.
-struct Home {
-    clock: Clock,
-    tell: Arc<Tell>,
+pub(super) struct Home {
+    pub(super) clock: Clock,
+    pub(super) tell: Arc<Tell>,
     waiting: OnceLock<ArrayQueue<Arc<dyn Task>>>,
     /// By worker: what it is at.
     running: Box<[Slot]>,
@@ -66,8 +60,8 @@ struct Home {
     numbers: AtomicU64,
     /// Wall and monotonic time when the pool was made.
     since: (Timestamp, u64),
-    finished: AtomicU64,
-    failed: AtomicU64,
+    pub(super) finished: AtomicU64,
+    pub(super) failed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -76,8 +70,8 @@ struct Threads {
     ended: usize,
 }
 
-/// What the line sees of a closure.
-trait Task: Send + Sync {
+/// What the pool sees of a closure.
+pub(super) trait Task: Send + Sync {
     fn run(self: Arc<Self>);
     /// It will not be run.
     fn stop(&self);
@@ -86,28 +80,6 @@ trait Task: Send + Sync {
     /// It runs, and is not waited for any more.
     fn abandon(&self);
     fn name(&self) -> &str;
-}
-
-/// What a handle sees of a closure.
-pub(super) trait InMemory<T>: Send + Sync {
-    fn take_until(&self, until: Option<Instant>) -> Option<Result<T, JobFailure>>;
-    fn poll_take(&self, context: &mut Context<'_>) -> Poll<Result<T, JobFailure>>;
-    fn state(&self) -> JobState;
-    fn cancel(&self) -> bool;
-    fn progress(&self) -> Option<Progress>;
-}
-
-/// A closure, from its coming to its outcome.
-struct Spawned<T, F> {
-    home: Arc<Home>,
-    id: JobId,
-    name: SmolStr,
-    correlation_id: Option<CorrelationId>,
-    came_ns: u64,
-    control: Control,
-    /// The final state; pending before.
-    ended: AtomicU8,
-    cell: Cell<Result<T, JobFailure>, F>,
 }
 
 /// How many closures there are and were.
@@ -159,16 +131,7 @@ impl Pool {
         }
         let came_ns = home.clock.elapsed_ns();
         let id = home.new_id(came_ns);
-        let spawned = Arc::new(Spawned {
-            home: Arc::clone(home),
-            id,
-            name: SmolStr::new(name),
-            correlation_id: correlation::current(),
-            came_ns,
-            control: Control::new(home.clock.clone(), u64::MAX, None),
-            ended: AtomicU8::new(JobState::Pending as u8),
-            cell: Cell::new(f),
-        });
+        let spawned = Arc::new(Spawned::new(home, id, name, came_ns, f));
         let task = Arc::clone(&spawned) as Arc<dyn Task>;
         home.waiting().push(task).map_err(|_| SubmitError::Full)?;
         fence(Ordering::SeqCst);
@@ -363,178 +326,6 @@ impl Home {
         }
         true
     }
-}
-
-impl<T, F> Spawned<T, F> {
-    /// Its success is told by its span.
-    #[cold]
-    fn tell_failure(&self, failure: &JobFailure, queue_wait: Duration, run_time: Duration) {
-        let tell = &self.home.tell;
-        let (reason, error) = match failure {
-            JobFailure::Panicked(text) => (Reason::Panicked, text.clone()),
-            JobFailure::Stopped => (Reason::Interrupted, failure.to_string()),
-            JobFailure::TimedOut => (Reason::TimedOut, failure.to_string()),
-            JobFailure::Failed(error) => (Reason::Error, error.clone()),
-            other => (Reason::Error, other.to_string()),
-        };
-        let error = tell.redacted(error);
-        let facts = Facts {
-            attempt: 1,
-            max_attempts: 1,
-            queue_wait_ms: Some(ms(queue_wait)),
-            run_ms: Some(ms(run_time)),
-            error: Some(&error),
-            ..Facts::default()
-        };
-        self.tell(To::Failed(reason), facts);
-    }
-
-    fn tell(&self, to: To, facts: Facts<'_>) {
-        let correlation_id = self.correlation_id.as_ref();
-        self.home.tell.change(&Change { to, id: self.id, kind: &self.name, correlation_id, facts });
-    }
-}
-
-impl<T: Send, F: Send> Controlled for Spawned<T, F> {
-    fn control(&self) -> &Control {
-        &self.control
-    }
-}
-
-impl<T, F> Task for Spawned<T, F>
-where
-    T: Send + 'static,
-    F: FnOnce(&JobContext) -> Result<T, JobError> + Send + 'static,
-{
-    fn run(self: Arc<Self>) {
-        let Some(work) = self.cell.begin() else { return };
-        let home = &self.home;
-        let started_ns = home.clock.elapsed_ns();
-        let queue_wait = Duration::from_nanos(started_ns.saturating_sub(self.came_ns));
-        let context = JobContext {
-            id: self.id,
-            attempt: 1,
-            correlation_id: self.correlation_id.clone(),
-            scheduled_for: None,
-            control: Arc::clone(&self) as Arc<dyn Controlled>,
-            durable: None,
-        };
-        let attempt = Attempt {
-            id: self.id,
-            kind: &self.name,
-            number: 1,
-            queue_wait,
-            correlation_id: self.correlation_id.as_ref(),
-        };
-        let inside = || {
-            let outcome = match catch(|| work(&context)) {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err(failure(error, self.control.flags())),
-                Err(panic) => Err(JobFailure::Panicked(panic)),
-            };
-            let failure = outcome.as_ref().err().filter(|failure| **failure != JobFailure::Cancelled);
-            if let Some(failure) = failure {
-                let run_time = Duration::from_nanos(home.clock.elapsed_ns().saturating_sub(started_ns));
-                self.tell_failure(failure, queue_wait, run_time);
-            }
-            let is_failed = failure.is_some();
-            (outcome, is_failed)
-        };
-        // A layer of the application's may panic as well as the closure.
-        let outcome =
-            catch(|| home.tell.inside(&attempt, inside)).unwrap_or_else(|panic| Err(JobFailure::Panicked(panic)));
-        let state = match &outcome {
-            Ok(_) => JobState::Success,
-            Err(JobFailure::Cancelled) => JobState::Cancelled,
-            Err(_) => JobState::Failed,
-        };
-        home.finished.fetch_add(1, Ordering::Relaxed);
-        if state == JobState::Failed {
-            home.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        self.ended.store(state as u8, Ordering::Release);
-        self.cell.finish(outcome);
-    }
-
-    fn stop(&self) {
-        self.ended.store(JobState::Cancelled as u8, Ordering::Release);
-        discard(catch(|| self.cell.call_off(Err(JobFailure::Stopped))));
-    }
-
-    fn interrupt(&self) {
-        self.control.raise(INTERRUPT);
-    }
-
-    fn abandon(&self) {
-        if self.cell.finish(Err(JobFailure::Stopped)) {
-            self.ended.store(JobState::Failed as u8, Ordering::Release);
-        }
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-/// What a closure's own ending is to who waits: it is tried once.
-fn failure(JobError(ending): JobError, flags: u8) -> JobFailure {
-    match ending {
-        Ending::Again { error, .. } | Ending::Fatal { error, .. } => JobFailure::Failed(error),
-        Ending::TimedOut => JobFailure::TimedOut,
-        Ending::Interrupted | Ending::LeaseLost => JobFailure::Stopped,
-        Ending::Cancelled if flags & (CANCEL | TIMED_OUT) == 0 && flags & INTERRUPT != 0 => JobFailure::Stopped,
-        Ending::Cancelled => JobFailure::Cancelled,
-        Ending::Snooze(pause) => JobFailure::Failed(format!(
-            "a closure cannot be called again in {} ns: what is to be tried again is a Job",
-            duration_ns(pause)
-        )),
-    }
-}
-
-impl<T, F> InMemory<T> for Spawned<T, F>
-where
-    T: Send + 'static,
-    F: FnOnce(&JobContext) -> Result<T, JobError> + Send + 'static,
-{
-    fn take_until(&self, until: Option<Instant>) -> Option<Result<T, JobFailure>> {
-        self.cell.take_until(until).map(taken)
-    }
-
-    fn poll_take(&self, context: &mut Context<'_>) -> Poll<Result<T, JobFailure>> {
-        self.cell.poll_take(context).map(taken)
-    }
-
-    fn state(&self) -> JobState {
-        match (self.cell.stage(), JobState::from_code(self.ended.load(Ordering::Acquire).into())) {
-            (Stage::Pending, _) => JobState::Pending,
-            (Stage::Running, _) => JobState::Running,
-            (Stage::Done, JobState::Pending) => JobState::Cancelled,
-            (Stage::Done, ended) => ended,
-        }
-    }
-
-    fn cancel(&self) -> bool {
-        // What is running may heed it, or be done before.
-        match self.cell.stage() {
-            Stage::Done => false,
-            _ if self.cell.call_off(Err(JobFailure::Cancelled)) => {
-                self.tell(To::Cancelled, Facts::default());
-                true
-            }
-            _ => {
-                self.control.raise(CANCEL);
-                self.cell.stage() != Stage::Done
-            }
-        }
-    }
-
-    fn progress(&self) -> Option<Progress> {
-        self.control.progress()
-    }
-}
-
-fn taken<T>(taken: Result<Result<T, JobFailure>, Taken>) -> Result<T, JobFailure> {
-    taken.unwrap_or_else(|Taken| Err(JobFailure::Failed("its outcome was taken before".to_owned())))
 }
 
 impl fmt::Debug for Pool {
