@@ -295,7 +295,14 @@ fn a_waker_that_panics_harms_nobody_else() {
     let waker = Waker::from(Arc::new(Bomb));
     let mut job = std::pin::pin!(scene.enqueue(HELD));
     let is_open = Arc::clone(&scene.is_open);
-    let closure = scene.l0.jobs().spawn("held", move |_| Ok(wait_for("the end", || is_open.load(SeqCst)))).unwrap();
+    let closure = scene
+        .l0
+        .jobs()
+        .spawn("held", move |_| {
+            wait_for("the end", || is_open.load(SeqCst));
+            Ok(())
+        })
+        .unwrap();
     let mut closure = std::pin::pin!(closure);
     assert!(job.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     assert!(closure.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
