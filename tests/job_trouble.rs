@@ -391,3 +391,73 @@ fn run_due_keeps_what_a_queue_refuses() {
     l0.jobs().run_due().unwrap();
     assert_eq!(job.wait_timeout(LONG), Some(Ok(7)), "it was done once, and is settled now");
 }
+
+#[test]
+fn a_handler_that_is_given_up_within_run_due_leaves_the_queue_as_it_was() {
+    let (dir, queue) = (tempfile::tempdir().unwrap(), Troubled::default());
+    let l0 = builder(dir.path()).workers(1).job_queue(queue.clone()).start().unwrap();
+    let seen = queue.clone();
+    l0.jobs()
+        .register(move |work: Work, cx| {
+            let is_over = || seen.0.queue.get(cx.id()).unwrap().unwrap().state == JobState::Failed;
+            wait_for("the end of patience", || work.number < HELD || is_over());
+            Ok(work.number)
+        })
+        .unwrap();
+    let job = l0.jobs().enqueue_with(work(HELD), JobOptions::default().timeout(30 * MS)).unwrap();
+    assert_eq!(l0.jobs().run_due().unwrap(), 1);
+    assert_eq!(job.wait_timeout(LONG), Some(Err(JobFailure::TimedOut)));
+    l0.jobs().start().unwrap();
+    assert_eq!(l0.jobs().enqueue(work(2)).unwrap().wait_timeout(LONG), Some(Ok(2)));
+}
+
+#[test]
+fn what_another_ends_that_runs_nothing_itself_is_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = builder(dir.path()).start().unwrap();
+    runs.jobs().register(|work: Work, _| Ok(work.number)).unwrap();
+    runs.jobs().start().unwrap();
+    let other = builder(dir.path()).start().unwrap();
+    let job = runs.jobs().enqueue_with(work(1), JobOptions::default().delay(LONG * 100)).unwrap();
+    assert_eq!(job.wait_timeout(50 * MS), None);
+    assert!(other.jobs().cancel(job.id()).unwrap());
+    assert_eq!(job.wait_timeout(LONG), Some(Err(JobFailure::Cancelled)));
+}
+
+#[test]
+fn two_that_run_something_long_leave_the_store_in_peace() {
+    let dir = tempfile::tempdir().unwrap();
+    let is_open = Arc::new(AtomicBool::new(false));
+    let start = |number| {
+        let l0 = builder(dir.path()).workers(1).job_durability(l0::Durability::Normal).start().unwrap();
+        let (tell, told) = mpsc::channel();
+        let open = Arc::clone(&is_open);
+        l0.jobs()
+            .register(move |work: Work, _| {
+                tell.send(()).unwrap();
+                wait_for("the end of a handler", || open.load(SeqCst));
+                Ok(work.number)
+            })
+            .unwrap();
+        l0.jobs().start().unwrap();
+        let job = l0.jobs().enqueue(work(number)).unwrap();
+        (l0, job, told)
+    };
+    let (one, other) = (start(1), start(2));
+    let begun = Instant::now();
+    while one.2.try_recv().is_err() || other.2.try_recv().is_err() {
+        // Either may have taken both: then it runs one after the other.
+        if begun.elapsed() > Duration::from_millis(500) {
+            break;
+        }
+    }
+    let bytes = || std::fs::metadata(dir.path().join("state.db-wal")).unwrap().len();
+    // What follows the beginning comes to rest.
+    assert_eq!(one.1.wait_timeout(Duration::from_secs(2)), None);
+    let before = bytes();
+    assert_eq!(one.1.wait_timeout(Duration::from_secs(2)), None);
+    let written = bytes().abs_diff(before);
+    assert!(written < 100_000, "{written} bytes of WAL in two seconds in which nothing happens");
+    is_open.store(true, SeqCst);
+    assert!(one.1.wait_timeout(LONG).is_some() && other.1.wait_timeout(LONG).is_some());
+}

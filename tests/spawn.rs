@@ -264,3 +264,31 @@ fn threads_that_spawn_and_cancel_at_once_lose_no_outcome() {
     }
     assert_eq!((done, done + cancelled), (ran.load(Ordering::SeqCst), 2_000));
 }
+
+#[test]
+fn whoever_comes_at_the_moment_of_the_end_takes_nobody_along() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let l0 = builder(dir.path()).workers(1).start().unwrap();
+        let (handle, begun) = (l0.clone(), Arc::new(Barrier::new(2)));
+        let started = Arc::clone(&begun);
+        let spawner = thread::spawn(move || {
+            let mut taken = Vec::new();
+            loop {
+                match handle.jobs().spawn("count", |_| Ok(())) {
+                    Ok(closure) => taken.push(closure),
+                    Err(SubmitError::Full) => thread::yield_now(),
+                    Err(_) => return taken,
+                }
+                if taken.len() == 100 {
+                    started.wait();
+                }
+            }
+        });
+        begun.wait();
+        l0.shutdown(LONG).unwrap();
+        let taken = spawner.join().unwrap();
+        assert!(taken.len() >= 100);
+        assert!(taken.into_iter().all(|closure| closure.wait() == Ok(())), "what was taken is worked off");
+    }
+}

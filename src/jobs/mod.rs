@@ -26,7 +26,8 @@
 //!
 //! Figures are in `benches/README.md`. Nothing polls: an idle program is not woken. Jobs of kinds that take less than 100 µs are
 //! claimed up to 63 ahead, and settled together. A process that dies so may cost jobs that it had claimed with the culprit
-//! an attempt, but never the last one, and not twice: what was claimed when a process died is claimed alone from then on.
+//! an attempt, but never the last one, and not twice: what was claimed when a process died is from then on claimed only to begin at
+//! once, and nothing ahead beside it.
 //!
 //! # Several processes
 //!

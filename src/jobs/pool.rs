@@ -136,8 +136,10 @@ impl Pool {
         home.waiting().push(task).map_err(|_| SubmitError::Full)?;
         fence(Ordering::SeqCst);
         if home.is_closed.load(Ordering::Relaxed) {
-            // The end may have looked before this came.
-            home.call_off();
+            // The end may have looked before this came: then nobody begins it.
+            if spawned.call_off() {
+                return Err(SubmitError::Stopped);
+            }
         } else if !home.is_searched.load(Ordering::Relaxed) {
             home.rouse();
         }

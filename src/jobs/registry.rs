@@ -227,7 +227,10 @@ impl Jobs {
 
     /// As [`enqueue`](Self::enqueue), for who must not block: a thread of l0's enqueues, and this awaits it, on any executor.
     /// The job is under way when this returns, whether or not the future is polled.
-    pub fn enqueue_async<J: Job>(&self, job: J) -> impl Future<Output = Result<JobHandle<J::Output>>> + Send + use<J> {
+    pub fn enqueue_async<J: Job>(
+        &self,
+        job: J,
+    ) -> impl Future<Output = Result<JobHandle<J::Output>>> + Send + 'static + use<J> {
         let taken = self.prepare(&job, &J::options()).and_then(|job| self.runner.enqueue_later(job));
         let runner = Arc::clone(&self.runner);
         Underway { taken, make: move |Enqueued { id, is_new }| JobHandle::durable(id, is_new, Arc::clone(&runner)) }

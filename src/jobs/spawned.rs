@@ -62,6 +62,17 @@ impl<T, F> Spawned<T, F> {
         }
     }
 
+    /// It will not be run. Says whether it was not begun.
+    pub(super) fn call_off(&self) -> bool {
+        self.cell.call_off(Err(JobFailure::Stopped))
+    }
+
+    /// Its final state is told once.
+    fn end_as(&self, state: JobState) -> bool {
+        let pending = JobState::Pending as u8;
+        self.ended.compare_exchange(pending, state as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
     /// Its success is told by its span.
     #[cold]
     fn tell_failure(&self, failure: &JobFailure, queue_wait: Duration, run_time: Duration) {
@@ -148,13 +159,16 @@ where
         if state == JobState::Failed {
             home.failed.fetch_add(1, Ordering::Relaxed);
         }
-        self.ended.store(state as u8, Ordering::Release);
-        self.cell.finish(outcome);
+        if self.end_as(state) {
+            self.cell.finish(outcome);
+        } else {
+            // Nobody waits for it any more.
+            discard(outcome);
+        }
     }
 
     fn stop(&self) {
-        self.ended.store(JobState::Cancelled as u8, Ordering::Release);
-        discard(catch(|| self.cell.call_off(Err(JobFailure::Stopped))));
+        self.call_off();
     }
 
     fn interrupt(&self) {
@@ -162,8 +176,8 @@ where
     }
 
     fn abandon(&self) {
-        if self.cell.finish(Err(JobFailure::Stopped)) {
-            self.ended.store(JobState::Failed as u8, Ordering::Release);
+        if self.end_as(JobState::Failed) {
+            self.cell.finish(Err(JobFailure::Stopped));
         }
     }
 

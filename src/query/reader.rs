@@ -117,7 +117,7 @@ impl Reader {
         self.source.interrupt();
     }
 
-    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans`, `runs`, `maintenance`, and the table `audit`: see
+    /// Asks in SQL, over the views `telemetry_events`, `logs`, `spans`, `runs`, `maintenance`, the table `audit`, and `jobs`: see
     /// [`schema`](crate::schema).
     ///
     /// # Errors

@@ -80,6 +80,12 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// many.
     fn rebase(&self, now: Timestamp) -> Result<u64>;
 
+    /// Whether other processes may put jobs into it, too: then it is looked at every second, where the system does not tell what
+    /// they write.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// One job.
     fn get(&self, id: JobId) -> Result<Option<JobRow>>;
 

@@ -166,6 +166,10 @@ impl JobQueue for SqliteQueue {
         })
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn get(&self, id: JobId) -> Result<Option<JobRow>> {
         self.read("cannot read a job", |connection| read::get(connection, id))
     }

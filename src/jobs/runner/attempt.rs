@@ -73,6 +73,8 @@ pub(super) struct Run {
     pub(super) give_up_ns: u64,
     /// Its beginning is written, which of one that was claimed ahead it is not at first.
     pub(super) is_noted: AtomicBool,
+    /// It runs on a worker of its line, and not on the thread of a test.
+    pub(super) is_on_worker: bool,
 }
 
 /// What an attempt came to, and what is told of it when that is committed.
@@ -86,7 +88,7 @@ pub(super) struct Done {
 
 impl Runner {
     /// A handler is about to run: from here on it can be told to end.
-    pub(super) fn begin(self: &Arc<Self>, line: &Arc<Line>, claimed: Claimed) -> Arc<Run> {
+    pub(super) fn begin(self: &Arc<Self>, line: &Arc<Line>, claimed: Claimed, is_on_worker: bool) -> Arc<Run> {
         let (started_at, started_ns) = (self.clock.now(), self.clock.elapsed_ns());
         let timeout = claimed.terms.timeout;
         let deadline_ns = timeout.map_or(u64::MAX, |timeout| started_ns.saturating_add(ns(timeout)));
@@ -100,6 +102,7 @@ impl Runner {
             started_at,
             started_ns,
             give_up_ns,
+            is_on_worker,
         });
         self.running.lock().insert(run.claimed.lease, Arc::clone(&run));
         run

@@ -12,10 +12,10 @@ use parking_lot::{Condvar, Mutex};
 use super::{
     super::{
         cell::Cell,
-        panic::catch,
         queue::{Enqueued, NewJob},
     },
     Runner,
+    step::guarded,
 };
 use crate::error::{Error, Result};
 
@@ -90,9 +90,7 @@ impl Courier {
             let count = line.waiting.len().min(STEP);
             let (jobs, receipts): (Vec<_>, Vec<_>) = line.waiting.drain(..count).unzip();
             drop(line);
-            let enqueued = catch(|| runner.enqueue_now(jobs))
-                .unwrap_or_else(|panic| Err(Error::storage(format!("the queue of jobs panicked: {panic}"))));
-            match enqueued {
+            match guarded(|| runner.enqueue_now(jobs)) {
                 Ok(enqueued) => {
                     receipts.iter().zip(enqueued).for_each(|(receipt, enqueued)| _ = receipt.finish(Ok(enqueued)));
                 }

@@ -2,7 +2,8 @@
 //!
 //! A worker runs what was claimed; when nothing is left it settles what all have done and claims what is next, in one step.
 //! Nobody polls: a worker without work sleeps until somebody brings news, or until the next job is due. Whoever begins a job
-//! while something is left to be done, or to be watched, wakes another for it: so there is always somebody, while there may be.
+//! while others are ready, or something is to be claimed or watched, wakes another for it: so there is always somebody, while
+//! there may be. What is done behind a handler that takes long is settled by the timer.
 //!
 //! Nothing that was claimed or done leaves this place but by a step of the queue that was taken.
 
@@ -21,6 +22,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::{
     Runner,
     attempt::{Done, Run},
+    owner::LEASE,
 };
 use crate::{
     clock::Timestamp,
@@ -66,8 +68,9 @@ struct Inner {
     threads: Vec<JoinHandle<()>>,
     alive: usize,
     given_up: usize,
-    /// Somebody settles and claims.
+    /// Somebody settles and claims; and which jobs were cancelled meanwhile.
     is_exchanging: bool,
+    asked: Vec<JobId>,
     /// There may be something to claim.
     has_news: bool,
     next_due: Option<Timestamp>,
@@ -188,10 +191,21 @@ impl Line {
         if !runner.is_claiming() || inner.running >= self.limit() {
             return None;
         }
-        let (claimed, _) = inner.ready.pop_front()?;
+        let claimed = loop {
+            let (claimed, at_ns) = inner.ready.pop_front()?;
+            if !runner.is_owner(claimed.lease.owner) {
+                // The lease is void: it is another's.
+                continue;
+            }
+            if runner.clock.elapsed_ns().saturating_sub(at_ns) < LEASE.as_nanos() as u64 / 2 {
+                break claimed;
+            }
+            // This process stood still: others may be about to take it for dead.
+            inner.done.push(Done::unstarted(claimed, runner.clock.now(), Reason::None));
+        };
         inner.running += 1;
         // Under the lock: who looks for a job finds it here or there.
-        let run = runner.begin(self, claimed);
+        let run = runner.begin(self, claimed, true);
         if !inner.ready.is_empty() || inner.has_news || inner.next_due.is_some() {
             self.wake_one(inner, runner);
         }
@@ -230,7 +244,8 @@ impl Line {
         inner.idle -= 1;
         inner.calls = inner.calls.saturating_sub(1).min(inner.idle);
         // Is it due? Else wall time was looked at.
-        if is_late && inner.next_due.is_some_and(|due| due <= runner.clock.now()) {
+        let is_due = |due| due <= runner.clock.now() || runner.is_set_back();
+        if is_late && inner.next_due.is_some_and(is_due) {
             inner.has_news = true;
         }
     }
@@ -280,7 +295,14 @@ impl Line {
                         exchanged.owner_is_unknown || next_due.is_some_and(|due| due <= runner.clock.now());
                 }
                 let now_ns = runner.clock.elapsed_ns();
-                inner.ready.extend(exchanged.claimed.into_iter().map(|claimed| (claimed, now_ns)));
+                let asked = std::mem::take(&mut inner.asked);
+                for claimed in exchanged.claimed {
+                    if asked.contains(&claimed.lease.id) {
+                        inner.done.push(Done::cancelled(claimed, runner.clock.now()));
+                    } else {
+                        inner.ready.push_back((claimed, now_ns));
+                    }
+                }
                 if !runner.is_claiming() {
                     self.give_back(&mut inner, u64::MAX, runner.clock.now(), Reason::Interrupted);
                 }
@@ -321,8 +343,11 @@ impl Line {
         let mut inner = self.inner.lock();
         if !inner.done.is_empty() && !inner.is_exchanging && !Self::is_in_trouble(&inner) {
             inner = self.exchange(inner, runner, false);
-            // Room, or news, for who sleeps.
-            if inner.has_news || inner.trouble.is_some() {
+            // Who looked meanwhile sleeps, however much is left, and whatever is due.
+            if inner.idle > 0 {
+                inner.calls = inner.idle;
+                self.wake.notify_all();
+            } else if inner.has_news || inner.next_due.is_some() || !inner.done.is_empty() {
                 self.wake_one(&mut inner, runner);
             }
             self.quiet.notify_all();
@@ -340,7 +365,13 @@ impl Line {
     pub(super) fn cancel_ready(self: &Arc<Self>, runner: &Arc<Runner>, id: JobId) -> bool {
         let mut inner = self.inner.lock();
         let index = inner.ready.iter().position(|(claimed, _)| claimed.lease.id == id);
-        let Some((claimed, _)) = index.and_then(|index| inner.ready.remove(index)) else { return false };
+        let Some((claimed, _)) = index.and_then(|index| inner.ready.remove(index)) else {
+            // It may be on its way here.
+            if inner.is_exchanging {
+                inner.asked.push(id);
+            }
+            return false;
+        };
         inner.done.push(Done::cancelled(claimed, runner.clock.now()));
         drop(inner);
         self.settle_left(runner);
@@ -358,9 +389,11 @@ impl Line {
         let mut inner = self.inner.lock();
         // Whoever takes it out of the table says what became of it.
         if runner.end(run) {
-            inner.running -= 1;
-            inner.given_up += 1;
-            inner.alive -= 1;
+            if run.is_on_worker {
+                inner.running -= 1;
+                inner.given_up += 1;
+                inner.alive -= 1;
+            }
             inner.done.push(runner.given_up(run));
             inner.has_news = true;
             self.wake_one(&mut inner, runner);

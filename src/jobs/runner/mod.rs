@@ -1,8 +1,8 @@
 //! Runs durable jobs: between a [`JobQueue`], which remembers, and the handlers of this process.
 //!
 //! `line` is one queue with its threads, `step` what it settles and claims, `attempt` one run of a handler, `tend` what is done
-//! beside, `owner` who this process is
-//! to the others, `waiters` who waits for what, `courier` who enqueues without waiting.
+//! beside, `watch` what others write, `owner` who this process is to them, `waiters` who waits for what, `courier` who
+//! enqueues without waiting.
 
 mod attempt;
 mod courier;
@@ -44,7 +44,6 @@ use super::{
     id::{JobId, Reason},
     outcome::told,
     queue::{Cancel, Enqueued, JobQueue, Lease, NewJob, Note, OwnerId, Progress},
-    row::JobFilter,
     tell::{Change, Facts, Tell, To},
 };
 use crate::{
@@ -83,6 +82,8 @@ pub(super) struct Runner {
     /// Handlers that run, and were not given up.
     running: Mutex<HashMap<Lease, Arc<Run>>>,
     owner: Mutex<Ownership>,
+    /// Who this process is among the owners, for who holds another lock; 0 for nobody.
+    owner_now: AtomicI64,
     waiters: Waiters,
     courier: Courier,
     rounds: Rounds,
@@ -121,6 +122,7 @@ impl Runner {
             lines: RwLock::default(),
             running: Mutex::default(),
             owner: Mutex::default(),
+            owner_now: AtomicI64::new(0),
             waiters: Waiters::default(),
             courier: Courier::default(),
             rounds: Rounds::default(),
@@ -227,16 +229,17 @@ impl Runner {
         #[cfg(target_os = "linux")]
         if let Some(state) = &self.state {
             match watch::Watch::start(state.dir(), self) {
-                Ok(watch) => *self.watch.lock() = Some(watch),
+                Ok(watch) => {
+                    *self.watch.lock() = Some(watch);
+                    if self.is_stopped() {
+                        drop(self.watch.lock().take());
+                    }
+                }
                 Err(error) => {
                     let why = format!("what other processes enqueue is seen only while this one is at work: {error}");
                     self.tell.warn("l0.jobs", why);
                 }
             }
-        }
-        // What was enqueued last, by a clock that has been set back since.
-        if let Some(last) = self.queue.list(&JobFilter::latest(1))?.rows.first() {
-            self.latest.fetch_max(last.enqueued_at.as_unix_ns(), Ordering::Relaxed);
         }
         self.look_at_others();
         self.lines().iter().for_each(|line| line.news(self, None));
@@ -277,6 +280,7 @@ impl Runner {
         if runs.is_empty() {
             return;
         }
+        runs.iter().for_each(|run| run.control.raise(INTERRUPT));
         let notes = runs.iter().map(|run| Note {
             is_interrupted: true,
             progress: run.control.take_news(),
@@ -287,7 +291,6 @@ impl Runner {
             // It costs an attempt, should the handler not end.
             runs.iter().for_each(|run| run.control.renew_news());
         }
-        runs.iter().for_each(|run| run.control.raise(INTERRUPT));
     }
 
     /// Whether anything is under a lease of this process.
@@ -314,6 +317,8 @@ impl Runner {
         if let Some((id, _)) = owner.current {
             return Ok(id);
         }
+        // What is there may have been put by a clock that has been set back since.
+        self.queue.rebase(self.clock.now())?;
         let kinds: Vec<String> = self.kinds.read().keys().map(|kind| (*kind).to_owned()).collect();
         let id = self.queue.register(&owner::process(), &kinds)?;
         if let Some(state) = &self.state
@@ -322,7 +327,13 @@ impl Runner {
             self.tell.warn("l0.jobs", format!("other processes may take this one for dead: {error}"));
         }
         owner.current = Some((id, self.real.elapsed_ns()));
+        self.owner_now.store(id.0, Ordering::Release);
         Ok(id)
+    }
+
+    /// Whether a lease of this owner is this process's.
+    fn is_owner(&self, id: OwnerId) -> bool {
+        self.owner_now.load(Ordering::Acquire) == id.0
     }
 
     // ---- enqueueing
@@ -409,7 +420,7 @@ impl Runner {
         let place = self.waiters.add(id);
         // First the place, then the look: what ends between them is seen by one of both.
         self.look_up_end(id);
-        if self.is_over() {
+        if self.is_over() || !self.tell.is_open() {
             place.finish(Err(JobFailure::Stopped));
         } else {
             self.stir(Duration::from_secs(1));

@@ -28,7 +28,12 @@ const OLDEST_EVERY: u32 = 8;
 /// A clock that shows so much less than before was set back.
 const SET_BACK_NS: i64 = 1_000_000_000;
 /// A call of `run_due` ends after so many.
-const RUN_DUE_MAX: usize = 1_000_000;
+const RUN_DUE_MAX: usize = 100_000;
+
+/// A queue of the application's may panic: what is done is not lost by that, nor is the thread.
+pub(super) fn guarded<R>(step: impl FnOnce() -> Result<R>) -> Result<R> {
+    catch(step).unwrap_or_else(|panic| Err(Error::storage(format!("the queue of jobs panicked: {panic}"))))
+}
 
 impl Runner {
     /// Settles what is done and claims up to `free` jobs, and more of quick kinds. What was not taken comes back.
@@ -38,11 +43,11 @@ impl Runner {
         done: Vec<Done>,
         free: usize,
     ) -> std::result::Result<Exchanged, (Vec<Done>, Error)> {
-        let claim = match if free > 0 { self.claim(line, free, AHEAD) } else { Ok(None) } {
-            Ok(claim) => claim,
-            Err(error) => return Err((done, error)),
-        };
-        self.take(line, done, claim)
+        let claim = if free > 0 { guarded(|| self.claim(line, free, AHEAD)) } else { Ok(None) };
+        match claim {
+            Ok(claim) => self.take(line, done, claim),
+            Err(error) => Err((done, error)),
+        }
     }
 
     /// One step of the queue, and what it came to is told.
@@ -54,10 +59,14 @@ impl Runner {
     ) -> std::result::Result<Exchanged, (Vec<Done>, Error)> {
         let settle = done.iter().map(|done| done.settle.clone()).collect();
         let owner = claim.as_ref().map(|claim| claim.owner);
-        // A queue of the application's may panic; what is done is not lost by that.
-        let exchanged = catch(|| self.queue.exchange(settle, claim))
-            .unwrap_or_else(|panic| Err(Error::storage(format!("the queue of jobs panicked: {panic}"))));
-        let exchanged = match exchanged {
+        let exchanged = match guarded(|| self.queue.exchange(settle, claim)) {
+            Ok(exchanged) if exchanged.settled.len() != done.len() => {
+                let (answers, settled) = (exchanged.settled.len(), done.len());
+                return Err((
+                    done,
+                    Error::storage(format!("the queue of jobs gave {answers} answers to {settled} settlements")),
+                ));
+            }
             Ok(exchanged) => exchanged,
             Err(error) => return Err((done, error)),
         };
@@ -108,12 +117,17 @@ impl Runner {
     /// Now by the wall clock; jobs follow one that was set back.
     fn now(&self) -> Result<Timestamp> {
         let now = self.clock.now();
-        let latest_ns = self.latest.fetch_max(now.as_unix_ns(), Ordering::Relaxed);
-        if now.as_unix_ns() < latest_ns.saturating_sub(SET_BACK_NS) {
+        self.latest.fetch_max(now.as_unix_ns(), Ordering::Relaxed);
+        if self.is_set_back() {
             self.queue.rebase(now)?;
             self.latest.store(now.as_unix_ns(), Ordering::Relaxed);
         }
         Ok(now)
+    }
+
+    /// Whether the clock was set back, and jobs have not followed yet.
+    pub(super) fn is_set_back(&self) -> bool {
+        self.clock.now().as_unix_ns() < self.latest.load(Ordering::Relaxed).saturating_sub(SET_BACK_NS)
     }
 
     /// What a settlement came to: it is told, and who waits learns of it.
@@ -179,8 +193,12 @@ impl Runner {
                     }
                     for claimed in exchanged.claimed {
                         count += 1;
-                        let run = self.begin(&line, claimed);
+                        let run = self.begin(&line, claimed, false);
                         done.extend(self.run(&run, false));
+                    }
+                    if count >= RUN_DUE_MAX {
+                        line.keep(self, done);
+                        break;
                     }
                 }
                 line.settle_left(self);

@@ -47,6 +47,7 @@ const PRUNE_STEPS: u64 = 5;
 pub(super) struct Rounds {
     next_ns: AtomicU64,
     others_ns: AtomicU64,
+    outside_ns: AtomicU64,
     waited_for_ns: AtomicU64,
     prune_ns: AtomicU64,
     /// Jobs that became final since the last pruning.
@@ -58,6 +59,7 @@ impl Default for Rounds {
         Self {
             next_ns: AtomicU64::new(u64::MAX),
             others_ns: AtomicU64::new(0),
+            outside_ns: AtomicU64::new(0),
             waited_for_ns: AtomicU64::new(0),
             prune_ns: AtomicU64::new(0),
             ended: AtomicU64::new(0),
@@ -189,6 +191,7 @@ impl Runner {
         let mut owner = self.owner.lock();
         if owner.current.is_some_and(|(current, _)| current == id) {
             owner.leave();
+            self.owner_now.store(0, Ordering::Release);
         }
         drop(owner);
         self.lines().iter().for_each(|line| line.forget(id));
@@ -203,12 +206,19 @@ impl Runner {
         if real_ns >= self.rounds.others_ns.load(Ordering::Relaxed) {
             self.look_at_others();
         }
-        let has_others = self.owner.lock().has_others();
-        if has_others && !cfg!(target_os = "linux") {
-            self.look_outside();
+        if self.queue.is_shared() && !self.hears_others() {
+            self.look_outside_if_due(real_ns);
             return Some(OUTSIDE);
         }
-        has_others.then_some(OTHERS)
+        self.owner.lock().has_others().then_some(OTHERS)
+    }
+
+    fn look_outside_if_due(self: &Arc<Self>, real_ns: u64) {
+        if real_ns >= self.rounds.outside_ns.load(Ordering::Relaxed) {
+            let next_ns = real_ns.saturating_add(OUTSIDE.as_nanos() as u64);
+            self.rounds.outside_ns.store(next_ns, Ordering::Relaxed);
+            self.look_outside();
+        }
     }
 
     /// Rescues what dead processes held.
@@ -241,9 +251,9 @@ impl Runner {
     /// Of jobs that somebody waits for and that are not run here, whether they have come to their end.
     fn look_at_waited_for(&self, real_ns: u64) -> Option<Duration> {
         let waited_for = self.waiters.waited_for();
-        // What this process alone runs, it knows of.
-        let is_alone = self.is_claiming() && !self.owner.lock().has_others() && cfg!(target_os = "linux");
-        if waited_for.is_empty() || is_alone {
+        // Of what this process does it knows, and of what others do it hears.
+        let hears_all = self.is_claiming() && (self.hears_others() || !self.queue.is_shared());
+        if waited_for.is_empty() || hears_all {
             return None;
         }
         let due_ns = self.rounds.waited_for_ns.load(Ordering::Relaxed);

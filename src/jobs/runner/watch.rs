@@ -6,24 +6,40 @@
 use std::sync::Arc;
 
 use super::Runner;
+use crate::jobs::context::CANCEL;
 
 impl Runner {
-    /// If others have written since this was last asked: there may be jobs to claim, wishes to cancel, outcomes waited for.
+    /// If others have written since this was last asked, there may be jobs to claim, wishes to cancel, outcomes waited for. It is
+    /// only read: what is written here is heard by the others.
     pub(super) fn look_outside(self: &Arc<Self>) {
-        let Some(version) = self.state.as_ref().and_then(|state| state.foreign_version()) else { return };
-        if self.seen_version.lock().replace(version) == Some(version) {
-            return;
+        if let Some(state) = &self.state {
+            let Some(version) = state.foreign_version() else { return };
+            if self.seen_version.lock().replace(version) == Some(version) {
+                return;
+            }
         }
         for line in self.lines() {
             line.news(self, None);
         }
-        if !self.running.lock().is_empty() {
-            self.beat();
+        let running: Vec<_> = self.running.lock().values().cloned().collect();
+        for run in running {
+            if self.queue.get(run.claimed.lease.id).is_ok_and(|row| row.is_some_and(|row| row.is_cancel_asked)) {
+                run.control.raise(CANCEL);
+            }
         }
+        self.waiters.waited_for().into_iter().for_each(|id| self.look_up_end(id));
         if !self.owner.lock().has_others() {
             self.look_at_others();
         }
         self.stir(std::time::Duration::ZERO);
+    }
+
+    /// Whether the system tells what others write.
+    pub(super) fn hears_others(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return self.watch.lock().as_ref().is_some_and(Watch::is_alive);
+        #[cfg(not(target_os = "linux"))]
+        return false;
     }
 }
 
@@ -73,6 +89,12 @@ mod linux {
             let thread = std::thread::Builder::new().name("l0-jobs-watch".to_owned());
             let thread = thread.spawn(move || watch(&files, &stopped, &runner))?;
             Ok(Self { stop, thread: Some(thread) })
+        }
+    }
+
+    impl Watch {
+        pub(in crate::jobs::runner) fn is_alive(&self) -> bool {
+            self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
         }
     }
 
