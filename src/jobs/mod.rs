@@ -32,8 +32,13 @@
 //! # Several processes
 //!
 //! share a store's jobs. What one enqueues, another that has started takes when it next looks: at once if it is at work, else
-//! as soon as the system tells that the store has changed (Linux), or within a second while another process is known. Of a
+//! as soon as the system tells that the store has changed (Linux); where the system does not tell, it looks every second. Of a
 //! process that died the others take over what it held within five seconds, or as soon as they start.
+//!
+//! # Time
+//!
+//! is the wall clock's. When that is set back, what was due, or due in so long, is due as long after; a job whose
+//! [time was named](JobOptions::run_at) keeps it. Leases go by the monotonic clock of who watches.
 //!
 //! # After `fork`
 //!

@@ -430,7 +430,8 @@ impl JobReader {
         JobQuery::new(queue)
     }
 
-    /// As [`Jobs::stats`]; a kind waits for a handler if no process that claims jobs has one.
+    /// As [`Jobs::stats`]; a kind waits for a handler if no process that claims jobs had one when it started. One that has been
+    /// idle for half a minute beside others is not known until it is at work again.
     ///
     /// # Errors
     /// `is_storage` if it cannot be read.
