@@ -136,7 +136,9 @@ fn options(number: u32) -> JobOptions {
 fn start(dir: &Path, at: u32) -> l0::L0 {
     let queue = Deadly { queue: SqliteQueue::open(dir, Durability::Normal).unwrap(), steps: AtomicU32::new(0), at };
     let own = tempfile::tempdir_in(dir).unwrap().keep();
-    let l0 = l0::builder().dir(own).workers(2).job_queue(queue).start().unwrap();
+    // Nothing is pruned: what was enqueued is counted at the end.
+    let history = l0::JobHistory::default().max_count(u64::MAX);
+    let l0 = l0::builder().dir(own).workers(2).job_history(history).job_queue(queue).start().unwrap();
     let dir = dir.to_owned();
     l0.jobs()
         .register(move |step: Step, cx| {
