@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::{BufRead as _, BufReader, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -133,9 +133,14 @@ fn options(number: u32) -> JobOptions {
     }
 }
 
+/// Where a process keeps its telemetry, which is not what this is about.
+fn own_store(dir: &Path, pid: u32) -> PathBuf {
+    dir.join(format!("telemetry-{pid}"))
+}
+
 fn start(dir: &Path, at: u32) -> l0::L0 {
     let queue = Deadly { queue: SqliteQueue::open(dir, Durability::Normal).unwrap(), steps: AtomicU32::new(0), at };
-    let own = tempfile::tempdir_in(dir).unwrap().keep();
+    let own = own_store(dir, std::process::id());
     // Nothing is pruned: what was enqueued is counted at the end.
     let history = l0::JobHistory::default().max_count(u64::MAX);
     let l0 = l0::builder().dir(own).workers(2).job_history(history).job_queue(queue).start().unwrap();
@@ -288,6 +293,8 @@ fn kills_at_random_moments_of_two_processes_lose_nothing_and_begin_no_attempt_tw
             support::wait_for("work", || size(dir.path()) >= until);
             peer.kill().unwrap();
             peer.wait().unwrap();
+            // A thousand of them would fill the disk.
+            let _ = fs::remove_dir_all(own_store(dir.path(), peer.id()));
             kills += 1;
             *peer = child(dir.path(), 0, "for ever");
         }

@@ -152,7 +152,7 @@ impl State {
         let has_led = open.is_some();
         if let Some(mut open) = open {
             let batch = self.gather();
-            // An operation that panics is nobody's but everybody waits for this thread.
+            // Should an operation panic, those who wait for this thread are told all the same.
             let outcome = catch_unwind(AssertUnwindSafe(|| open.write(&self.dir, &batch))).unwrap_or_else(|_| {
                 open.connection = None;
                 Err(Error::storage("a write to state.db panicked; nothing of its transaction was written"))

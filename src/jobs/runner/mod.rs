@@ -309,6 +309,7 @@ impl Runner {
             let _ = self.queue.rescue(&own, self.clock.now());
         }
         self.owner.lock().leave();
+        self.owner_now.store(0, Ordering::Release);
     }
 
     /// As whom this process claims; registered with the first claim.

@@ -1,7 +1,7 @@
 //! What other processes write into the store: noticed as soon as the system tells, without looking again and again.
 //!
 //! On Linux a thread sleeps until the WAL of `state.db` is written to; whether that was by another process, SQLite's data
-//! version says. Elsewhere it is looked at every second while other processes are known.
+//! version says. Elsewhere it is looked at every second.
 
 use std::sync::Arc;
 
