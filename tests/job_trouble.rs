@@ -339,8 +339,48 @@ fn an_end_at_any_moment_costs_no_attempt_of_what_did_not_run() {
         let has_run = ran.lock().contains(id);
         let expected = if has_run { (JobState::Success, 1) } else { (JobState::Pending, 0) };
         assert_eq!((row.state, row.attempt), expected, "{row}, after {:?}", begun.elapsed());
-        assert!(matches!(row.reason, Reason::None | Reason::Interrupted), "{row}");
+        assert_eq!((row.reason, row.started_at.is_some()), (Reason::None, has_run), "{row}");
     }
+}
+
+#[test]
+fn a_queue_that_panics_is_an_error_to_who_asks_it() {
+    let (dir, queue) = (tempfile::tempdir().unwrap(), Troubled::default());
+    let l0 = builder(dir.path()).workers(1).job_queue(queue.clone()).start().unwrap();
+    let jobs = l0.jobs();
+    jobs.register(|work: Work, _| Ok(work.number)).unwrap();
+    queue.0.panics.store(true, SeqCst);
+    let refused = jobs.start().unwrap_err();
+    assert!(refused.is_storage() && refused.to_string().contains("a queue that panics"), "{refused}");
+    assert!(jobs.enqueue(work(1)).unwrap_err().is_storage() && jobs.list().fetch().unwrap_err().is_storage());
+    assert!(jobs.run_due().unwrap_err().is_storage() && jobs.stats().unwrap_err().is_storage());
+    queue.0.panics.store(false, SeqCst);
+    jobs.start().unwrap();
+    assert_eq!(jobs.enqueue(work(2)).unwrap().wait(), Ok(2), "and it goes on when the queue does");
+}
+
+#[test]
+fn workers_follow_a_clock_that_is_set_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let hour = Duration::from_secs(3_600);
+    let (clock, time) = l0::Clock::manual(Timestamp::now());
+    let begin = clock.now();
+    let l0 = builder(dir.path()).workers(1).clock(clock).start().unwrap();
+    let jobs = l0.jobs();
+    jobs.register(|work: Work, _| Ok(work.number)).unwrap();
+    jobs.start().unwrap();
+    assert_eq!(jobs.enqueue(work(1)).unwrap().wait(), Ok(1));
+    let soon = jobs.enqueue_with(work(2), JobOptions::default().delay(Duration::from_secs(60))).unwrap();
+    time.set_wall(begin.saturating_sub(hour));
+    // By a clock that shows an hour less than the one before, this one is the latest, and nothing else is due.
+    assert_eq!(jobs.enqueue(work(3)).unwrap().wait_timeout(LONG), Some(Ok(3)));
+    assert_eq!(soon.state().unwrap(), JobState::Pending);
+    let due = jobs.get(soon.id()).unwrap().unwrap().run_at;
+    let after_ns = due.as_unix_ns() - begin.saturating_sub(hour).as_unix_ns();
+    assert_eq!(after_ns / 1_000_000_000, 60, "as long after the new time as after the old");
+    time.advance(Duration::from_secs(61));
+    assert_eq!(jobs.enqueue(work(4)).unwrap().wait_timeout(LONG), Some(Ok(4)));
+    assert_eq!(soon.wait_timeout(LONG), Some(Ok(2)), "not an hour later");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::{
     job::{Job, JobOptions, When},
     list::{JobQuery, JobStats},
     pool::Pool,
-    queue::{Enqueued, JobQueue, NewJob, SqliteQueue, Terms},
+    queue::{Enqueued, Guarded, JobQueue, NewJob, SqliteQueue, Terms},
     row::JobRow,
     runner::{Handler, Parts, Receipt, Runner, unknown_queue},
     tell::Tell,
@@ -104,7 +104,7 @@ impl Jobs {
         let sqlite = state.as_ref().map(|state| Arc::new(SqliteQueue::new(Arc::clone(state), settings.durability)));
         let queue = match (&sqlite, settings.queue) {
             (Some(sqlite), _) => Arc::clone(sqlite) as Arc<dyn JobQueue>,
-            (None, Some(queue)) => queue,
+            (None, Some(queue)) => Arc::new(Guarded(queue)),
             (None, None) => Arc::new(super::MemoryQueue::default()),
         };
         let runner = Runner::new(Parts { queue, clock, tell, timer, state, history: settings.history });

@@ -227,9 +227,9 @@ impl Held {
     fn settle(&mut self, settle: Settle) -> Option<JobState> {
         let Settle { lease, started_at, at, progress, outcome } = settle;
         let (number, job) = self.leased(&lease)?;
-        job.started_at = started_at.or(job.started_at);
+        job.started_at = started_at;
         job.progress = progress.or(job.progress.take());
-        let is_cancel_asked = job.is_cancel_asked;
+        let (is_cancel_asked, pending_for) = (job.is_cancel_asked, job.reason);
         match outcome {
             Outcome::Success { result } => {
                 (job.result, job.error, job.checkpoint) = (Some(result), None, None);
@@ -253,7 +253,8 @@ impl Held {
                 if is_cancel_asked {
                     self.put(number, JobState::Cancelled, Reason::Cancelled, at);
                 } else {
-                    self.put_again(number, reason, run_at);
+                    // What was not begun stays for the reason it was pending.
+                    self.put_again(number, if started_at.is_some() { reason } else { pending_for }, run_at);
                 }
             }
         }

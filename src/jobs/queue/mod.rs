@@ -9,12 +9,14 @@
 //! - of a kind's jobs with the same unique key, at most one is pending or running;
 //! - what a call returned is there when the process dies behind it, as durable as the implementation says.
 
+mod guarded;
 mod memory;
 mod rules;
 mod sqlite;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+pub(super) use guarded::Guarded;
 pub use memory::MemoryQueue;
 use serde::{Deserialize, Serialize};
 pub use sqlite::SqliteQueue;
@@ -43,9 +45,10 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// Settles what was run and claims what is to be run next, in one step.
     ///
     /// A settlement whose lease is not current changes nothing, and is answered `None`. A job that is to be pending again is cancelled
-    /// if somebody has asked for that. Of the jobs of the asked kinds in the
-    /// asked queue that are due, the claim takes those of the highest priority, of these those due longest; or, if it asks for
-    /// the oldest, those due longest of all. A due job whose `start_by` has passed fails as
+    /// if somebody has asked for that; one that was not begun has no start then, and stays for the reason it was pending before.
+    ///
+    /// Of the jobs of the asked kinds in the asked queue that are due, the claim takes those of the highest priority, of these
+    /// those due longest; or, if it asks for the oldest, those due longest of all. A due job whose `start_by` has passed fails as
     /// [`Reason::MissedDeadline`]; one that was begun loses that bound with its settlement or rescue. For an owner that is not known
     /// nothing is claimed.
     fn exchange(&self, settle: Vec<Settle>, claim: Option<Claim>) -> Result<Exchanged>;

@@ -117,7 +117,7 @@ impl Runner {
     pub(super) fn run(self: &Arc<Self>, run: &Arc<Run>, is_more_done: bool) -> Option<Done> {
         let claimed = &run.claimed;
         let Some(kind) = self.kind(&claimed.kind) else {
-            return self.end(run).then(|| Done::unstarted(claimed.clone(), run.started_at, Reason::None));
+            return self.end(run).then(|| Done::unstarted(claimed.clone(), run.started_at));
         };
         let context = JobContext {
             id: claimed.lease.id,
@@ -250,9 +250,9 @@ impl Run {
 
 impl Done {
     /// What was claimed and not begun is given back, at no cost.
-    pub(super) fn unstarted(claimed: Claimed, at: Timestamp, reason: Reason) -> Self {
+    pub(super) fn unstarted(claimed: Claimed, at: Timestamp) -> Self {
         let run_at = claimed.run_at.min(at);
-        Self::unrun(claimed, at, Outcome::Again { reason, error: None, run_at, counts: false })
+        Self::unrun(claimed, at, Outcome::Again { reason: Reason::None, error: None, run_at, counts: false })
     }
 
     /// What was claimed and not begun is not wanted any more.

@@ -15,7 +15,6 @@ use super::{
         queue::{Enqueued, NewJob},
     },
     Runner,
-    step::guarded,
 };
 use crate::error::{Error, Result};
 
@@ -90,7 +89,7 @@ impl Courier {
             let count = line.waiting.len().min(STEP);
             let (jobs, receipts): (Vec<_>, Vec<_>) = line.waiting.drain(..count).unzip();
             drop(line);
-            match guarded(|| runner.enqueue_now(jobs)) {
+            match runner.enqueue_now(jobs) {
                 Ok(enqueued) => {
                     receipts.iter().zip(enqueued).for_each(|(receipt, enqueued)| _ = receipt.finish(Ok(enqueued)));
                 }

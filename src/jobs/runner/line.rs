@@ -27,7 +27,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     jobs::{
-        id::{JobId, Reason},
+        id::JobId,
         queue::{Claimed, OwnerId},
     },
 };
@@ -201,7 +201,7 @@ impl Line {
                 break claimed;
             }
             // This process stood still: others may be about to take it for dead.
-            inner.done.push(Done::unstarted(claimed, runner.clock.now(), Reason::None));
+            inner.done.push(Done::unstarted(claimed, runner.clock.now()));
         };
         inner.running += 1;
         // Under the lock: who looks for a job finds it here or there.
@@ -304,7 +304,7 @@ impl Line {
                     }
                 }
                 if !runner.is_claiming() {
-                    self.give_back(&mut inner, u64::MAX, runner.clock.now(), Reason::Interrupted);
+                    self.give_back(&mut inner, u64::MAX, runner.clock.now());
                 }
             }
             Err((done, error)) => {
@@ -323,17 +323,17 @@ impl Line {
     }
 
     /// What was claimed before this moment and not begun is to be pending again, at no cost.
-    fn give_back(&self, inner: &mut Inner, before_ns: u64, now: Timestamp, reason: Reason) {
+    fn give_back(&self, inner: &mut Inner, before_ns: u64, now: Timestamp) {
         while inner.ready.front().is_some_and(|(_, at)| *at < before_ns) {
-            let back = inner.ready.pop_front().map(|(claimed, _)| Done::unstarted(claimed, now, reason));
+            let back = inner.ready.pop_front().map(|(claimed, _)| Done::unstarted(claimed, now));
             inner.done.extend(back);
         }
     }
 
     /// The same, from elsewhere; it is settled at once, if the store takes it.
-    pub(super) fn take_back(self: &Arc<Self>, runner: &Arc<Runner>, before_ns: u64, reason: Reason) {
+    pub(super) fn take_back(self: &Arc<Self>, runner: &Arc<Runner>, before_ns: u64) {
         let mut inner = self.inner.lock();
-        self.give_back(&mut inner, before_ns, runner.clock.now(), reason);
+        self.give_back(&mut inner, before_ns, runner.clock.now());
         drop(inner);
         self.settle_left(runner);
     }

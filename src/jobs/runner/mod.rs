@@ -41,7 +41,7 @@ use self::{
 use super::{
     context::{CANCEL, INTERRUPT},
     error::JobFailure,
-    id::{JobId, Reason},
+    id::JobId,
     outcome::told,
     queue::{Cancel, Enqueued, JobQueue, Lease, NewJob, Note, OwnerId, Progress},
     tell::{Change, Facts, Tell, To},
@@ -256,7 +256,7 @@ impl Runner {
         self.courier.stop(drain);
         let lines = self.lines();
         for line in &lines {
-            within(drain, || line.take_back(self, u64::MAX, Reason::Interrupted));
+            within(drain, || line.take_back(self, u64::MAX));
             line.wake_all();
         }
         within(drain, || self.interrupt(|run| run.claimed.terms.yields));

@@ -7,7 +7,6 @@ use super::{
         error::JobFailure,
         id::{JobState, Reason},
         outcome::told,
-        panic::catch,
         queue::{Claim, Ended, Exchanged, Outcome},
         tell::{Change, Facts, To},
     },
@@ -30,11 +29,6 @@ const SET_BACK_NS: i64 = 1_000_000_000;
 /// A call of `run_due` ends after so many.
 const RUN_DUE_MAX: usize = 100_000;
 
-/// A queue of the application's may panic: what is done is not lost by that, nor is the thread.
-pub(super) fn guarded<R>(step: impl FnOnce() -> Result<R>) -> Result<R> {
-    catch(step).unwrap_or_else(|panic| Err(Error::storage(format!("the queue of jobs panicked: {panic}"))))
-}
-
 impl Runner {
     /// Settles what is done and claims up to `free` jobs, and more of quick kinds. What was not taken comes back.
     pub(super) fn exchange(
@@ -43,7 +37,7 @@ impl Runner {
         done: Vec<Done>,
         free: usize,
     ) -> std::result::Result<Exchanged, (Vec<Done>, Error)> {
-        let claim = if free > 0 { guarded(|| self.claim(line, free, AHEAD)) } else { Ok(None) };
+        let claim = if free > 0 { self.claim(line, free, AHEAD) } else { Ok(None) };
         match claim {
             Ok(claim) => self.take(line, done, claim),
             Err(error) => Err((done, error)),
@@ -59,7 +53,7 @@ impl Runner {
     ) -> std::result::Result<Exchanged, (Vec<Done>, Error)> {
         let settle = done.iter().map(|done| done.settle.clone()).collect();
         let owner = claim.as_ref().map(|claim| claim.owner);
-        let exchanged = match guarded(|| self.queue.exchange(settle, claim)) {
+        let exchanged = match self.queue.exchange(settle, claim) {
             Ok(exchanged) if exchanged.settled.len() != done.len() => {
                 let (answers, settled) = (exchanged.settled.len(), done.len());
                 return Err((
@@ -149,7 +143,8 @@ impl Runner {
                 self.waiters.tell(id, &told(JobState::Failed, *reason, Some(error), None));
             }
             (Some(JobState::Pending), Outcome::Again { reason, run_at, .. }) => {
-                if *reason != Reason::None {
+                // Nobody was told that it had been claimed.
+                if done.was_run() {
                     self.tell_done(line, done, To::Again(*reason));
                 }
                 if self.is_claiming() {

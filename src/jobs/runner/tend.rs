@@ -95,7 +95,7 @@ impl Runner {
         let mut dues = vec![self.look_at_handlers(now_ns)];
         for line in self.lines() {
             // Others may be free for what lies here.
-            line.take_back(self, now_ns.saturating_sub(READY_MAX.as_nanos() as u64), Reason::None);
+            line.take_back(self, now_ns.saturating_sub(READY_MAX.as_nanos() as u64));
             dues.push(line.look().is_held().then_some(ROUND));
         }
         dues.push(self.beat_if_due(real_ns));

@@ -25,7 +25,7 @@ struct Job {
     attempt: u32,
     deaths: u32,
     lease: Option<Lease>,
-    is_begun: bool,
+    started_at: Option<Timestamp>,
     is_interrupted: bool,
     is_cancel_asked: bool,
     checkpoint: Option<String>,
@@ -123,7 +123,7 @@ impl Model<'_> {
                         attempt: 0,
                         deaths: 0,
                         lease: None,
-                        is_begun: false,
+                        started_at: None,
                         is_interrupted: false,
                         is_cancel_asked: false,
                         checkpoint: None,
@@ -175,7 +175,10 @@ impl Model<'_> {
             let lease = self.leases[index];
             if settles.iter().all(|settle| settle.lease.id != lease.id) {
                 let outcome = self.outcome();
-                let (started_at, at) = (Some(self.now), self.now);
+                // What was not begun is given back, or was cancelled meanwhile.
+                let may_be_unbegun = matches!(outcome, Outcome::Again { .. } | Outcome::Cancelled);
+                let is_begun = !may_be_unbegun || self.chance(70);
+                let (started_at, at) = (is_begun.then_some(self.now), self.now);
                 settles.push(Settle { lease, started_at, at, progress: None, outcome });
             }
         }
@@ -232,7 +235,7 @@ impl Model<'_> {
     fn settle(&mut self, settle: Settle) -> Option<JobState> {
         let job = self.jobs.iter_mut().find(|job| job.lease == Some(settle.lease))?;
         job.lease = None;
-        job.is_begun = true;
+        job.started_at = settle.started_at;
         let (state, reason) = match settle.outcome {
             Outcome::Success { .. } => {
                 job.checkpoint = None;
@@ -241,10 +244,17 @@ impl Model<'_> {
             Outcome::Failed { reason, .. } => (JobState::Failed, reason),
             Outcome::Cancelled => (JobState::Cancelled, Reason::Cancelled),
             Outcome::Again { reason, run_at, counts, .. } => {
-                job.new.terms.start_by = None;
+                let is_begun = settle.started_at.is_some();
+                if is_begun {
+                    job.new.terms.start_by = None;
+                }
                 (job.run_at, job.since) = (run_at, Some(settle.at));
                 job.attempt -= u32::from(!counts);
-                if job.is_cancel_asked { (JobState::Cancelled, Reason::Cancelled) } else { (JobState::Pending, reason) }
+                if job.is_cancel_asked {
+                    (JobState::Cancelled, Reason::Cancelled)
+                } else {
+                    (JobState::Pending, if is_begun { reason } else { job.reason })
+                }
             }
         };
         (job.state, job.reason) = (state, reason);
@@ -289,7 +299,7 @@ impl Model<'_> {
             has_suspect |= job.deaths > 0;
             job.state = JobState::Running;
             job.attempt += 1;
-            job.is_begun = !is_ahead;
+            job.started_at = (!is_ahead).then_some(claim.now);
             job.is_interrupted = false;
             claimed.push((id, job.attempt, is_ahead));
         }
@@ -313,7 +323,7 @@ impl Model<'_> {
         let job = self.jobs.iter_mut().find(|job| job.lease == Some(lease));
         assert_eq!(answer, [job.is_some()]);
         if let Some(job) = job {
-            job.is_begun |= note.started_at.is_some();
+            job.started_at = note.started_at.or(job.started_at);
             job.checkpoint = note.checkpoint.or(job.checkpoint.take());
             job.is_interrupted |= note.is_interrupted;
         }
@@ -390,7 +400,7 @@ impl Model<'_> {
             } else {
                 job.deaths += 1;
             }
-            if job.is_begun {
+            if job.started_at.is_some() {
                 job.new.terms.start_by = None;
             }
             (job.run_at, job.since) = (job.run_at.min(now), Some(now));
@@ -458,7 +468,8 @@ impl Model<'_> {
             .rows
             .iter()
             .map(|row| {
-                (row.id, row.state, row.reason, row.attempt, row.run_at, row.finished_at, row.checkpoint.clone())
+                let times = (row.run_at, row.started_at, row.finished_at);
+                (row.id, row.state, row.reason, row.attempt, times, row.checkpoint.clone())
             })
             .collect();
         let expected: Vec<_> = self
@@ -466,9 +477,10 @@ impl Model<'_> {
             .iter()
             .rev()
             .map(|job| {
-                let is_hidden = job.state == JobState::Running && !job.is_begun;
+                let is_hidden = job.state == JobState::Running && job.started_at.is_none();
                 let state = if is_hidden { JobState::Pending } else { job.state };
-                (job.id, state, job.reason, job.attempt, job.run_at, job.finished_at, job.checkpoint.clone())
+                let times = (job.run_at, job.started_at, job.finished_at);
+                (job.id, state, job.reason, job.attempt, times, job.checkpoint.clone())
             })
             .collect();
         for (seen, expected) in seen.iter().zip(&expected) {

@@ -73,19 +73,19 @@ fn lane(connection: &Connection, queue: &str, kind: &str) -> rusqlite::Result<i6
 pub(super) fn settle(connection: &Connection, settle: &[Settle]) -> rusqlite::Result<Vec<Option<JobState>>> {
     let mut end = connection.prepare_cached(
         "UPDATE job SET state = ?4, reason = ?5, error = ?6, result = ?7, finished_at = ?8,
-                started_at = coalesce(?9, started_at), owner = NULL,
+                started_at = ?9, owner = NULL,
                 checkpoint = CASE WHEN ?4 = 2 THEN NULL ELSE checkpoint END,
                 progress_done = coalesce(?10, progress_done), progress_total = coalesce(?11, progress_total),
                 progress_message = coalesce(?12, progress_message)
           WHERE number = ?1 AND state = 1 AND owner = ?2 AND claims = ?3",
     )?;
-    // Somebody may have asked for its end while it ran.
+    // Somebody may have asked for its end while it ran. What was not begun stays for the reason it was pending.
     let mut again = connection.prepare_cached(
         "UPDATE job SET state = CASE WHEN is_cancel_asked THEN 4 ELSE 0 END,
-                reason = CASE WHEN is_cancel_asked THEN ?13 ELSE ?4 END,
+                reason = CASE WHEN is_cancel_asked THEN ?13 WHEN ?9 IS NULL THEN reason ELSE ?4 END,
                 finished_at = CASE WHEN is_cancel_asked THEN ?8 ELSE NULL END,
                 error = coalesce(?5, error), run_at = ?6, since = ?8, attempt = attempt - ?7,
-                started_at = coalesce(?9, started_at), owner = NULL,
+                started_at = ?9, owner = NULL,
                 start_by = CASE WHEN ?9 IS NULL THEN start_by END,
                 progress_done = coalesce(?10, progress_done), progress_total = coalesce(?11, progress_total),
                 progress_message = coalesce(?12, progress_message)
