@@ -160,14 +160,20 @@ pub fn shop(dir: &Path, orders: u32) {
 pub struct Living {
     child: Child,
     lines: mpsc::Receiver<String>,
+    notes: mpsc::Receiver<String>,
 }
 
 impl Living {
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let (out, (tell, lines)) = (BufReader::new(child.stdout.take().unwrap()), mpsc::channel());
-        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
-        Self { child, lines }
+        fn follow(pipe: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> {
+            let (tell, lines) = mpsc::channel();
+            let pipe = BufReader::new(pipe).lines().map_while(Result::ok);
+            std::thread::spawn(move || pipe.map(|line| tell.send(line)).all(|told| told.is_ok()));
+            lines
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (lines, notes) = (follow(child.stdout.take().unwrap()), follow(child.stderr.take().unwrap()));
+        Self { child, lines, notes }
     }
 
     pub fn pid(&self) -> u32 {
@@ -176,7 +182,10 @@ impl Living {
 
     /// Waits for the next line it prints; fails the test after a minute.
     pub fn line(&mut self) -> String {
-        self.lines.recv_timeout(Duration::from_secs(60)).expect("it prints no further line")
+        self.lines.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|error| {
+            let (ended, notes) = (self.child.try_wait(), self.notes.try_iter().collect::<Vec<_>>());
+            panic!("no further line is printed: {error}; it ended: {ended:?}; it said {notes:?}")
+        })
     }
 
     /// With SIGKILL.

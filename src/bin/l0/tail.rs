@@ -27,6 +27,9 @@ const LATE: Duration = Duration::from_secs(2);
 /// How far back the last words of a process that died may lie, and so many lines are remembered at most.
 const REMEMBERED: Duration = Duration::from_secs(600);
 const TOLD_MAX: usize = 100_000;
+/// While a process dies, or another recovers it, a store may be busy: a look that fails is repeated, for so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(200);
 
 pub(crate) fn tail(
     store: &Store,
@@ -64,20 +67,39 @@ pub(crate) fn tail(
     }
     let mut tail = until(question()?.since(from), window).tail();
     let mut looked = Instant::now();
+    let mut trouble: Option<Instant> = None;
+    // Last words that were recovered are older than what others have said since: the tail does not go back so far.
+    let mut goes_back = false;
     while left > 0 {
-        let mut rows: Vec<EventRow> = tail.next_within(LATE)?.into_iter().collect();
         if looked.elapsed() >= LATE {
-            looked = Instant::now();
             screen.is_read()?;
-            // Last words are older than what others have said since: the tail does not go back so far.
-            if store.recover_again(screen)? {
+        }
+        let mut rows: Vec<EventRow> = Vec::new();
+        let mut look = || {
+            rows.extend(tail.next_within(LATE)?);
+            if looked.elapsed() >= LATE {
+                looked = Instant::now();
+                goes_back |= store.recover_again(screen)?;
+            }
+            if goes_back {
                 let since = told.since.max(Timestamp::now().saturating_sub(REMEMBERED));
                 let (again, ..) = pages(u32::MAX, None, screen, |after, limit| {
                     let logs = until(question()?.since(since).oldest_first().limit(limit), window);
                     after.map_or(logs.clone(), |after| logs.after(after)).fetch()
                 })?;
+                goes_back = false;
                 rows.extend(again);
             }
+            Ok::<_, Failure>(())
+        };
+        match (look(), trouble) {
+            (Ok(()), _) => trouble = None,
+            (Err(Failure::Store(error)), None) => {
+                screen.note(&format!("the store does not answer now, and is asked again: {error}"));
+                trouble = Some(Instant::now());
+            }
+            (Err(Failure::Store(_)), Some(since)) if since.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            (Err(failure), _) => return Err(failure),
         }
         if rows.is_empty() && window.until.is_some_and(|until| Timestamp::now().saturating_sub(LATE) > until) {
             break;
