@@ -119,6 +119,7 @@ impl Clock {
             hand_ns: AtomicU64::new(1),
             stamps: AtomicU64::new(0),
             walls: Mutex::new(vec![(1, at.0)]),
+            set: Mutex::new((1, at)),
         });
         (Self(Source::Manual(Arc::clone(&manual))), ManualClock(manual))
     }
@@ -128,6 +129,14 @@ impl Clock {
         match &self.0 {
             Source::Counter | Source::Instant => Timestamp::now(),
             Source::Manual(manual) => Timestamp(manual.wall_at(manual.mono_ns())),
+        }
+    }
+
+    /// Wall time by which jobs are due; a manual clock's moves by its hand alone, not by records.
+    pub(crate) fn now_by_hand(&self) -> Timestamp {
+        match &self.0 {
+            Source::Counter | Source::Instant => Timestamp::now(),
+            Source::Manual(manual) => manual.wall_by_hand(),
         }
     }
 
@@ -209,6 +218,7 @@ impl ManualClock {
         let mut walls = self.0.walls.lock();
         let from_ns = self.0.mono_ns();
         walls.push((from_ns, t.0));
+        *self.0.set.lock() = (self.0.hand_ns.load(Ordering::Acquire), t);
     }
 }
 
@@ -220,6 +230,8 @@ struct Manual {
     stamps: AtomicU64,
     /// (from this monotonic moment, wall time there), ascending.
     walls: Mutex<Vec<(u64, i64)>>,
+    /// Where the hand stood when wall time was set last, and to what.
+    set: Mutex<(u64, Timestamp)>,
 }
 
 /// Where a manual clock stops.
@@ -233,6 +245,12 @@ impl Manual {
     fn stamp(&self) -> u64 {
         let before = self.stamps.fetch_add(1, Ordering::AcqRel);
         self.hand_ns.load(Ordering::Acquire) + before
+    }
+
+    fn wall_by_hand(&self) -> Timestamp {
+        let (from_ns, wall) = *self.set.lock();
+        let passed_ns = self.hand_ns.load(Ordering::Acquire).saturating_sub(from_ns);
+        wall.saturating_add(Duration::from_nanos(passed_ns))
     }
 
     fn wall_at(&self, mono_ns: u64) -> i64 {

@@ -22,7 +22,10 @@ use l0::{
     jobs::{
         Backoff, Job, JobError, JobFilter, JobId, JobOptions, JobQueue, JobRow, JobState, KindCounts, Reason,
         SqliteQueue,
-        queue::{Cancel, Claim, Enqueued, Exchanged, Listed, NewJob, Note, Owner, OwnerId, Rescued, Settle},
+        queue::{
+            Cancel, Claim, Enqueued, Exchanged, Listed, NewJob, Note, Owner, OwnerId, Rescued, ScheduleChange, Settle,
+            StoredSchedule, WhichSchedules,
+        },
     },
 };
 use serde::{Deserialize, Serialize};
@@ -112,6 +115,15 @@ impl JobQueue for Deadly {
     }
     fn counts(&self) -> l0::Result<Vec<KindCounts>> {
         self.queue.counts()
+    }
+    fn schedules(&self, which: &WhichSchedules) -> l0::Result<Vec<StoredSchedule>> {
+        self.queue.schedules(which)
+    }
+    fn next_schedule_at(&self) -> l0::Result<Option<Timestamp>> {
+        self.queue.next_schedule_at()
+    }
+    fn change_schedules(&self, changes: Vec<ScheduleChange>) -> l0::Result<Vec<Option<Vec<Enqueued>>>> {
+        self.step(|queue| queue.change_schedules(changes))
     }
     fn prune(&self, before: Timestamp, keep: u64, limit: u64) -> l0::Result<u64> {
         self.step(|queue| queue.prune(before, keep, limit))

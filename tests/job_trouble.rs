@@ -18,7 +18,10 @@ use l0::{
     jobs::{
         Job, JobError, JobFailure, JobFilter, JobId, JobOptions, JobQueue, JobRow, JobState, KindCounts, MemoryQueue,
         Progress, Reason,
-        queue::{Cancel, Claim, Enqueued, Exchanged, Listed, NewJob, Note, Owner, OwnerId, Rescued, Settle},
+        queue::{
+            Cancel, Claim, Enqueued, Exchanged, Listed, NewJob, Note, Owner, OwnerId, Rescued, ScheduleChange, Settle,
+            StoredSchedule, WhichSchedules,
+        },
     },
 };
 use parking_lot::{Condvar, Mutex};
@@ -136,6 +139,15 @@ impl JobQueue for Troubled {
     }
     fn counts(&self) -> Result<Vec<KindCounts>> {
         self.step(|queue| queue.counts())
+    }
+    fn schedules(&self, which: &WhichSchedules) -> Result<Vec<StoredSchedule>> {
+        self.step(|queue| queue.schedules(which))
+    }
+    fn next_schedule_at(&self) -> Result<Option<Timestamp>> {
+        self.step(JobQueue::next_schedule_at)
+    }
+    fn change_schedules(&self, changes: Vec<ScheduleChange>) -> Result<Vec<Option<Vec<Enqueued>>>> {
+        self.step(|queue| queue.change_schedules(changes))
     }
     fn prune(&self, before: Timestamp, keep: u64, limit: u64) -> Result<u64> {
         self.step(|queue| queue.prune(before, keep, limit))

@@ -57,9 +57,11 @@ mod outcome;
 mod panic;
 mod pool;
 pub mod queue;
+mod recurring;
 mod registry;
 mod row;
 mod runner;
+mod schedule;
 mod spawned;
 mod tell;
 
@@ -76,6 +78,7 @@ pub use queue::{JobQueue, MemoryQueue, Progress, SqliteQueue};
 pub(crate) use registry::Settings;
 pub use registry::{JobReader, Jobs};
 pub use row::{JobFilter, JobRow, KindCounts};
+pub use schedule::{Misfire, Overlap, Schedule, ScheduleRow};
 
 /// Where jobs wait that name no queue.
 pub(crate) const DEFAULT_QUEUE: &str = "default";

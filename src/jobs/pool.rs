@@ -98,7 +98,7 @@ pub struct SpawnStats {
 
 impl Pool {
     pub(super) fn new(clock: Clock, tell: Arc<Tell>, threads_max: usize) -> Self {
-        let since = (clock.now(), clock.elapsed_ns());
+        let since = (clock.now_by_hand(), clock.elapsed_ns());
         Self {
             home: Arc::new(Home {
                 clock,

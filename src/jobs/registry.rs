@@ -11,6 +11,8 @@ use std::{
     time::Instant,
 };
 
+use serde::Serialize;
+
 use super::{
     BYTES_MAX, DEFAULT_QUEUE,
     cell::Taken,
@@ -22,6 +24,7 @@ use super::{
     list::{JobQuery, JobStats},
     pool::Pool,
     queue::{Enqueued, Guarded, JobQueue, NewJob, SqliteQueue, Terms},
+    recurring::{CHECKS_CONCURRENCY, CHECKS_QUEUE},
     row::JobRow,
     runner::{Handler, Parts, Receipt, Runner, unknown_queue},
     tell::Tell,
@@ -73,7 +76,7 @@ const TRAINING_CONCURRENCY: usize = 1;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Jobs {
-    runner: Arc<Runner>,
+    pub(super) runner: Arc<Runner>,
     pool: Pool,
     /// It is prepared for reading with the first question.
     sqlite: Option<Arc<SqliteQueue>>,
@@ -110,6 +113,7 @@ impl Jobs {
         let runner = Runner::new(Parts { queue, clock, tell, timer, state, history: settings.history });
         runner.set_line(DEFAULT_QUEUE, settings.workers);
         runner.set_line("training", TRAINING_CONCURRENCY);
+        runner.set_line(CHECKS_QUEUE, CHECKS_CONCURRENCY);
         Self { runner, pool, sqlite }
     }
 
@@ -157,12 +161,15 @@ impl Jobs {
             };
             Ok(to_json("result", &handler(job, cx)?))
         });
-        if self.runner.add_kind(J::KIND, J::options().queue, handler) {
+        self.add_handler(J::KIND, &J::options().queue, handler)
+    }
+
+    pub(super) fn add_handler(&self, kind: &str, queue: &str, handler: Handler) -> Result<()> {
+        if self.runner.add_kind(kind, queue.to_owned(), handler) {
             return Ok(());
         }
         Err(Error::invalid_input(format!(
-            "jobs of the kind {:?} have a handler already: register it once, or give the other type a KIND of its own",
-            J::KIND
+            "jobs of the kind {kind:?} have a handler already: register it once, or give the other type a KIND of its own"
         )))
     }
 
@@ -203,7 +210,7 @@ impl Jobs {
     /// # Errors
     /// As [`enqueue`](Self::enqueue).
     pub fn enqueue_with<J: Job>(&self, job: J, options: JobOptions) -> Result<JobHandle<J::Output>> {
-        let job = self.prepare(&job, &options)?;
+        let job = self.prepare(J::KIND, &job, &options)?;
         let enqueued = self.runner.enqueue(vec![job])?;
         let Some(Enqueued { id, is_new }) = enqueued.into_iter().next() else {
             return Err(Error::storage("the queue of jobs did not answer"));
@@ -217,7 +224,7 @@ impl Jobs {
     /// As [`enqueue`](Self::enqueue).
     pub fn enqueue_batch<J: Job>(&self, jobs: impl IntoIterator<Item = J>) -> Result<Vec<JobHandle<J::Output>>> {
         let options = J::options();
-        let jobs: Vec<_> = jobs.into_iter().map(|job| self.prepare(&job, &options)).collect::<Result<_>>()?;
+        let jobs: Vec<_> = jobs.into_iter().map(|job| self.prepare(J::KIND, &job, &options)).collect::<Result<_>>()?;
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
@@ -231,7 +238,7 @@ impl Jobs {
         &self,
         job: J,
     ) -> impl Future<Output = Result<JobHandle<J::Output>>> + Send + 'static + use<J> {
-        let taken = self.prepare(&job, &J::options()).and_then(|job| self.runner.enqueue_later(job));
+        let taken = self.prepare(J::KIND, &job, &J::options()).and_then(|job| self.runner.enqueue_later(job));
         let runner = Arc::clone(&self.runner);
         Underway { taken, make: move |Enqueued { id, is_new }| JobHandle::durable(id, is_new, Arc::clone(&runner)) }
     }
@@ -314,7 +321,7 @@ impl Jobs {
     /// `is_storage` if the queue cannot be read.
     pub fn stats(&self) -> Result<JobStats> {
         let queue = self.readable()?;
-        let mut stats = JobStats::of(&*queue, self.runner.clock.now(), |kind| self.runner.handles(kind))?;
+        let mut stats = JobStats::of(&*queue, self.runner.clock.now_by_hand(), |kind| self.runner.handles(kind))?;
         stats.running = stats.running.into_iter().map(|row| self.lively(row)).collect();
         stats.spawned = self.pool.stats();
         Ok(stats)
@@ -343,7 +350,7 @@ impl Jobs {
     }
 
     /// The queue, of a version that can be read.
-    fn readable(&self) -> Result<Arc<dyn JobQueue>> {
+    pub(super) fn readable(&self) -> Result<Arc<dyn JobQueue>> {
         if let Some(sqlite) = &self.sqlite
             && sqlite.is_behind()?
         {
@@ -353,9 +360,10 @@ impl Jobs {
         Ok(Arc::clone(&self.runner.queue))
     }
 
-    fn prepare<J: Job>(&self, job: &J, options: &JobOptions) -> Result<NewJob> {
+    /// A job of this kind and payload, as it is put into the queue.
+    pub(super) fn prepare(&self, kind: &str, payload: &impl Serialize, options: &JobOptions) -> Result<NewJob> {
         self.runner.open()?;
-        checked("kind", J::KIND)?;
+        checked("kind", kind)?;
         if !self.runner.has_line(&options.queue) {
             return Err(unknown_queue(&options.queue, &self.runner.line_names()));
         }
@@ -367,9 +375,9 @@ impl Jobs {
                 "a unique key has 1 to {KEY_BYTES_MAX} bytes, not {bytes}: use a hash of it"
             )));
         }
-        let payload = to_json("payload", job).map_err(|why| Error::invalid_input(format!("{}: {why}", J::KIND)))?;
+        let payload = to_json("payload", payload).map_err(|why| Error::invalid_input(format!("{kind}: {why}")))?;
         debug_assert!(payload.len() <= BYTES_MAX);
-        let now = self.runner.clock.now();
+        let now = self.runner.clock.now_by_hand();
         let after = |from: Timestamp, d| Timestamp::from_unix_ns(from.as_unix_ns().saturating_add(duration_ns(d)));
         let run_at = match options.when {
             When::Now => now,
@@ -377,7 +385,7 @@ impl Jobs {
             When::In(delay) => after(now, delay),
         };
         Ok(NewJob {
-            kind: J::KIND.to_owned(),
+            kind: kind.to_owned(),
             queue: options.queue.clone(),
             priority: options.priority,
             payload,
@@ -393,6 +401,7 @@ impl Jobs {
             },
             unique: options.unique.clone(),
             correlation_id: correlation::current(),
+            schedule: None,
             scheduled_for: None,
         })
     }
@@ -401,8 +410,8 @@ impl Jobs {
 /// Reads the jobs of a store from outside, live or dead, without writing to it. See [`Jobs`] for what is asked.
 #[derive(Debug)]
 pub struct JobReader {
-    queue: Arc<SqliteQueue>,
-    clock: Clock,
+    pub(super) queue: Arc<SqliteQueue>,
+    pub(super) clock: Clock,
 }
 
 impl JobReader {
@@ -437,14 +446,14 @@ impl JobReader {
     /// `is_storage` if it cannot be read.
     pub fn stats(&self) -> Result<JobStats> {
         if self.queue.is_behind()? {
-            return Ok(JobStats::none(self.clock.now()));
+            return Ok(JobStats::none(self.clock.now_by_hand()));
         }
         let handled: Vec<String> = self.queue.owners()?.into_iter().flat_map(|owner| owner.kinds).collect();
-        JobStats::of(&*self.queue, self.clock.now(), |kind| handled.iter().any(|handled| handled == kind))
+        JobStats::of(&*self.queue, self.clock.now_by_hand(), |kind| handled.iter().any(|handled| handled == kind))
     }
 }
 
-fn checked(what: &str, name: &str) -> Result<()> {
+pub(super) fn checked(what: &str, name: &str) -> Result<()> {
     if (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control) {
         return Ok(());
     }

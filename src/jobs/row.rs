@@ -52,7 +52,9 @@ pub struct JobRow {
     pub unique: Option<String>,
     /// What it belongs to.
     pub correlation_id: Option<String>,
-    /// The moment of a schedule that it is for.
+    /// The schedule that it is of, by name.
+    pub schedule: Option<String>,
+    /// The fire time of the schedule that it is for.
     pub scheduled_for: Option<Timestamp>,
     /// Somebody asked for it to be cancelled while it runs.
     pub is_cancel_asked: bool,
@@ -81,6 +83,7 @@ impl JobRow {
             error: None,
             unique: new.unique.clone(),
             correlation_id: new.correlation_id.clone().map(String::from),
+            schedule: new.schedule.clone(),
             scheduled_for: new.scheduled_for,
             is_cancel_asked: false,
         }

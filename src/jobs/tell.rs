@@ -119,11 +119,22 @@ impl Tell {
 
     /// Whether such a change is told.
     pub(super) fn tells(&self, to: To) -> bool {
+        self.tells_severity(to.severity())
+    }
+
+    /// The same of a schedule's changes.
+    pub(super) fn tells_severity(&self, severity: Severity) -> bool {
         match self.events {
             JobEvents::All => true,
-            JobEvents::Failures => to.severity() >= Severity::Warning,
+            JobEvents::Failures => severity >= Severity::Warning,
             JobEvents::Off => false,
         }
+    }
+
+    /// Names of kinds, queues and schedules are the program's, and errors have lost their secrets before.
+    pub(super) fn direct(&self, mut event: TelemetryEvent) {
+        event.is_clean = true;
+        self.capture.direct(&event);
     }
 
     /// Whether runs are spans.
@@ -159,8 +170,6 @@ impl Tell {
             .severity(to.severity())
             .message(message)
             .payload(&Payload { job_id: id_text, kind, facts });
-        // Names of kinds and queues are the program's, and errors have lost their secrets before.
-        event.is_clean = true;
         if let Some(belongs_to) = belongs_to(*id, *correlation_id) {
             event = event.correlation_id(belongs_to);
         }
@@ -171,7 +180,7 @@ impl Tell {
         if let Some(run_time) = run_time {
             event = event.duration(run_time);
         }
-        self.capture.direct(&event);
+        self.direct(event);
     }
 
     /// Runs `f` in the span of an attempt; what it says of its end, besides what it returns, is whether it failed.

@@ -27,7 +27,12 @@ use crate::{
 pub(crate) const STATE: Database = Database {
     file: "state.db",
     application_id: 0x6C30_7374, // "l0st"
-    migrations: &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")],
+    migrations: &[
+        include_str!("schema/0001.sql"),
+        include_str!("schema/0002.sql"),
+        include_str!("schema/0003.sql"),
+        include_str!("schema/0004.sql"),
+    ],
     synchronous: ("FULL", "2"),
 };
 

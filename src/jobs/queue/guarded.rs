@@ -8,7 +8,8 @@ use super::{
         panic::catch,
         row::{JobFilter, JobRow, KindCounts},
     },
-    Cancel, Claim, Enqueued, Exchanged, JobQueue, Listed, NewJob, Note, Owner, OwnerId, Rescued, Settle,
+    Cancel, Claim, Enqueued, Exchanged, JobQueue, Listed, NewJob, Note, Owner, OwnerId, Rescued, ScheduleChange,
+    Settle, StoredSchedule, WhichSchedules,
 };
 use crate::{
     clock::Timestamp,
@@ -81,6 +82,18 @@ impl JobQueue for Guarded {
 
     fn counts(&self) -> Result<Vec<KindCounts>> {
         self.step(JobQueue::counts)
+    }
+
+    fn schedules(&self, which: &WhichSchedules) -> Result<Vec<StoredSchedule>> {
+        self.step(|queue| queue.schedules(which))
+    }
+
+    fn next_schedule_at(&self) -> Result<Option<Timestamp>> {
+        self.step(JobQueue::next_schedule_at)
+    }
+
+    fn change_schedules(&self, changes: Vec<ScheduleChange>) -> Result<Vec<Option<Vec<Enqueued>>>> {
+        self.step(|queue| queue.change_schedules(changes))
     }
 
     fn prune(&self, before: Timestamp, keep: u64, limit: u64) -> Result<u64> {

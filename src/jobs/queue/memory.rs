@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{
     Cancel, Claim, Claimed, Ended, Enqueued, Exchanged, JobQueue, Lease, Listed, NewJob, Note, Outcome, Owner, OwnerId,
-    Progress, Rescued, Settle,
+    Progress, Rescued, ScheduleChange, Settle, StoredSchedule, WhichSchedules,
     rules::{Take, Taking, after_death},
 };
 use crate::{
@@ -34,6 +34,9 @@ pub struct MemoryQueue {
     held: Mutex<Held>,
 }
 
+/// Schedules that are due at a time.
+const DUE_MAX: usize = 1_000;
+
 /// Which of the pending is next: by priority, time and number.
 type Turn = (Reverse<i32>, Timestamp, u64);
 
@@ -45,6 +48,10 @@ struct Held {
     /// By kind and unique key: the job that is pending or claimed.
     unique: HashMap<(String, String), u64>,
     owners: BTreeMap<OwnerId, Owner>,
+    schedules: BTreeMap<String, StoredSchedule>,
+    /// By schedule and fire time: its job.
+    fires: BTreeMap<(String, Timestamp), u64>,
+    last_revision: u64,
     last_number: u64,
     last_owner: i64,
 }
@@ -260,18 +267,21 @@ impl Held {
         }
         self.jobs.get(&number).map(|job| job.state)
     }
-}
 
-impl JobQueue for MemoryQueue {
-    fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>> {
-        let mut held = self.held.lock();
+    fn enqueue(&mut self, jobs: Vec<NewJob>) -> Vec<Enqueued> {
         let enqueued = jobs.into_iter().map(|new| {
             let key = new.unique.clone().map(|key| (new.kind.clone(), key));
-            if let Some(id) = key.and_then(|key| held.unique.get(&key)).and_then(|number| held.jobs.get(number)) {
-                return Enqueued { id: id.id, is_new: false };
+            let fire = new.schedule.clone().zip(new.scheduled_for);
+            let taken = key.and_then(|key| self.unique.get(&key));
+            let taken = taken.or_else(|| self.fires.get(fire.as_ref()?));
+            if let Some(taken) = taken.and_then(|number| self.jobs.get(number)) {
+                return Enqueued { id: taken.id, is_new: false };
             }
-            held.last_number += 1;
-            let number = held.last_number;
+            self.last_number += 1;
+            let number = self.last_number;
+            if let Some(fire) = fire {
+                self.fires.insert(fire, number);
+            }
             let id = JobId::of_row(number, new.enqueued_at);
             let run_at = new.run_at;
             let job = Job {
@@ -295,11 +305,45 @@ impl JobQueue for MemoryQueue {
                 result: None,
                 error: None,
             };
-            held.jobs.insert(number, job);
-            held.put_again(number, Reason::None, run_at);
+            self.jobs.insert(number, job);
+            self.put_again(number, Reason::None, run_at);
             Enqueued { id, is_new: true }
         });
-        Ok(enqueued.collect())
+        enqueued.collect()
+    }
+
+    /// The schedule, with what there is to know of its jobs.
+    fn seen_schedule(&self, stored: &StoredSchedule) -> StoredSchedule {
+        let of = |time| (stored.name.clone(), Timestamp::from_unix_ns(time));
+        let jobs = self.fires.range(of(i64::MIN)..=of(i64::MAX)).filter_map(|(_, number)| self.jobs.get(number));
+        let mut seen = StoredSchedule { open: 0, ended_at: None, ..stored.clone() };
+        for job in jobs {
+            seen.open += u64::from(!job.state.is_final());
+            seen.ended_at = job.finished_at;
+        }
+        seen
+    }
+
+    fn change_schedule(&mut self, change: ScheduleChange) -> Option<Vec<Enqueued>> {
+        let known = self.schedules.get(&change.name).map_or(0, |stored| stored.revision);
+        if known != change.revision {
+            return None;
+        }
+        match change.to {
+            Some(to) => {
+                self.last_revision += 1;
+                let stored = StoredSchedule::new(&change.name, self.last_revision, &to);
+                self.schedules.insert(change.name, stored);
+            }
+            None => _ = self.schedules.remove(&change.name),
+        }
+        Some(self.enqueue(change.jobs))
+    }
+}
+
+impl JobQueue for MemoryQueue {
+    fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>> {
+        Ok(self.held.lock().enqueue(jobs))
     }
 
     fn exchange(&self, settle: Vec<Settle>, claim: Option<Claim>) -> Result<Exchanged> {
@@ -482,6 +526,34 @@ impl JobQueue for MemoryQueue {
         Ok(counts.into_values().collect())
     }
 
+    fn schedules(&self, which: &WhichSchedules) -> Result<Vec<StoredSchedule>> {
+        let held = self.held.lock();
+        let all = held.schedules.values().map(|stored| held.seen_schedule(stored));
+        let is_due =
+            |stored: &StoredSchedule, by| stored.next_at.is_some_and(|at| at <= by) || stored.waits && stored.open == 0;
+        Ok(match which {
+            WhichSchedules::All => all.collect(),
+            WhichSchedules::Named(name) => {
+                held.schedules.get(name).map(|stored| held.seen_schedule(stored)).into_iter().collect()
+            }
+            WhichSchedules::Due(by) => {
+                let mut due: Vec<_> = all.filter(|stored| is_due(stored, *by)).collect();
+                due.sort_by_key(|stored| (stored.next_at.is_none(), stored.next_at));
+                due.truncate(DUE_MAX);
+                due
+            }
+        })
+    }
+
+    fn next_schedule_at(&self) -> Result<Option<Timestamp>> {
+        Ok(self.held.lock().schedules.values().filter_map(|stored| stored.next_at).min())
+    }
+
+    fn change_schedules(&self, changes: Vec<ScheduleChange>) -> Result<Vec<Option<Vec<Enqueued>>>> {
+        let mut held = self.held.lock();
+        Ok(changes.into_iter().map(|change| held.change_schedule(change)).collect())
+    }
+
     fn prune(&self, before: Timestamp, keep: u64, limit: u64) -> Result<u64> {
         let mut held = self.held.lock();
         let mut ended: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -504,7 +576,10 @@ impl JobQueue for MemoryQueue {
         }
         surplus.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         for number in &surplus {
-            held.jobs.remove(number);
+            let removed = held.jobs.remove(number);
+            if let Some(fire) = removed.and_then(|job| job.new.schedule.zip(job.new.scheduled_for)) {
+                held.fires.remove(&fire);
+            }
         }
         Ok(surplus.len() as u64)
     }

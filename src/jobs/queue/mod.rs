@@ -12,12 +12,14 @@
 mod guarded;
 mod memory;
 mod rules;
+mod schedules;
 mod sqlite;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 pub(super) use guarded::Guarded;
 pub use memory::MemoryQueue;
+pub use schedules::{ScheduleChange, SchedulePut, StoredSchedule, WhichSchedules};
 use serde::{Deserialize, Serialize};
 pub use sqlite::SqliteQueue;
 
@@ -98,6 +100,17 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// Counts by kind, in the kinds' order.
     fn counts(&self) -> Result<Vec<KindCounts>>;
 
+    /// The schedules that are asked for, by name, or by time if it is the due ones; of these a thousand at most.
+    fn schedules(&self, which: &WhichSchedules) -> Result<Vec<StoredSchedule>>;
+
+    /// When the first schedule is due that is due at any time.
+    fn next_schedule_at(&self) -> Result<Option<Timestamp>>;
+
+    /// Changes schedules and enqueues jobs for them, in one step; each change by itself: it is made if the schedule's revision
+    /// is the one that it names, and answered with its jobs, else nothing of it is, and it is answered `None`. A job whose
+    /// [fire time](NewJob::scheduled_for) of that [schedule](NewJob::schedule) has a job already is not new.
+    fn change_schedules(&self, changes: Vec<ScheduleChange>) -> Result<Vec<Option<Vec<Enqueued>>>>;
+
     /// Removes final jobs that ended before `before`, and of each queue, kind and final state all but the latest `keep`; at most
     /// `limit` at a time. The job that was enqueued last may stay. Says how many.
     fn prune(&self, before: Timestamp, keep: u64, limit: u64) -> Result<u64>;
@@ -127,7 +140,9 @@ pub struct NewJob {
     pub unique: Option<String>,
     /// What it belongs to.
     pub correlation_id: Option<CorrelationId>,
-    /// The moment of a schedule that it is for.
+    /// The schedule that it is of, by name.
+    pub schedule: Option<String>,
+    /// The fire time of the schedule that it is for.
     pub scheduled_for: Option<Timestamp>,
 }
 
@@ -145,6 +160,7 @@ impl NewJob {
             terms: Terms::default(),
             unique: None,
             correlation_id: None,
+            schedule: None,
             scheduled_for: None,
         }
     }
@@ -265,7 +281,9 @@ pub struct Claimed {
     pub terms: Terms,
     /// What it belongs to.
     pub correlation_id: Option<CorrelationId>,
-    /// The moment of a schedule that it is for.
+    /// The schedule that it is of, by name.
+    pub schedule: Option<String>,
+    /// The fire time of the schedule that it is for.
     pub scheduled_for: Option<Timestamp>,
     /// When it was due.
     pub run_at: Timestamp,
@@ -285,6 +303,7 @@ impl Claimed {
             checkpoint: None,
             terms: new.terms.clone(),
             correlation_id: new.correlation_id.clone(),
+            schedule: new.schedule.clone(),
             scheduled_for: new.scheduled_for,
             run_at: new.run_at,
             is_ahead: false,

@@ -2,6 +2,7 @@
 
 mod claim;
 mod read;
+mod schedule;
 mod write;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -14,7 +15,8 @@ use super::{
         id::JobId,
         row::{JobFilter, JobRow, KindCounts},
     },
-    Cancel, Claim, Enqueued, Exchanged, JobQueue, Listed, NewJob, Note, Owner, OwnerId, Rescued, Settle,
+    Cancel, Claim, Enqueued, Exchanged, JobQueue, Listed, NewJob, Note, Owner, OwnerId, Rescued, ScheduleChange,
+    Settle, StoredSchedule, WhichSchedules,
 };
 use crate::{
     clock::Timestamp,
@@ -180,6 +182,18 @@ impl JobQueue for SqliteQueue {
 
     fn counts(&self) -> Result<Vec<KindCounts>> {
         self.read("cannot count jobs", read::counts)
+    }
+
+    fn schedules(&self, which: &WhichSchedules) -> Result<Vec<StoredSchedule>> {
+        self.read("cannot read schedules", |connection| schedule::schedules(connection, which))
+    }
+
+    fn next_schedule_at(&self) -> Result<Option<Timestamp>> {
+        self.read("cannot read schedules", schedule::next_at)
+    }
+
+    fn change_schedules(&self, changes: Vec<ScheduleChange>) -> Result<Vec<Option<Vec<Enqueued>>>> {
+        self.step("cannot change a schedule", self.durability, move |connection| schedule::change(connection, &changes))
     }
 
     fn prune(&self, before: Timestamp, keep: u64, limit: u64) -> Result<u64> {

@@ -36,7 +36,7 @@ pub(in crate::jobs) type Handler =
 
 /// A kind of jobs that this process can run.
 pub(super) struct Kind {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     pub(super) queue: String,
     pub(super) handler: Handler,
     /// How long they take: a moving average, and of how many.
@@ -45,8 +45,8 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    pub(super) fn new(name: &'static str, queue: String, handler: Handler) -> Self {
-        Self { name, queue, handler, average_ns: AtomicU64::new(0), samples: AtomicU64::new(0) }
+    pub(super) fn new(name: &str, queue: String, handler: Handler) -> Self {
+        Self { name: name.to_owned(), queue, handler, average_ns: AtomicU64::new(0), samples: AtomicU64::new(0) }
     }
 
     /// Whether its jobs are so short that to claim each costs more than to run it.
@@ -89,7 +89,7 @@ pub(super) struct Done {
 impl Runner {
     /// A handler is about to run: from here on it can be told to end.
     pub(super) fn begin(self: &Arc<Self>, line: &Arc<Line>, claimed: Claimed, is_on_worker: bool) -> Arc<Run> {
-        let (started_at, started_ns) = (self.clock.now(), self.clock.elapsed_ns());
+        let (started_at, started_ns) = (self.clock.now_by_hand(), self.clock.elapsed_ns());
         let timeout = claimed.terms.timeout;
         let deadline_ns = timeout.map_or(u64::MAX, |timeout| started_ns.saturating_add(ns(timeout)));
         let give_up_ns = timeout.map_or(u64::MAX, |timeout| deadline_ns.saturating_add(ns(timeout.min(GRACE_MAX))));
@@ -131,7 +131,7 @@ impl Runner {
         let queue_wait = wait(claimed, run.started_at);
         let span = tell::Attempt {
             id: claimed.lease.id,
-            kind: kind.name,
+            kind: &kind.name,
             number: claimed.attempt,
             queue_wait,
             correlation_id: claimed.correlation_id.as_ref(),
@@ -156,7 +156,7 @@ impl Runner {
             Ok(Err(error)) => End::Failed(error),
             Err(panic) => End::Panicked(panic),
         };
-        let at = self.clock.now();
+        let at = self.clock.now_by_hand();
         let attempt = Attempt {
             attempt: claimed.attempt,
             terms: &claimed.terms,
@@ -178,7 +178,7 @@ impl Runner {
             "it took longer than its timeout of {timeout:?} and did not end when it was asked to; it is not tried again beside itself"
         );
         let run_time = Duration::from_nanos(self.clock.elapsed_ns().saturating_sub(run.started_ns));
-        run.done(self.clock.now(), run_time, Outcome::Failed { reason: Reason::TimedOut, error })
+        run.done(self.clock.now_by_hand(), run_time, Outcome::Failed { reason: Reason::TimedOut, error })
     }
 
     fn without_secrets(&self, outcome: Outcome) -> Outcome {

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Wall time is looked at again after so long, for it may be set, and machines sleep.
-const DOZE_MAX: Duration = Duration::from_secs(30);
+pub(super) const DOZE_MAX: Duration = Duration::from_secs(30);
 /// After a step that failed.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -201,7 +201,7 @@ impl Line {
                 break claimed;
             }
             // This process stood still: others may be about to take it for dead.
-            inner.done.push(Done::unstarted(claimed, runner.clock.now()));
+            inner.done.push(Done::unstarted(claimed, runner.clock.now_by_hand()));
         };
         inner.running += 1;
         // Under the lock: who looks for a job finds it here or there.
@@ -244,7 +244,7 @@ impl Line {
         inner.idle -= 1;
         inner.calls = inner.calls.saturating_sub(1).min(inner.idle);
         // Is it due? Else wall time was looked at.
-        let is_due = |due| due <= runner.clock.now() || runner.is_set_back();
+        let is_due = |due| due <= runner.clock.now_by_hand() || runner.is_set_back();
         if is_late && inner.next_due.is_some_and(is_due) {
             inner.has_news = true;
         }
@@ -260,7 +260,7 @@ impl Line {
         // On a clock that is moved by hand nothing is due by itself; and nobody is free for more than may run.
         let may_begin = runner.is_claiming() && !runner.clock.is_manual() && self.free(inner) > 0;
         let due = inner.next_due.filter(|_| may_begin).map(|due| {
-            let ahead_ns = due.as_unix_ns().saturating_sub(runner.clock.now().as_unix_ns());
+            let ahead_ns = due.as_unix_ns().saturating_sub(runner.clock.now_by_hand().as_unix_ns());
             Instant::now() + Duration::from_nanos(u64::try_from(ahead_ns).unwrap_or(0)).min(DOZE_MAX)
         });
         trouble.into_iter().chain(due).min()
@@ -289,22 +289,26 @@ impl Line {
                 if free > 0 {
                     // News may have come meanwhile.
                     let next_due = exchanged.next_due;
-                    inner.next_due =
-                        inner.next_due.filter(|due| *due > runner.clock.now()).into_iter().chain(next_due).min();
+                    inner.next_due = inner
+                        .next_due
+                        .filter(|due| *due > runner.clock.now_by_hand())
+                        .into_iter()
+                        .chain(next_due)
+                        .min();
                     inner.has_news |=
-                        exchanged.owner_is_unknown || next_due.is_some_and(|due| due <= runner.clock.now());
+                        exchanged.owner_is_unknown || next_due.is_some_and(|due| due <= runner.clock.now_by_hand());
                 }
                 let now_ns = runner.clock.elapsed_ns();
                 let asked = std::mem::take(&mut inner.asked);
                 for claimed in exchanged.claimed {
                     if asked.contains(&claimed.lease.id) {
-                        inner.done.push(Done::cancelled(claimed, runner.clock.now()));
+                        inner.done.push(Done::cancelled(claimed, runner.clock.now_by_hand()));
                     } else {
                         inner.ready.push_back((claimed, now_ns));
                     }
                 }
                 if !runner.is_claiming() {
-                    self.give_back(&mut inner, u64::MAX, runner.clock.now());
+                    self.give_back(&mut inner, u64::MAX, runner.clock.now_by_hand());
                 }
             }
             Err((done, error)) => {
@@ -333,7 +337,7 @@ impl Line {
     /// The same, from elsewhere; it is settled at once, if the store takes it.
     pub(super) fn take_back(self: &Arc<Self>, runner: &Arc<Runner>, before_ns: u64) {
         let mut inner = self.inner.lock();
-        self.give_back(&mut inner, before_ns, runner.clock.now());
+        self.give_back(&mut inner, before_ns, runner.clock.now_by_hand());
         drop(inner);
         self.settle_left(runner);
     }
@@ -372,7 +376,7 @@ impl Line {
             }
             return false;
         };
-        inner.done.push(Done::cancelled(claimed, runner.clock.now()));
+        inner.done.push(Done::cancelled(claimed, runner.clock.now_by_hand()));
         drop(inner);
         self.settle_left(runner);
         true

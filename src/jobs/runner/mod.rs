@@ -6,6 +6,7 @@
 
 mod attempt;
 mod courier;
+mod fire;
 mod line;
 mod owner;
 mod step;
@@ -33,6 +34,7 @@ pub(super) use self::{
 use self::{
     attempt::{Kind, Run},
     courier::Courier,
+    fire::Schedules,
     line::Line,
     owner::Ownership,
     tend::Rounds,
@@ -49,6 +51,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     config::JobHistory,
+    correlation::CorrelationId,
     database,
     error::{Error, Result},
     state::State,
@@ -77,7 +80,7 @@ pub(super) struct Runner {
     #[cfg(target_os = "linux")]
     watch: Mutex<Option<watch::Watch>>,
     history: JobHistory,
-    kinds: RwLock<BTreeMap<&'static str, Arc<Kind>>>,
+    kinds: RwLock<BTreeMap<String, Arc<Kind>>>,
     lines: RwLock<BTreeMap<String, Arc<Line>>>,
     /// Handlers that run, and were not given up.
     running: Mutex<HashMap<Lease, Arc<Run>>>,
@@ -85,11 +88,18 @@ pub(super) struct Runner {
     /// Who this process is among the owners, for who holds another lock; 0 for nobody.
     owner_now: AtomicI64,
     waiters: Waiters,
+    schedules: Schedules,
     courier: Courier,
     rounds: Rounds,
     phase: AtomicU8,
     /// The latest the wall clock has shown, in unix nanoseconds.
     latest: AtomicI64,
+}
+
+/// What there is to say of jobs that come: of each its kind, queue and correlation, of each queue the earliest time.
+struct Coming {
+    told: Vec<(String, String, Option<CorrelationId>)>,
+    dues: Vec<(String, Timestamp)>,
 }
 
 /// What a runner is made of.
@@ -124,6 +134,7 @@ impl Runner {
             owner: Mutex::default(),
             owner_now: AtomicI64::new(0),
             waiters: Waiters::default(),
+            schedules: Schedules::default(),
             courier: Courier::default(),
             rounds: Rounds::default(),
             phase: AtomicU8::new(NEW),
@@ -190,12 +201,12 @@ impl Runner {
     }
 
     /// Says whether the kind had no handler yet.
-    pub(super) fn add_kind(self: &Arc<Self>, name: &'static str, queue: String, handler: Handler) -> bool {
+    pub(super) fn add_kind(self: &Arc<Self>, name: &str, queue: String, handler: Handler) -> bool {
         let mut kinds = self.kinds.write();
         if kinds.contains_key(name) {
             return false;
         }
-        kinds.insert(name, Arc::new(Kind::new(name, queue, handler)));
+        kinds.insert(name.to_owned(), Arc::new(Kind::new(name, queue, handler)));
         drop(kinds);
         if self.is_claiming() {
             self.lines().iter().for_each(|line| line.news(self, None));
@@ -242,8 +253,11 @@ impl Runner {
             }
         }
         self.look_at_others();
+        if let Err(error) = self.mend_schedules(self.clock.now_by_hand()) {
+            self.tell.warn("l0.jobs", format!("schedules are not adjusted to the clock: {error}"));
+        }
         self.lines().iter().for_each(|line| line.news(self, None));
-        self.stir(Duration::ZERO);
+        self.look_at_schedules();
         Ok(())
     }
 
@@ -306,7 +320,7 @@ impl Runner {
         }
         let own = self.queue.owners().ok().and_then(|owners| owners.into_iter().find(|owner| owner.id == id));
         if let Some(own) = own {
-            let _ = self.queue.rescue(&own, self.clock.now());
+            let _ = self.queue.rescue(&own, self.clock.now_by_hand());
         }
         self.owner.lock().leave();
         self.owner_now.store(0, Ordering::Release);
@@ -319,8 +333,8 @@ impl Runner {
             return Ok(id);
         }
         // What is there may have been put by a clock that has been set back since.
-        self.queue.rebase(self.clock.now())?;
-        let kinds: Vec<String> = self.kinds.read().keys().map(|kind| (*kind).to_owned()).collect();
+        self.queue.rebase(self.clock.now_by_hand())?;
+        let kinds: Vec<String> = self.kinds.read().keys().cloned().collect();
         let id = self.queue.register(&owner::process(), &kinds)?;
         if let Some(state) = &self.state
             && let Err(error) = owner.hold_lock(state.dir(), id)
@@ -345,11 +359,19 @@ impl Runner {
     }
 
     fn enqueue_now(self: &Arc<Self>, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>> {
+        let coming = self.coming(&jobs);
+        let enqueued = self.queue.enqueue(jobs)?;
+        self.came(coming, &enqueued);
+        Ok(enqueued)
+    }
+
+    /// What is told of jobs when they are in the queue.
+    fn coming(&self, jobs: &[NewJob]) -> Coming {
         let mut dues: Vec<(String, Timestamp)> = Vec::new();
         if let Some(job) = jobs.first() {
             self.latest.fetch_max(job.enqueued_at.as_unix_ns(), Ordering::Relaxed);
         }
-        for job in &jobs {
+        for job in jobs {
             match dues.iter_mut().find(|(queue, _)| *queue == job.queue) {
                 Some((_, due)) => *due = (*due).min(job.run_at),
                 None => dues.push((job.queue.clone(), job.run_at)),
@@ -357,7 +379,11 @@ impl Runner {
         }
         let of = |job: &NewJob| (job.kind.clone(), job.queue.clone(), job.correlation_id.clone());
         let told: Vec<_> = if self.tell.tells(To::Enqueued) { jobs.iter().map(of).collect() } else { Vec::new() };
-        let enqueued = self.queue.enqueue(jobs)?;
+        Coming { told, dues }
+    }
+
+    /// Jobs are in the queue: that is told, and who may run them hears of it.
+    fn came(self: &Arc<Self>, Coming { told, dues }: Coming, enqueued: &[Enqueued]) {
         for (Enqueued { id, .. }, (kind, queue, correlation_id)) in
             enqueued.iter().zip(&told).filter(|(enqueued, _)| enqueued.is_new)
         {
@@ -365,14 +391,13 @@ impl Runner {
             self.tell.change(&Change { to: To::Enqueued, id: *id, kind, correlation_id, facts });
         }
         if self.is_claiming() {
-            let now = self.clock.now();
+            let now = self.clock.now_by_hand();
             for (queue, due) in dues {
                 if let Some(line) = self.line(&queue) {
                     line.news(self, (due > now).then_some(due));
                 }
             }
         }
-        Ok(enqueued)
     }
 
     /// The same, without waiting.
@@ -386,12 +411,13 @@ impl Runner {
     /// Cancels a pending job, or asks a running one to end. Says whether it was not final yet.
     pub(super) fn cancel(self: &Arc<Self>, id: JobId) -> Result<bool> {
         self.open()?;
-        match self.queue.cancel(id, self.clock.now())? {
+        match self.queue.cancel(id, self.clock.now_by_hand())? {
             Cancel::Done(ended) => {
                 let (correlation_id, kind) = (ended.correlation_id.as_ref(), &ended.kind);
                 self.tell.change(&Change { to: To::Cancelled, id, kind, correlation_id, facts: Facts::default() });
                 self.waiters.tell(id, &Err(JobFailure::Cancelled));
                 self.rounds.ended.fetch_add(1, Ordering::Relaxed);
+                self.look_at_schedules();
                 Ok(true)
             }
             Cancel::Asked => {
@@ -409,7 +435,7 @@ impl Runner {
 
     pub(super) fn retry(self: &Arc<Self>, id: JobId) -> Result<bool> {
         self.open()?;
-        let is_retried = self.queue.retry(id, self.clock.now())?;
+        let is_retried = self.queue.retry(id, self.clock.now_by_hand())?;
         if is_retried && self.is_claiming() {
             self.lines().iter().for_each(|line| line.news(self, None));
         }

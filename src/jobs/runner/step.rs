@@ -81,10 +81,11 @@ impl Runner {
         self.tell.change(&Change { to, id: missed.id, kind: &missed.kind, correlation_id, facts });
         self.waiters.tell(missed.id, &Err(JobFailure::MissedDeadline));
         self.rounds.ended.fetch_add(1, Ordering::Relaxed);
+        self.look_at_schedules();
     }
 
     fn claim(&self, line: &Line, free: usize, ahead: usize) -> Result<Option<Claim>> {
-        let kinds: Vec<_> = self.kinds.read().values().map(|kind| (kind.name.to_owned(), kind.is_quick())).collect();
+        let kinds: Vec<_> = self.kinds.read().values().map(|kind| (kind.name.clone(), kind.is_quick())).collect();
         if kinds.is_empty() {
             return Ok(None);
         }
@@ -109,11 +110,12 @@ impl Runner {
     }
 
     /// Now by the wall clock; jobs follow one that was set back.
-    fn now(&self) -> Result<Timestamp> {
-        let now = self.clock.now();
+    pub(super) fn now(&self) -> Result<Timestamp> {
+        let now = self.clock.now_by_hand();
         self.latest.fetch_max(now.as_unix_ns(), Ordering::Relaxed);
         if self.is_set_back() {
             self.queue.rebase(now)?;
+            self.mend_schedules(now)?;
             self.latest.store(now.as_unix_ns(), Ordering::Relaxed);
         }
         Ok(now)
@@ -121,7 +123,7 @@ impl Runner {
 
     /// Whether the clock was set back, and jobs have not followed yet.
     pub(super) fn is_set_back(&self) -> bool {
-        self.clock.now().as_unix_ns() < self.latest.load(Ordering::Relaxed).saturating_sub(SET_BACK_NS)
+        self.clock.now_by_hand().as_unix_ns() < self.latest.load(Ordering::Relaxed).saturating_sub(SET_BACK_NS)
     }
 
     /// What a settlement came to: it is told, and who waits learns of it.
@@ -158,6 +160,9 @@ impl Runner {
             }
         }
         self.rounds.ended.fetch_add(1, Ordering::Relaxed);
+        if done.claimed.schedule.is_some() {
+            self.look_at_schedules();
+        }
     }
 
     /// Runs what is due on this thread, until nothing is; says how many it was.
@@ -169,6 +174,8 @@ impl Runner {
         let mut count = 0;
         loop {
             let before = count;
+            // What they enqueue is run below.
+            let is_fired = self.fire(self.now()?)? > 0;
             for line in self.lines() {
                 let mut done = Vec::new();
                 loop {
@@ -198,7 +205,7 @@ impl Runner {
                 }
                 line.settle_left(self);
             }
-            if count == before || count >= RUN_DUE_MAX {
+            if count == before && !is_fired || count >= RUN_DUE_MAX {
                 return Ok(count);
             }
         }

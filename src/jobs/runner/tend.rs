@@ -102,6 +102,7 @@ impl Runner {
         dues.push(self.look_at_others_if_due(real_ns));
         dues.push(self.look_at_waited_for(real_ns));
         dues.push(self.prune_if_due(real_ns));
+        dues.push(self.fire_if_due());
         let next = dues.into_iter().flatten().min()?;
         self.rounds.next_ns.fetch_min(real_ns.saturating_add(next.as_nanos() as u64), Ordering::AcqRel);
         Some(next)
@@ -228,7 +229,7 @@ impl Runner {
         let Ok(owners) = self.queue.owners() else { return };
         let dead = self.owner.lock().dead(owners, self.state.as_ref().map(|state| state.dir()), real_ns);
         for owner in dead {
-            let Ok(rescued) = self.queue.rescue(&owner, self.clock.now()) else { continue };
+            let Ok(rescued) = self.queue.rescue(&owner, self.clock.now_by_hand()) else { continue };
             for rescued in rescued {
                 let to = match rescued.state {
                     JobState::Cancelled => To::Cancelled,
@@ -240,6 +241,7 @@ impl Runner {
                 self.tell.change(&Change { to, id: rescued.id, kind: &rescued.kind, correlation_id, facts });
                 if rescued.state.is_final() {
                     self.look_up_end(rescued.id);
+                    self.look_at_schedules();
                 }
                 if let Some(line) = self.line(&rescued.queue) {
                     line.news(self, None);
@@ -287,7 +289,7 @@ impl Runner {
     /// Removes finished jobs beyond what is kept, as far as it takes little time; says whether that was all.
     fn prune(&self) -> bool {
         let age_ns = i64::try_from(self.history.max_age.as_nanos()).unwrap_or(i64::MAX);
-        let before = Timestamp::from_unix_ns(self.clock.now().as_unix_ns().saturating_sub(age_ns));
+        let before = Timestamp::from_unix_ns(self.clock.now_by_hand().as_unix_ns().saturating_sub(age_ns));
         for _ in 0..PRUNE_STEPS {
             match self.queue.prune(before, self.history.max_count, PRUNE_STEP) {
                 Ok(PRUNE_STEP..) => {}

@@ -31,7 +31,7 @@ impl Runner {
         if !self.owner.lock().has_others() {
             self.look_at_others();
         }
-        self.stir(std::time::Duration::ZERO);
+        self.look_at_schedules();
     }
 
     /// Whether the system tells what others write.

@@ -36,6 +36,7 @@ struct Candidate {
     payload: String,
     checkpoint: Option<String>,
     correlation_id: Option<String>,
+    schedule: Option<String>,
     scheduled_for: Option<i64>,
 }
 
@@ -91,6 +92,7 @@ pub(super) fn claim(connection: &Connection, claim: &Claim) -> rusqlite::Result<
                     checkpoint: candidate.checkpoint,
                     terms: candidate.terms,
                     correlation_id: candidate.correlation_id.and_then(|id| id.parse().ok()),
+                    schedule: candidate.schedule,
                     scheduled_for: candidate.scheduled_for.map(Timestamp::from_unix_ns),
                     run_at: Timestamp::from_unix_ns(due.run_at),
                     is_ahead,
@@ -150,7 +152,7 @@ fn due(connection: &Connection, claim: &Claim) -> rusqlite::Result<(Vec<Due>, Op
 
 fn candidate(connection: &Connection, number: i64) -> rusqlite::Result<Candidate> {
     let sql = "SELECT number, enqueued_at, attempt, deaths, claims, payload, checkpoint, correlation_id, scheduled_for,
-                      max_attempts, backoff_first_ns, backoff_max_ns, timeout_ns, start_by, yields
+                      max_attempts, backoff_first_ns, backoff_max_ns, timeout_ns, start_by, yields, schedule
                  FROM job WHERE number = ?1";
     connection.prepare_cached(sql)?.query_row([number], |row| {
         Ok(Candidate {
@@ -163,6 +165,7 @@ fn candidate(connection: &Connection, number: i64) -> rusqlite::Result<Candidate
             correlation_id: row.get(7)?,
             scheduled_for: row.get(8)?,
             terms: terms(row, 9)?,
+            schedule: row.get(15)?,
         })
     })
 }

@@ -22,7 +22,8 @@ const RUN_TIMES: i64 = 1_000;
 const COLUMNS: &str =
     "number, enqueued_at, kind, queue, CASE WHEN state = 1 AND started_at IS NULL THEN 0 ELSE state END,
     reason, priority, attempt, max_attempts, payload, run_at, started_at, finished_at, progress_done, progress_total,
-    progress_message, checkpoint, result, error, unique_key, correlation_id, scheduled_for, is_cancel_asked";
+    progress_message, checkpoint, result, error, unique_key, correlation_id, scheduled_for, is_cancel_asked,
+    schedule";
 
 fn row(row: &Row<'_>) -> rusqlite::Result<JobRow> {
     let time = |index| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(index)?.map(Timestamp::from_unix_ns));
@@ -59,6 +60,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<JobRow> {
         correlation_id: row.get(20)?,
         scheduled_for: time(21)?,
         is_cancel_asked: row.get(22)?,
+        schedule: row.get(23)?,
     })
 }
 

@@ -15,11 +15,13 @@ pub(super) fn enqueue(connection: &Connection, jobs: &[NewJob]) -> rusqlite::Res
     let mut insert = connection.prepare_cached(
         "INSERT OR IGNORE INTO job (lane, state, priority, run_at, enqueued_at, max_attempts, backoff_first_ns,
                                     backoff_max_ns, timeout_ns, start_by, yields, payload, unique_key, correlation_id,
-                                    scheduled_for, since)
-         VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+                                    scheduled_for, since, schedule)
+         VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?;
     let mut known = connection.prepare_cached(
-        "SELECT number, enqueued_at FROM job WHERE unique_key = ?1 AND unique_key IS NOT NULL AND state < 2",
+        "SELECT number, enqueued_at FROM job WHERE unique_key = ?1 AND unique_key IS NOT NULL AND state < 2
+         UNION ALL
+         SELECT number, enqueued_at FROM job WHERE schedule = ?2 AND scheduled_for = ?3 AND schedule IS NOT NULL LIMIT 1",
     )?;
     let mut lane: Option<(&str, &str, i64)> = None;
     let mut enqueued = Vec::with_capacity(jobs.len());
@@ -46,11 +48,14 @@ pub(super) fn enqueue(connection: &Connection, jobs: &[NewJob]) -> rusqlite::Res
             job.correlation_id.as_ref().map(|id| id.as_str()),
             job.scheduled_for.map(Timestamp::as_unix_ns),
             (!job.is_named).then_some(enqueued_at),
+            job.schedule,
         ])? == 1;
         let id = if is_new {
             id(connection.last_insert_rowid(), enqueued_at)
         } else {
-            known.query_row([unique], |row| Ok(id(row.get(0)?, row.get(1)?)))?
+            known.query_row(params![unique, job.schedule, job.scheduled_for.map(Timestamp::as_unix_ns)], |row| {
+                Ok(id(row.get(0)?, row.get(1)?))
+            })?
         };
         enqueued.push(Enqueued { id, is_new });
     }
