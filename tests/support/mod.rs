@@ -1,6 +1,9 @@
 //! What the behaviour tests share: a throw-away store, and recording into it on this thread only.
 #![allow(dead_code, unreachable_pub)]
 
+#[cfg(unix)]
+pub mod deadly;
+
 use std::{path::Path, time::Duration};
 
 use l0::{L0, query::Value};

@@ -6,7 +6,10 @@ use crate::{
     clock::Timestamp,
     jobs::{
         Backoff, JobFilter, JobQueue, JobState, Progress, Reason,
-        queue::{Cancel, Claim, Claimed, Lease, NewJob, Note, Outcome, OwnerId, Settle},
+        queue::{
+            Cancel, Claim, Claimed, Lease, NewJob, Note, Outcome, OwnerId, ScheduleChange, SchedulePut, Settle,
+            WhichSchedules,
+        },
     },
 };
 
@@ -52,7 +55,78 @@ pub(super) fn run<Q: JobQueue>(make: &impl Fn() -> Q) {
     notes(&make());
     pages(&make());
     retries_and_pruning(&make());
+    schedules(&make());
     threads_claim_each_job_once(&make());
+}
+
+fn schedules(queue: &dyn JobQueue) {
+    let put = |seconds: Option<i64>, waits: bool| SchedulePut {
+        next_at: seconds.map(at),
+        waits,
+        entry: format!("{{\"at\":{}}}", seconds.unwrap_or(0)),
+    };
+    let change = |name: &str, revision: u64, to: Option<SchedulePut>, jobs: Vec<NewJob>| ScheduleChange {
+        name: name.to_owned(),
+        revision,
+        to,
+        jobs,
+    };
+    let one = |change: ScheduleChange| queue.change_schedules(vec![change]).unwrap().remove(0);
+    let named = |name: &str| queue.schedules(&WhichSchedules::Named(name.to_owned())).unwrap().pop();
+    let names = |which| queue.schedules(&which).unwrap().into_iter().map(|stored| stored.name).collect::<Vec<_>>();
+    let due = |seconds| names(WhichSchedules::Due(at(seconds)));
+    let fire = |name: &str, seconds| NewJob {
+        schedule: Some(name.to_owned()),
+        scheduled_for: Some(at(seconds)),
+        ..job("a", seconds)
+    };
+    assert_eq!((named("x"), queue.next_schedule_at().unwrap()), (None, None));
+    assert_eq!(one(change("x", 7, Some(put(Some(5), false)), vec![fire("x", 0)])), None, "there is none yet");
+    assert_eq!(one(change("x", 0, Some(put(Some(5), false)), Vec::new())), Some(Vec::new()));
+    one(change("b", 0, Some(put(Some(3), false)), Vec::new()));
+    one(change("c", 0, Some(put(None, false)), Vec::new()));
+    let x = named("x").unwrap();
+    assert_eq!((x.next_at, x.waits, x.entry.as_str(), x.open, x.ended_at), (Some(at(5)), false, "{\"at\":5}", 0, None));
+    assert_eq!(queue.next_schedule_at().unwrap(), Some(at(3)));
+    assert_eq!((due(2).len(), due(3), due(9)), (0, vec!["b".to_owned()], vec!["b".to_owned(), "x".to_owned()]));
+    assert_eq!(names(WhichSchedules::All), ["b", "c", "x"]);
+    // Its jobs come with the change, and not without it.
+    let changes = vec![
+        change("x", x.revision, Some(put(Some(15), true)), vec![fire("x", 5)]),
+        change("b", x.revision ^ 1, Some(put(Some(9), false)), vec![fire("b", 3)]),
+    ];
+    let answers = queue.change_schedules(changes).unwrap();
+    let id = answers[0].as_ref().unwrap()[0].id;
+    assert!(answers[0].as_ref().unwrap()[0].is_new && answers[1].is_none());
+    let row = queue.get(id).unwrap().unwrap();
+    assert_eq!((row.schedule.as_deref(), row.scheduled_for), (Some("x"), Some(at(5))));
+    assert_eq!(one(change("x", x.revision, None, Vec::new())), None, "that revision is gone");
+    let x = named("x").unwrap();
+    assert_eq!((x.open, x.waits, due(9)), (1, true, vec!["b".to_owned()]), "it waits, and its job is not final");
+    // A fire time has one job.
+    let both = one(change("x", x.revision, Some(put(Some(15), true)), vec![fire("x", 5), fire("x", 6)])).unwrap();
+    assert_eq!((both[0].id, both[0].is_new, both[1].is_new), (id, false, true));
+    let owner = queue.register("test", &[]).unwrap();
+    let claimed = claim_at(queue, owner, 9, 7);
+    assert_eq!(claimed.iter().map(|claimed| claimed.scheduled_for).collect::<Vec<_>>(), [Some(at(5)), Some(at(6))]);
+    assert_eq!(claimed[0].schedule.as_deref(), Some("x"));
+    settle(queue, claimed[0].lease, success(), 8);
+    settle(queue, claimed[1].lease, again(20, true), 8);
+    assert_eq!(named("x").unwrap().open, 1, "one is to be tried again");
+    let lease = claim_at(queue, owner, 9, 20)[0].lease;
+    settle(queue, lease, Outcome::Failed { reason: Reason::Error, error: "no".to_owned() }, 21);
+    let x = named("x").unwrap();
+    assert_eq!((x.open, x.ended_at), (0, Some(at(21))));
+    assert_eq!(due(9), ["b", "x"], "what waited for the end of its jobs is due");
+    let known = one(change("x", x.revision, Some(put(Some(30), false)), vec![fire("x", 6)])).unwrap();
+    assert!(!known[0].is_new, "final or not");
+    // Gone, and another of the same name.
+    let before = named("x").unwrap().revision;
+    assert_eq!(one(change("x", before, None, Vec::new())), Some(Vec::new()));
+    assert_eq!(named("x"), None);
+    one(change("x", 0, Some(put(None, false)), Vec::new()));
+    assert_eq!(one(change("x", before, None, Vec::new())), None, "no revision comes again");
+    assert_eq!(named("x").unwrap().next_at, None);
 }
 
 fn ids_lead_to_jobs(queue: &dyn JobQueue) {
