@@ -2,16 +2,13 @@
 //! behind `cfg(any())` waits for its capability.
 use std::{error::Error, time::Duration};
 
-use l0::jobs::{Backoff, Job, JobContext, JobError, JobOptions};
+#[cfg(any())]
+use l0::health::{Format, Status};
 use l0::{
     Console, Handle, Retention, Severity, TelemetryEvent,
     correlation::{self, CorrelationId},
+    jobs::{Backoff, Job, JobContext, JobError, JobOptions, Misfire, Overlap, Schedule},
     limits::{Quota, ScopeConfig, TokenBucket},
-};
-#[cfg(any())]
-use l0::{
-    health::{Format, Status},
-    jobs::{Misfire, Overlap, Schedule},
 };
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::prelude::*;
@@ -84,11 +81,6 @@ fn jobs(l0: &Handle) -> Result<(), Box<dyn Error>> {
     assert_eq!(handle.wait()?, "invoice-7");
     let sum = l0.jobs().spawn("sum", |_cx| Ok((1..=10).sum::<u32>()))?;
     assert_eq!(sum.wait()?, 55);
-    Ok(())
-}
-
-#[cfg(any())]
-fn schedules(l0: &Handle) -> Result<(), Box<dyn Error>> {
     let nightly = Schedule::cron("30 2 * * *")?
         .in_zone("Europe/Berlin")?
         .overlap(Overlap::Skip)

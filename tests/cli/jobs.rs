@@ -1,11 +1,16 @@
 //! `l0 jobs` and `l0 job`: of a store whose program lives, from beside it.
 
-use l0::jobs::{Job, JobError, JobOptions};
+use std::time::Duration;
+
+use l0::{
+    Timestamp,
+    jobs::{Job, JobError, JobOptions, Schedule},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::session::{answer, json, l0 as command, private_dir, text, words};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Invoice {
     order: u64,
 }
@@ -85,4 +90,46 @@ fn jobs_by_kind_the_latest_of_them_and_one_in_full() {
     let by_sql = answer(home.path(), &format!("sql \"SELECT reason FROM jobs WHERE id = '{failed}'\""), 0);
     assert!(by_sql.contains("error"), "the view's ids are those of the handles: {by_sql}");
     assert!(answer(home.path(), "trace order-9", 0).contains("out of paper"));
+}
+
+#[test]
+fn schedules_with_their_times_and_what_is_wrong_with_them() {
+    let home = private_dir();
+    let hour = Duration::from_secs(3_600);
+    // As of an hour ago; the command asks now.
+    let (clock, time) = l0::Clock::manual(Timestamp::now().saturating_sub(2 * hour));
+    let l0 = l0::builder().dir(home.path()).filter("info").clock(clock).start().unwrap();
+    let output = command(home.path(), &words("schedules --exit-code")).output().unwrap();
+    assert!(text(&output.stderr).contains("nothing is scheduled here") && output.status.code() == Some(1));
+    l0.jobs().register(|_: Invoice, _| Ok(7)).unwrap();
+    let zoned = Schedule::cron("30 2 * * MON-FRI").unwrap().in_zone("Europe/Berlin").unwrap();
+    l0.jobs().schedule("nightly", zoned, Invoice { order: 1 }).unwrap();
+    l0.jobs().schedule("late", Schedule::every(hour), Invoice { order: 2 }).unwrap();
+    l0.jobs().schedule("resting", Schedule::after_each(24 * hour), Invoice { order: 3 }).unwrap();
+    l0.jobs().pause("resting").unwrap();
+    time.advance(hour / 2);
+    l0.jobs().run_due().unwrap();
+    time.advance(hour / 2);
+    l0.jobs().run_due().unwrap();
+    let shown = answer(home.path(), "schedules", 0);
+    for part in ["nightly", "30 2 * * MON-FRI Europe/Berlin", "invoice", "every 1h", "24h after each", "paused"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(answer(home.path(), "schedules --local", 0).contains("nightly"));
+    let rows = json(home.path(), "schedules");
+    assert_eq!((rows[0]["name"].as_str(), rows[0]["fires"].as_u64()), (Some("late"), Some(1)));
+    assert_eq!(json(home.path(), "schedules --limit 1").as_array().unwrap().len(), 1);
+    let by_sql =
+        json(home.path(), "sql \"SELECT name, schedule, zone, paused, fires, next_at FROM schedules ORDER BY name\"");
+    assert_eq!(by_sql[1]["schedule"].as_str(), Some("30 2 * * MON-FRI"));
+    assert_eq!((by_sql[1]["zone"].as_str(), by_sql[2]["paused"].as_i64()), (Some("Europe/Berlin"), Some(1)));
+    assert_eq!((by_sql[0]["schedule"].as_str(), by_sql[0]["paused"].as_i64()), (Some("every 3600 s"), Some(0)));
+    assert!(by_sql[0]["next_at"].as_str().unwrap().ends_with('Z') && by_sql[2]["next_at"].is_null());
+    let of = json(home.path(), "sql \"SELECT schedule, scheduled_for FROM jobs\"");
+    assert_eq!(of[0]["schedule"].as_str(), Some("late"));
+    assert_eq!(of[0]["scheduled_for"], rows[0]["last_at"].as_i64().map(Timestamp::from_unix_ns).unwrap().to_string());
+    // In two hours nobody will have fired what was due in one.
+    drop(l0);
+    let row = l0::jobs::JobReader::open(home.path()).schedules().unwrap().remove(0);
+    assert!(!row.is_late && row.notes().is_empty(), "{row}");
 }

@@ -135,6 +135,8 @@ pub(crate) enum Command {
     Limits,
     /// Jobs by kind, and the latest of them
     Jobs(Jobs),
+    /// Schedules: when each fires next and did last, what is late, missed, skipped or paused
+    Schedules,
     /// One job in full
     Job(Job),
     /// Each time a program recorded, and how it ended

@@ -13,6 +13,7 @@ mod lines;
 mod pages;
 mod place;
 mod runs;
+mod schedules;
 mod screen;
 mod spans;
 mod status;
@@ -73,6 +74,7 @@ fn answer(args: &Args, screen: &mut Screen) -> Result<Outcome, Failure> {
         Command::Trace(trace) => spans::trace(&store, trace, common, &window, screen),
         Command::Spans => spans::spans(&store, common, &window, screen),
         Command::Limits => limits::limits(&store, common, &window, screen),
+        Command::Schedules => schedules::schedules(&store, common, &window, screen),
         Command::Jobs(jobs) => jobs::jobs(&store, jobs, common, &window, screen),
         Command::Job(job) => jobs::job(&store, job, &window, screen),
         Command::Runs => runs::runs(&store, common, &window, screen),

@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Timestamp,
     error::{Error, Result},
-    query::human_duration,
 };
 
 /// When a job is enqueued again and again, given to [`Jobs::schedule`](super::Jobs::schedule).
@@ -207,11 +206,16 @@ impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.timing {
             Timing::Cron(cron) => write!(f, "{} {}", cron.text, zone_name::of(&self.zone)),
-            Timing::Every(d) => write!(f, "every {}", human_duration(*d)),
-            Timing::AfterEach(d) => write!(f, "{} after each", human_duration(*d)),
+            Timing::Every(d) => write!(f, "every {}", interval(*d)),
+            Timing::AfterEach(d) => write!(f, "{} after each", interval(*d)),
             Timing::Once(at) => write!(f, "once at {:.19}Z", at.to_string()),
         }
     }
+}
+
+/// Exact, as in `1h 30m`.
+fn interval(d: Duration) -> String {
+    jiff::SignedDuration::try_from(d).map_or_else(|_| format!("{d:?}"), |d| format!("{d:#}"))
 }
 
 impl Serialize for Cron {
