@@ -13,8 +13,11 @@ use std::{
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use l0::{
-    Durability, JobEvents,
-    jobs::{Job, JobContext},
+    Durability, JobEvents, Timestamp,
+    jobs::{
+        Job, JobContext, JobQueue as _, Schedule, SqliteQueue,
+        queue::{ScheduleChange, SchedulePut, WhichSchedules},
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -279,5 +282,45 @@ fn latency(_: &mut Criterion) {
     }
 }
 
-criterion_group!(jobs, job_spawn, job_durable_normal, job_durable_full, latency);
+/// What a schedule costs: to be read, to be asked for its next time, and to be found among ten thousand of which ten are due.
+fn schedule(c: &mut Criterion) {
+    let mut group = c.benchmark_group("schedule");
+    group.bench_function("parse", |b| {
+        b.iter(|| Schedule::cron(std::hint::black_box("*/15 9-17 * * MON-FRI")).unwrap());
+    });
+    for (name, line, zone) in [
+        ("next_after", "30 2 * * MON-FRI", "Europe/Berlin"),
+        ("next_after_wild", "*/15 * * * *", "Europe/Berlin"),
+        ("next_after_utc", "30 2 * * MON-FRI", "UTC"),
+    ] {
+        let schedule = Schedule::cron(line).unwrap().in_zone(zone).unwrap();
+        let mut at = Timestamp::now();
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                at = schedule.next_after(at).unwrap_or_else(Timestamp::now);
+                // A year on, and again.
+                if at > Timestamp::from_unix_ns(2_000_000_000_000_000_000) {
+                    at = Timestamp::from_unix_ns(1_800_000_000_000_000_000);
+                }
+                at
+            });
+        });
+    }
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let queue = SqliteQueue::open(dir.path(), Durability::Normal).unwrap();
+    let entry = "x".repeat(600);
+    let changes = (0..10_000_i64).map(|number| ScheduleChange {
+        name: format!("schedule {number}"),
+        revision: 0,
+        to: Some(SchedulePut { next_at: Some(Timestamp::from_unix_ns(number)), waits: false, entry: entry.clone() }),
+        jobs: Vec::new(),
+    });
+    queue.change_schedules(changes.collect()).unwrap();
+    let due = WhichSchedules::Due(Timestamp::from_unix_ns(9));
+    assert_eq!(queue.schedules(&due).unwrap().len(), 10);
+    group.bench_function("due_of_10k", |b| b.iter(|| queue.schedules(&due).unwrap()));
+    group.finish();
+}
+
+criterion_group!(jobs, job_spawn, job_durable_normal, job_durable_full, schedule, latency);
 criterion_main!(jobs);
