@@ -93,6 +93,7 @@ mod store;
 pub mod query;
 pub mod limits;
 pub mod jobs;
+pub mod health;
 mod l0;
 pub mod testing;
 

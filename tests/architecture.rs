@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Modules of `src/lib.rs`, top to bottom; each imports only from above.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "error",
     "sync",
     "clock",
@@ -24,6 +24,7 @@ const ORDER: [&str; 19] = [
     "query",
     "limits",
     "jobs",
+    "health",
     "l0",
     "testing",
 ];

@@ -13,22 +13,15 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
 use l0::{
     Durability, Timestamp,
-    jobs::{
-        Backoff, Job, JobError, JobFilter, JobId, JobOptions, JobQueue, JobRow, JobState, KindCounts, Reason,
-        SqliteQueue,
-        queue::{
-            Cancel, Claim, Enqueued, Exchanged, Listed, NewJob, Note, Owner, OwnerId, Rescued, ScheduleChange, Settle,
-            StoredSchedule, WhichSchedules,
-        },
-    },
+    jobs::{Backoff, Job, JobError, JobFilter, JobOptions, JobQueue as _, JobRow, JobState, Reason, SqliteQueue},
 };
 use serde::{Deserialize, Serialize};
+use support::deadly::Deadly;
 
 const DIR: &str = "L0_JOB_KILL_DIR";
 /// Steps until the kill; 0 for none.

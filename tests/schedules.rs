@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use l0::{
     ManualClock, Timestamp,
+    health::Status,
     jobs::{Job, JobContext, JobError, JobOptions, JobState, Misfire, Overlap, Schedule},
 };
 use parking_lot::Mutex;
@@ -355,6 +356,35 @@ fn jitter_puts_jobs_off_by_as_much_everywhere() {
     }
     assert!(delays.iter().all(|delay| (0..=600_000_000_000).contains(delay)), "{delays:?}");
     assert!(delays.iter().max().unwrap() - delays.iter().min().unwrap() > 120_000_000_000, "spread: {delays:?}");
+}
+
+#[test]
+fn a_check_is_a_job_whose_result_is_what_it_says() {
+    let scene = scene();
+    let count = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&count);
+    let check = move || {
+        *counted.lock() += 1;
+        match *counted.lock() {
+            1 => Status::Healthy,
+            2 => Status::Degraded("half full".to_owned()),
+            3 => Status::Unhealthy("full".to_owned()),
+            _ => panic!("out of order"),
+        }
+    };
+    scene.l0.schedule_check("disk", Schedule::every(HOUR), check).unwrap();
+    assert!(scene.l0.schedule_check("disk", Schedule::every(HOUR), || Status::Healthy).unwrap_err().is_invalid_input());
+    for _ in 0..4 {
+        scene.pass(HOUR);
+    }
+    let jobs = scene.l0.jobs().list().kind("check.disk").fetch().unwrap().items;
+    let results: Vec<Option<Status>> =
+        jobs.iter().rev().map(|job| serde_json::from_str(job.result.as_ref()?).ok()).collect();
+    let [degraded, full] = [Status::Degraded("half full".to_owned()), Status::Unhealthy("full".to_owned())];
+    assert_eq!(results, [Some(Status::Healthy), Some(degraded), Some(full), None]);
+    assert_eq!((jobs[0].state, jobs[0].queue.as_str()), (JobState::Failed, "checks"));
+    assert_eq!((scene.events("check.degraded").len(), scene.events("check.unhealthy").len()), (1, 1));
+    assert!(scene.events("check.unhealthy")[0].message.contains("disk is unhealthy: full"));
 }
 
 #[test]

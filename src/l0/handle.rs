@@ -23,7 +23,8 @@ use crate::{
     error::{Error, Result},
     event::{Severity, TelemetryEvent},
     flight::Medium,
-    jobs::Jobs,
+    health::{IntoStatus, Status},
+    jobs::{Jobs, Schedule},
     limits::{Limits, ScopeStats},
     redaction::Redactor,
     state::{self, State},
@@ -217,6 +218,50 @@ impl Handle {
     /// Jobs: closures in memory, durable jobs, what became of them. See [`Jobs`].
     pub fn jobs(&self) -> &Jobs {
         &self.inner.jobs
+    }
+
+    /// Schedules a check, as a job of its own kind and queue (`checks`, two at once): durable, once in all processes of the
+    /// store, with a timeout of a minute. It is run after [`Jobs::start`](crate::jobs::Jobs::start). What it says is the job's
+    /// result, an event `check.degraded` or `check.unhealthy` if it is not well, and to be seen with `jobs().list()`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let l0 = l0::builder().dir(dir.path()).start()?;
+    /// use l0::{health::Status, jobs::Schedule};
+    /// l0.schedule_check("backups", Schedule::cron("0 6 * * *")?, || {
+    ///     match std::fs::metadata("/var/backups/shop.tar") {
+    ///         Ok(_) => Status::Healthy,
+    ///         Err(error) => Status::Unhealthy(format!("no backup: {error}")),
+    ///     }
+    /// })?;
+    /// assert_eq!(l0.jobs().schedules()?[0].kind, "check.backups");
+    /// # Ok::<(), l0::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `is_invalid_input` if this process has given a check of this name, or for a name that cannot be; as
+    /// [`Jobs::schedule`](crate::jobs::Jobs::schedule).
+    pub fn schedule_check<R: IntoStatus>(
+        &self,
+        name: &str,
+        schedule: Schedule,
+        check: impl Fn() -> R + Send + Sync + 'static,
+    ) -> Result<()> {
+        let (capture, of) = (Arc::clone(&self.inner.capture), name.to_owned());
+        self.inner.jobs.schedule_check(name, &schedule, move || {
+            let status = check().into_status();
+            let severity = match status {
+                Status::Healthy => None,
+                Status::Degraded(_) => Some(Severity::Warning),
+                Status::Unhealthy(_) => Some(Severity::Error),
+            };
+            if let Some(severity) = severity {
+                let event = TelemetryEvent::new(format!("check.{}", status.as_str())).source("l0.health");
+                capture.direct(&event.category("health").severity(severity).message(format!("{of} is {status}")));
+            }
+            serde_json::json!(status).to_string()
+        })
     }
 
     /// Removes now what [`Retention`] says is too old, and gives back what the store has too much; a dry run only says what
