@@ -2,7 +2,9 @@
 
 mod builder;
 mod handle;
+mod own_checks;
 mod owner;
+mod picture;
 mod questions;
 
 pub use builder::{Builder, builder, init};

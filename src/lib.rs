@@ -94,15 +94,19 @@ pub mod query;
 pub mod limits;
 pub mod jobs;
 pub mod health;
+mod components;
+mod status;
 mod l0;
 pub mod testing;
 
 pub use clock::{Clock, ManualClock, Timestamp};
+pub use components::{Component, Components};
 pub use config::{Console, Durability, Flight, JobEvents, JobHistory, Overload, Retention};
 pub use error::{Error, Result};
 pub use event::{Severity, TelemetryEvent};
 pub use l0::{Builder, Handle, L0, Stats, builder, get, init};
 pub use redaction::Redaction;
+pub use status::{Process, Recording, Status};
 pub use store::{
     Cleanup, DatabaseFile, FlightFile, FlightState, Inspection, Recovery, StoreFile, StoreSize, cleanup, compact, copy,
     inspect, recover,

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Modules of `src/lib.rs`, top to bottom; each imports only from above.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 22] = [
     "error",
     "sync",
     "clock",
@@ -25,6 +25,8 @@ const ORDER: [&str; 20] = [
     "limits",
     "jobs",
     "health",
+    "components",
+    "status",
     "l0",
     "testing",
 ];

@@ -1,5 +1,289 @@
-//! How a program and what it depends on is: what checks say.
+//! Health: checks that run beside the program, and what they say, to be read without waiting.
+//!
+//! A check is a closure. It runs in the background, on at most eight threads of its own and never on one of a job's; who asks
+//! [`ready`](Health::ready) or [`live`](Health::live) gets a snapshot and waits for nobody, whatever the checks do. A check that
+//! hangs is reported as overdue and not started again, one that panics has failed, a result that grows old is stale, and a
+//! program that has not run its readiness checks yet is not ready.
+//!
+//! What is reported follows the results as slowly as [`fail_after`](CheckBuilder::fail_after) and
+//! [`pass_after`](CheckBuilder::pass_after) say. Each change is an event `health.changed`, a row of the view `health`, and a call
+//! of those that asked for it with [`on_change`](Health::on_change).
+//!
+//! l0's own state is in checks of its own, with the tag `l0`: part of [`report`](Health::report), not of `ready`, for a
+//! program whose telemetry is sick still serves.
+//!
+//! # Time
+//!
+//! Intervals go by the monotonic clock. On a manual clock nothing runs by itself: [`run_due`](Health::run_due) does.
 
+mod check;
+mod notices;
+mod registry;
+mod render;
+mod report;
+mod standing;
 mod status;
 
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+pub use check::{CheckBuilder, Registration};
+use check::{Kind, Terms};
+use notices::Notices;
+use registry::Registry;
+pub use render::{Format, Rendered};
+pub use report::{CheckReport, Report, Transition};
 pub use status::{IntoStatus, Status};
+
+use crate::{
+    capture::Capture,
+    clock::{Clock, Timestamp},
+    error::{Error, Result},
+    state::{self, State},
+    timer::Timer,
+};
+
+/// The tag of l0's own checks.
+const OWN: &str = "l0";
+
+/// Checks of an application, by [`Handle::health`](crate::Handle::health).
+///
+/// ```
+/// # use std::time::Duration;
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let l0 = l0::builder().dir(dir.path()).start()?;
+/// use l0::health::Status;
+/// let health = l0.health();
+/// health.register("db", || "1".parse::<u8>().map(drop))?;      // any Result<(), impl Display>, or a Status
+/// health.check("cache", || Status::Degraded("cold".into())).optional().every(Duration::from_secs(5)).fail_after(3).register()?;
+/// health.check_now("db")?;
+/// assert!(health.ready().checks.iter().any(|check| check.name == "db" && check.status == Status::Healthy));
+/// # Ok::<(), l0::Error>(())
+/// ```
+pub struct Health {
+    registry: Arc<Registry>,
+    dir: PathBuf,
+    service: String,
+    version: Option<String>,
+    /// l0's own checks, made with the first use: a program that asks for no health runs none.
+    own: OnceLock<()>,
+    make_own: OnceLock<MakeOwn>,
+}
+
+type MakeOwn = Box<dyn Fn(&Health) + Send + Sync>;
+
+impl Health {
+    pub(crate) fn new(
+        clock: Clock,
+        capture: Arc<Capture>,
+        timer: Arc<Timer>,
+        state: Arc<State>,
+        (service, version): (String, Option<String>),
+    ) -> Self {
+        let dir = state.dir().to_owned();
+        let registry = Registry::new(clock, capture, timer, Notices::new(state));
+        Self { registry, dir, service, version, own: OnceLock::new(), make_own: OnceLock::new() }
+    }
+
+    /// How l0's own checks are registered when they are.
+    pub(crate) fn set_own(&self, make: MakeOwn) {
+        let _ = self.make_own.set(make);
+    }
+
+    fn used(&self) -> &Arc<Registry> {
+        self.own.get_or_init(|| {
+            if let Some(make) = self.make_own.get().filter(|_| self.registry.open().is_ok()) {
+                make(self);
+            }
+        });
+        &self.registry
+    }
+
+    /// A check of l0's own.
+    pub(crate) fn own_check<R: IntoStatus>(&self, name: &str, check: impl Fn() -> R + Send + Sync + 'static) {
+        let mut builder = CheckBuilder::new(&self.registry, name, check).optional().tag(OWN);
+        builder.terms.is_own = true;
+        builder.terms.every = Duration::from_secs(60);
+        let _ = builder.register();
+    }
+
+    /// Registers a check with what [`CheckBuilder`] says unless set.
+    ///
+    /// # Errors
+    /// As [`CheckBuilder::register`].
+    pub fn register<R: IntoStatus>(&self, name: &str, check: impl Fn() -> R + Send + Sync + 'static) -> Result<()> {
+        self.check(name, check).register()
+    }
+
+    /// A check that is to be registered: a closure that returns a [`Status`], or a `Result` whose error says why it is unhealthy.
+    pub fn check<R: IntoStatus>(&self, name: &str, check: impl Fn() -> R + Send + Sync + 'static) -> CheckBuilder {
+        CheckBuilder::new(self.used(), name, check)
+    }
+
+    /// Forgets a check; a run that it is at may end, and says nothing any more. Says whether there was one.
+    pub fn unregister(&self, name: &str) -> bool {
+        self.registry.find(name).is_some_and(|check| self.registry.remove(&check))
+    }
+
+    /// Runs a check now, on a thread of l0's, or waits for the run it is at; says what it said, not what is reported. Blocks for
+    /// its timeout and half a second at most, and is unhealthy then.
+    ///
+    /// # Errors
+    /// `is_invalid_input` if there is no such check, `is_closed` after shutdown.
+    pub fn check_now(&self, name: &str) -> Result<Status> {
+        let registry = self.used();
+        let Some(check) = registry.find(name) else {
+            let names: Vec<_> = registry.checks().iter().map(|check| check.name.to_string()).collect();
+            return Err(Error::invalid_input(format!("there is no check {name:?}: there are {}", names.join(", "))));
+        };
+        registry.check_now(&check)
+    }
+
+    /// For tests, on a manual clock: runs what is due on this thread; says how many checks that were.
+    ///
+    /// # Errors
+    /// `is_closed` after shutdown.
+    pub fn run_due(&self) -> Result<usize> {
+        self.used().run_due()
+    }
+
+    /// Whether the program must be restarted: its liveness checks. Without any it is healthy.
+    pub fn live(&self) -> Report {
+        self.of("livez", |terms| !terms.is_own && terms.kind == Kind::Liveness)
+    }
+
+    /// Whether the program can serve: its readiness checks and the steps of its start. Without any it is.
+    pub fn ready(&self) -> Report {
+        self.of("readyz", |terms| !terms.is_own && terms.kind != Kind::Liveness)
+    }
+
+    /// All checks, l0's own among them.
+    pub fn report(&self) -> Report {
+        self.of("healthz", |_| true)
+    }
+
+    /// The checks with this tag.
+    pub fn tagged(&self, tag: &str) -> Report {
+        self.of("healthz", |terms| terms.tags.iter().any(|known| known == tag))
+    }
+
+    /// [`live`](Self::live)`().is_ok()` at the price of some tens of nanoseconds, however many checks there are.
+    pub fn is_live(&self) -> bool {
+        self.registry.summary().is_live
+    }
+
+    /// [`ready`](Self::ready)`().is_ok()` at the price of some tens of nanoseconds, however many checks there are.
+    pub fn is_ready(&self) -> bool {
+        self.registry.summary().is_ready
+    }
+
+    fn of(&self, question: &'static str, which: impl Fn(&Terms) -> bool) -> Report {
+        let registry = self.used();
+        let now_ns = registry.clock.elapsed_ns();
+        let checks = registry.checks();
+        let checks = checks.iter().filter(|check| which(&check.terms)).map(|check| CheckReport::of(check, now_ns));
+        let mut report = Report::new(question, checks.collect(), &registry.clock);
+        report.service = Some(self.service.clone());
+        report.version.clone_from(&self.version);
+        report
+    }
+
+    /// The changes of a check in this time, the earliest first, of this and earlier processes; the latest thousand at most.
+    ///
+    /// # Errors
+    /// `is_storage` if they cannot be read.
+    pub fn history(&self, name: &str, last: Duration) -> Result<Vec<Transition>> {
+        let since = self.registry.clock.now_by_hand().saturating_sub(last);
+        Ok(self.changes(name, since)?.into_iter().filter_map(|change| change.transition(since)).collect())
+    }
+
+    /// The share of this time, from 0 to 1, in which a check was not unhealthy; of the time in which something was known of it,
+    /// which is not before its first result, nor between an orderly end of a process and the first result of the next. What a
+    /// process that was killed last said holds until then.
+    ///
+    /// # Errors
+    /// `is_storage` if the history cannot be read, `is_invalid_input` if nothing is known of such a check in this time.
+    pub fn uptime(&self, name: &str, last: Duration) -> Result<f64> {
+        let now = self.registry.clock.now_by_hand();
+        let since = now.saturating_sub(last);
+        let changes = self.changes(name, since)?;
+        let ends = changes.iter().skip(1).map(|change| change.at).chain([now]);
+        let (mut up, mut known) = (0.0, 0.0);
+        for (change, end) in changes.iter().zip(ends) {
+            let ns = end.as_unix_ns().saturating_sub(change.at.max(since).as_unix_ns()).max(0) as f64;
+            let Some(status) = &change.to else { continue };
+            known += ns;
+            up += if matches!(status, Status::Unhealthy(_)) { 0.0 } else { ns };
+        }
+        if known > 0.0 {
+            return Ok(up / known);
+        }
+        match changes.last().and_then(|change| change.to.as_ref()) {
+            // It has only just said so.
+            Some(status) => Ok(f64::from(u8::from(!matches!(status, Status::Unhealthy(_))))),
+            None => Err(Error::invalid_input(format!("nothing is known of a check {name:?} in this time"))),
+        }
+    }
+
+    fn changes(&self, name: &str, since: Timestamp) -> Result<Vec<Kept>> {
+        self.registry.notices.settle();
+        let rows = state::health(&self.dir, name, since.as_unix_ns())?;
+        let status = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
+        let mut kept: Vec<Kept> = Vec::with_capacity(rows.len());
+        for (name, at, from, to) in rows {
+            let before = kept.last().filter(|before| before.to.is_some());
+            let after_ns = before.map(|before| at.saturating_sub(before.at.as_unix_ns()));
+            kept.push(Kept {
+                name,
+                at: Timestamp::from_unix_ns(at),
+                from: status(from),
+                to: status(to),
+                after: after_ns.and_then(|ns| u64::try_from(ns).ok()).map(Duration::from_nanos),
+            });
+        }
+        Ok(kept)
+    }
+
+    /// Calls `f` with each change from now on, on a thread of l0's, one after the other. A thousand changes may wait for callbacks
+    /// that are slow; then the oldest are not called back for. They are in the history and the events all the same.
+    pub fn on_change(&self, f: impl Fn(&Transition) + Send + Sync + 'static) {
+        self.used().notices.add_callback(Arc::new(f));
+    }
+
+    /// Changes that nobody was called back for, since callbacks were slow.
+    pub fn dropped_changes(&self) -> u64 {
+        self.registry.notices.dropped()
+    }
+
+    pub(crate) fn stop(&self, until: Instant) {
+        self.registry.stop(until);
+    }
+}
+
+/// A change as it is kept; to nothing if its process ended.
+struct Kept {
+    name: String,
+    at: Timestamp,
+    from: Option<Status>,
+    to: Option<Status>,
+    after: Option<Duration>,
+}
+
+impl Kept {
+    fn transition(self, since: Timestamp) -> Option<Transition> {
+        let Self { name, at, from, to, after } = self;
+        let to = to.filter(|_| at >= since)?;
+        let after = after.filter(|_| from.is_some());
+        Some(Transition { name, at, from, to, after })
+    }
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}

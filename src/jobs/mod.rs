@@ -54,7 +54,7 @@ mod list;
 #[cfg(all(test, loom))]
 mod loom_model;
 mod outcome;
-mod panic;
+pub(crate) mod panic;
 mod pool;
 pub mod queue;
 mod recurring;

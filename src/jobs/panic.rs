@@ -18,7 +18,7 @@ thread_local! {
 }
 
 /// Runs `f`; a panic becomes its message, place and backtrace.
-pub(super) fn catch<R>(f: impl FnOnce() -> R) -> Result<R, String> {
+pub(crate) fn catch<R>(f: impl FnOnce() -> R) -> Result<R, String> {
     watch();
     let outer = IS_CATCHING.replace(true);
     // One that the application caught itself is none of this run.

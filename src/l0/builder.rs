@@ -10,14 +10,17 @@ use uuid::Uuid;
 
 use super::{
     handle::{Handle, Inner},
+    own_checks,
     owner::{self, L0},
 };
 use crate::{
     capture::{Capture, Gate, mark_own_thread},
     clock::Clock,
+    components::Components,
     config::{self, Config, Console, Directives, Durability, Flight, JobEvents, JobHistory, Overload, Retention},
     error::{Error, Result},
     flight::{FlightRecorder, Medium, Shape},
+    health::Health,
     jobs::{JobQueue, Jobs, Settings},
     limits::Limits,
     redaction::Redaction,
@@ -346,7 +349,18 @@ impl Builder {
             Arc::clone(&state),
             Arc::clone(&timer),
         );
+        let service = (info.service.clone().unwrap_or_default(), info.version.clone());
+        let health = Health::new(
+            config.clock.clone(),
+            Arc::clone(&capture),
+            Arc::clone(&timer),
+            Arc::clone(&state),
+            service.clone(),
+        );
         let inner = Inner {
+            components: Components::new(Arc::clone(&state), config.clock.clone()),
+            health,
+            service,
             jobs,
             state,
             timer,
@@ -364,6 +378,8 @@ impl Builder {
             retention: config.retention,
             audit_warned: AtomicBool::new(false),
         };
-        Ok(L0::new(Handle::new(inner), thread, kind))
+        let handle = Handle::new(inner);
+        own_checks::attach(&handle.inner);
+        Ok(L0::new(handle, thread, kind))
     }
 }

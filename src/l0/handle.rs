@@ -19,11 +19,12 @@ use tracing_subscriber::{Layer, registry::LookupSpan};
 use crate::{
     capture::{Capture, CaptureLayer, Gate, parse_filter},
     clock::{Anchor, Clock},
+    components::Components,
     config::Retention,
     error::{Error, Result},
     event::{Severity, TelemetryEvent},
     flight::Medium,
-    health::{IntoStatus, Status},
+    health::{Health, IntoStatus, Status},
     jobs::{Jobs, Schedule},
     limits::{Limits, ScopeStats},
     redaction::Redactor,
@@ -60,6 +61,10 @@ pub(super) struct Inner {
     pub(super) timer: Arc<Timer>,
     pub(super) limits: Limits,
     pub(super) jobs: Jobs,
+    pub(super) health: Health,
+    /// Its name and version.
+    pub(super) service: (String, Option<String>),
+    pub(super) components: Components,
     pub(super) audit_warned: AtomicBool,
 }
 
@@ -218,6 +223,16 @@ impl Handle {
     /// Jobs: closures in memory, durable jobs, what became of them. See [`Jobs`].
     pub fn jobs(&self) -> &Jobs {
         &self.inner.jobs
+    }
+
+    /// Checks and what they say. See [`Health`].
+    pub fn health(&self) -> &Health {
+        &self.inner.health
+    }
+
+    /// What the program is made of, and how far its parts are. See [`Components`].
+    pub fn components(&self) -> &Components {
+        &self.inner.components
     }
 
     /// Schedules a check, as a job of its own kind and queue (`checks`, two at once): durable, once in all processes of the

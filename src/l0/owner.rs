@@ -86,6 +86,7 @@ impl L0 {
         let left = || until.saturating_duration_since(Instant::now());
         // What runs has half of the time to be done, a quarter to heed that it should end; the writer has the rest.
         self.handle.jobs().stop(deadline(timeout / 2), deadline(timeout / 4 * 3));
+        self.handle.health().stop(deadline(left() / 4));
         self.handle.timer().stop(left() / 4);
         while !self.handle.limits().tell_all(true) && left() > timeout / 8 {
             // There was no room in the flight recorder; unless the store is sick there soon is.

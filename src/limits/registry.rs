@@ -64,7 +64,7 @@ struct Registry {
 }
 
 /// What a scope has done since the program started.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct ScopeStats {
     /// The scope's name.

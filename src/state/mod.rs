@@ -5,6 +5,7 @@
 
 mod audit;
 mod commit;
+mod health;
 mod limits;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 
 pub(crate) use audit::audit;
 pub(crate) use commit::State;
+pub(crate) use health::{HealthRow, complete_component, components, health, probe, put_component, save_health};
 pub(crate) use limits::{SavedAccount, save_accounts, saved_accounts};
 
 use crate::{
@@ -32,6 +34,7 @@ pub(crate) const STATE: Database = Database {
         include_str!("schema/0002.sql"),
         include_str!("schema/0003.sql"),
         include_str!("schema/0004.sql"),
+        include_str!("schema/0005.sql"),
     ],
     synchronous: ("FULL", "2"),
 };

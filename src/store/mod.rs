@@ -37,6 +37,7 @@ pub use opening::{Cleanup, cleanup, compact};
 pub(crate) use opening::{Opening, cleanup_since, compact_since};
 pub(crate) use reader::{Asked, Asking, Recording, Source};
 pub use recovery::{Recovery, recover};
+pub(crate) use retention::free_disk;
 pub(crate) use shared::Shared;
 pub use shared::StoreSize;
 pub(crate) use writer::{RunInfo, Writer, run_thread};

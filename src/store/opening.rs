@@ -80,7 +80,7 @@ impl Opening {
 }
 
 /// What retention removed, or would.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Cleanup {
     /// Events and spans.

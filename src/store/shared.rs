@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How large a store is, and what was done to keep it so; as of the last commit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct StoreSize {
     /// The cap: [`Retention::max_bytes`](crate::Retention::max_bytes), as the last start on this directory said.

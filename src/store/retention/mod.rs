@@ -29,6 +29,7 @@ pub(in crate::store) use names::{Marks, mark_running};
 pub(in crate::store) use rows::{WARNING_BYTES, WARNING_TRACE_BYTES};
 use rusqlite::{Connection, ErrorCode};
 use space::Room;
+pub(crate) use space::free_disk;
 use sums::Why;
 pub(in crate::store) use sums::{LIMIT_COUNT_BYTES, ROLLUP_BYTES};
 
@@ -328,7 +329,7 @@ impl Keeper {
         let files = self.files();
         let mut limit = budget.database_pages((files.flight + self.coming).saturating_sub(self.going), files.state);
         if self.retention.min_free_disk > 0
-            && space::free_disk(&self.dir).is_some_and(|free| free < self.retention.min_free_disk)
+            && free_disk(&self.dir).is_some_and(|free| free < self.retention.min_free_disk)
         {
             // What is free within goes back, but for what the next transactions need.
             let working = budget.pages_of(budget.batch_bytes()) * 2;
@@ -393,7 +394,7 @@ impl Keeper {
         loop {
             connection.execute_batch("BEGIN IMMEDIATE")?;
             // On a small disk the database needs the most of it.
-            let wanted = space::free_disk(&self.dir).map_or(wanted, |free| wanted.min(free / 4));
+            let wanted = free_disk(&self.dir).map_or(wanted, |free| wanted.min(free / 4));
             self.coming = self.budget.flight_bytes(wanted, self.files().flight).unwrap_or(0);
             let has_room = self
                 .room(connection)

@@ -75,12 +75,12 @@ impl Keeper {
 
 /// Bytes that this user may still fill on the disk of `dir`; `None` where the system does not say.
 #[cfg(unix)]
-pub(super) fn free_disk(dir: &Path) -> Option<u64> {
+pub(crate) fn free_disk(dir: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(dir).ok()?;
     Some(found.f_bavail * found.f_frsize)
 }
 
 #[cfg(not(unix))]
-pub(super) fn free_disk(_: &Path) -> Option<u64> {
+pub(crate) fn free_disk(_: &Path) -> Option<u64> {
     None
 }

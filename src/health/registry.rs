@@ -1,0 +1,375 @@
+//! All checks of one `L0`: who is registered, what is due, and the threads that run it.
+//!
+//! The timer says what is due; up to eight threads of their own, made when they are needed, run it; readers look at
+//! snapshots and wait for nobody. A check that hangs keeps its thread and is not started again.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    Status,
+    check::{Check, Kind},
+    notices::{Change, Notices},
+    standing::level,
+};
+use crate::{
+    capture::Capture,
+    clock::{Clock, deadline},
+    error::{Error, Result},
+    jobs::panic::catch,
+    timer::Timer,
+};
+
+const THREADS_MAX: usize = 8;
+const CHECKS_MAX: usize = 10_000;
+/// A run that is asked for is waited for so much longer than it may take.
+const GRACE: Duration = Duration::from_millis(500);
+
+pub(super) struct Registry {
+    pub(super) clock: Clock,
+    capture: Arc<Capture>,
+    timer: Arc<Timer>,
+    task: OnceLock<usize>,
+    /// By name.
+    list: ArcSwap<Vec<Arc<Check>>>,
+    /// Of who changes the list.
+    listing: Mutex<()>,
+    /// Rises with everything that changes what a reader sees.
+    changes: AtomicU64,
+    pub(super) summary: ArcSwap<Summary>,
+    pool: Mutex<Pool>,
+    /// A check is due, or has ended.
+    called: Condvar,
+    ended: Condvar,
+    pub(super) notices: Arc<Notices>,
+    is_stopped: AtomicBool,
+}
+
+#[derive(Default)]
+struct Pool {
+    queue: VecDeque<Arc<Check>>,
+    idle: usize,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What is asked most often, and until when it holds if nothing changes.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    changes: u64,
+    until_ns: u64,
+    pub(super) is_live: bool,
+    pub(super) is_ready: bool,
+}
+
+impl Registry {
+    pub(super) fn new(clock: Clock, capture: Arc<Capture>, timer: Arc<Timer>, notices: Notices) -> Arc<Self> {
+        let registry = Arc::new(Self {
+            clock,
+            capture,
+            timer,
+            task: OnceLock::new(),
+            list: ArcSwap::default(),
+            listing: Mutex::default(),
+            // The summary is of no state yet.
+            changes: AtomicU64::new(1),
+            summary: ArcSwap::default(),
+            pool: Mutex::default(),
+            called: Condvar::new(),
+            ended: Condvar::new(),
+            notices: Arc::new(notices),
+            is_stopped: AtomicBool::new(false),
+        });
+        let weak: Weak<Self> = Arc::downgrade(&registry);
+        let _ = registry.task.set(registry.timer.add(Box::new(move || weak.upgrade()?.round())));
+        registry
+    }
+
+    fn arm(&self, within: Duration) {
+        // By a clock that is moved by hand nothing is due by itself.
+        if let Some(task) = self.task.get().filter(|_| !self.clock.is_manual()) {
+            self.timer.arm(*task, within);
+        }
+    }
+
+    pub(super) fn open(&self) -> Result<()> {
+        if self.is_stopped.load(Ordering::Acquire) || !self.capture.is_open() { Err(Error::closed()) } else { Ok(()) }
+    }
+
+    pub(super) fn checks(&self) -> arc_swap::Guard<Arc<Vec<Arc<Check>>>> {
+        self.list.load()
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Check>> {
+        let list = self.list.load();
+        list.binary_search_by(|check| (*check.name).cmp(name)).ok().map(|index| Arc::clone(&list[index]))
+    }
+
+    pub(super) fn add(&self, check: Arc<Check>) -> Result<()> {
+        self.open()?;
+        let _listing = self.listing.lock();
+        let mut list = Vec::clone(&self.list.load());
+        match list.binary_search_by(|known| known.name.cmp(&check.name)) {
+            Ok(_) => {
+                return Err(Error::invalid_input(format!(
+                    "there is a check {:?} already: unregister it first, or give this one another name",
+                    check.name
+                )));
+            }
+            Err(_) if list.len() >= CHECKS_MAX => {
+                return Err(Error::invalid_input(format!("there are {CHECKS_MAX} checks already: unregister some")));
+            }
+            Err(index) => list.insert(index, check),
+        }
+        self.list.store(Arc::new(list));
+        self.changed();
+        self.arm(Duration::ZERO);
+        Ok(())
+    }
+
+    /// Says whether it was registered.
+    pub(super) fn remove(&self, check: &Arc<Check>) -> bool {
+        let _listing = self.listing.lock();
+        let mut list = Vec::clone(&self.list.load());
+        let Some(index) = list.iter().position(|known| Arc::ptr_eq(known, check)) else { return false };
+        list.remove(index);
+        check.is_gone.store(true, Ordering::Release);
+        self.list.store(Arc::new(list));
+        self.changed();
+        true
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Liveness and readiness: a look at a snapshot, unless something has changed since it was taken.
+    pub(super) fn summary(&self) -> arc_swap::Guard<Arc<Summary>> {
+        let now_ns = self.clock.elapsed_ns();
+        let known = self.summary.load();
+        if known.changes == self.changes.load(Ordering::Acquire) && now_ns < known.until_ns {
+            return known;
+        }
+        // What changes while this looks makes it void.
+        let mut summary = Summary {
+            changes: self.changes.load(Ordering::Acquire),
+            until_ns: u64::MAX,
+            is_live: true,
+            is_ready: true,
+        };
+        for check in self.list.load().iter().filter(|check| !check.terms.is_own) {
+            let (standing, running) = (check.seen.load(), check.running_since());
+            let status = standing.seen(running, &check.terms, now_ns);
+            let is_failing = level(&status) == 2 && !check.terms.is_optional;
+            match check.terms.kind {
+                Kind::Liveness => summary.is_live &= !is_failing,
+                Kind::Readiness | Kind::Startup => summary.is_ready &= !is_failing,
+            }
+            let until_ns = standing.seen_until(running, &check.terms, now_ns).saturating_add(1);
+            summary.until_ns = summary.until_ns.min(until_ns);
+        }
+        self.summary.store(Arc::new(summary));
+        self.summary.load()
+    }
+
+    // ---- running
+
+    /// What is due is given to the threads; says when something is due again.
+    fn round(self: &Arc<Self>) -> Option<Duration> {
+        if self.open().is_err() {
+            return None;
+        }
+        let now_ns = self.clock.elapsed_ns();
+        let next_ns = self.look(now_ns, |check| self.call(check))?;
+        Some(Duration::from_nanos(next_ns.saturating_sub(now_ns)))
+    }
+
+    /// Runs `due` on each check that is; says when the next is.
+    fn look(&self, now_ns: u64, mut due: impl FnMut(&Arc<Check>)) -> Option<u64> {
+        let mut next: Option<u64> = None;
+        for check in self.list.load().iter().filter(|check| !check.is_done()) {
+            let at_ns = if let Some(since_ns) = check.running_since() {
+                let mut standing = check.standing.lock();
+                let is_running = check.running_since() == Some(since_ns);
+                let changed = is_running.then(|| standing.while_running(since_ns, &check.terms, now_ns)).flatten();
+                let until_ns = standing.seen_until(Some(since_ns), &check.terms, now_ns);
+                drop(standing);
+                self.publish(check, changed);
+                until_ns.saturating_add(1)
+            } else if check.due_ns.load(Ordering::Acquire) <= now_ns {
+                due(check);
+                now_ns.saturating_add(ns(check.terms.every))
+            } else {
+                check.due_ns.load(Ordering::Acquire)
+            };
+            next = next.into_iter().chain((at_ns != u64::MAX).then_some(at_ns)).min();
+        }
+        next
+    }
+
+    /// For tests: what is due is run on this thread; says how many checks that were.
+    pub(super) fn run_due(&self) -> Result<usize> {
+        self.open()?;
+        let mut due = Vec::new();
+        self.look(self.clock.elapsed_ns(), |check| due.push(Arc::clone(check)));
+        Ok(due.iter().filter(|check| self.run(check)).count())
+    }
+
+    /// Gives a check to a thread, and makes one if there may be another.
+    fn call(self: &Arc<Self>, check: &Arc<Check>) {
+        if check.is_waiting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut pool = self.pool.lock();
+        pool.queue.push_back(Arc::clone(check));
+        if pool.idle < pool.queue.len() && pool.threads.len() < THREADS_MAX {
+            let (registry, number) = (Arc::clone(self), pool.threads.len() + 1);
+            let thread = std::thread::Builder::new().name(format!("l0-check-{number}"));
+            match thread.spawn(move || registry.work()) {
+                Ok(thread) => pool.threads.push(thread),
+                // Those there are will do; without any, the check is seen as one that does not run.
+                Err(_) => {}
+            }
+        }
+        drop(pool);
+        self.called.notify_one();
+    }
+
+    fn work(&self) {
+        let mut pool = self.pool.lock();
+        while !self.is_stopped.load(Ordering::Acquire) {
+            match pool.queue.pop_front() {
+                Some(check) => {
+                    drop(pool);
+                    self.run(&check);
+                    drop(check);
+                    pool = self.pool.lock();
+                    self.ended.notify_all();
+                }
+                None => {
+                    pool.idle += 1;
+                    self.called.wait(&mut pool);
+                    pool.idle -= 1;
+                }
+            }
+        }
+    }
+
+    /// One run; says whether it was one.
+    fn run(&self, check: &Arc<Check>) -> bool {
+        let began_ns = self.clock.elapsed_ns();
+        check.is_waiting.store(false, Ordering::Release);
+        if check.is_gone.load(Ordering::Acquire) || !check.begin(began_ns) {
+            return false;
+        }
+        self.changed();
+        self.arm(check.terms.timeout.saturating_add(Duration::from_millis(1)));
+        let outcome = catch(|| (check.work)());
+        let ended_ns = self.clock.elapsed_ns();
+        let took = Duration::from_nanos(ended_ns.saturating_sub(began_ns));
+        let result = match outcome {
+            Ok(_) if took > check.terms.timeout => {
+                Status::Unhealthy(format!("took {took:.1?}, longer than its timeout of {:?}", check.terms.timeout))
+            }
+            Ok(status) => status,
+            Err(panic) => Status::Unhealthy(format!("panicked: {}", panic.lines().next().unwrap_or_default())),
+        };
+        let every_ns = ns(check.terms.every);
+        let due_ns = if took < check.terms.every { began_ns } else { ended_ns }.saturating_add(every_ns);
+        check.due_ns.store(due_ns, Ordering::Release);
+        let mut standing = check.standing.lock();
+        let changed = standing.after(result, &check.terms, ended_ns, took);
+        // Under the lock: who finds it running for too long finds it running.
+        check.end();
+        drop(standing);
+        self.publish(check, changed);
+        self.arm(Duration::from_nanos(due_ns.saturating_sub(ended_ns)));
+        true
+    }
+
+    /// Shows readers how a check stands, and tells of a change.
+    fn publish(&self, check: &Check, to: Option<Status>) {
+        let standing = check.standing.lock();
+        let from = check.seen.load().reported.clone();
+        check.seen.store(Arc::new(standing.clone()));
+        drop(standing);
+        self.changed();
+        if let Some(to) = to.filter(|_| !check.is_gone.load(Ordering::Acquire)) {
+            let at = self.clock.now_by_hand();
+            self.notices.tell(&self.capture, Change { name: Arc::clone(&check.name), at, from, to });
+        }
+    }
+
+    /// Runs a check on a thread of l0's, or waits for the run it is at; what it said, or that it is overdue.
+    pub(super) fn check_now(self: &Arc<Self>, check: &Arc<Check>) -> Result<Status> {
+        self.open()?;
+        let before = check.seen.load_full();
+        self.call(check);
+        let until = deadline(check.terms.timeout.saturating_add(GRACE));
+        let mut pool = self.pool.lock();
+        loop {
+            let seen = check.seen.load();
+            if !Arc::ptr_eq(&seen, &before)
+                && !check.is_waiting.load(Ordering::Acquire)
+                && check.running_since().is_none()
+            {
+                return Ok(seen.latest.clone().unwrap_or(Status::Healthy));
+            }
+            if self.ended.wait_until(&mut pool, until).timed_out() {
+                let is_running = check.running_since().is_some();
+                let what = if is_running { "it is still running" } else { "all threads are at checks that hang" };
+                return Ok(Status::Unhealthy(format!("overdue: {what} after {:?}", check.terms.timeout)));
+            }
+            self.open()?;
+        }
+    }
+
+    /// Nothing is run any more; what runs is waited for until then.
+    pub(super) fn stop(&self, until: Instant) {
+        self.is_stopped.store(true, Ordering::Release);
+        let checks = self.list.load_full();
+        let at = self.clock.now_by_hand();
+        let known = checks.iter().filter(|check| check.seen.load().reported.is_some());
+        let names: Vec<_> = known.map(|check| Arc::clone(&check.name)).collect();
+        let mut pool = self.pool.lock();
+        pool.queue.clear();
+        let threads = std::mem::take(&mut pool.threads);
+        drop(pool);
+        self.called.notify_all();
+        self.ended.notify_all();
+        self.notices.stop(names, at, until);
+        for thread in threads {
+            // One that is at a check that hangs is left to itself.
+            while !thread.is_finished()
+                && Instant::now() < until
+                && checks.iter().all(|check| check.running_since().is_none())
+            {
+                std::thread::yield_now();
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
+        }
+        self.list.store(Arc::default());
+    }
+}
+
+fn ns(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("checks", &self.list.load().len()).finish_non_exhaustive()
+    }
+}

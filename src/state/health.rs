@@ -1,0 +1,110 @@
+//! What is kept of health: changes of checks, and components.
+
+use std::{path::Path, time::Duration};
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::{STATE, State};
+use crate::{
+    config::Durability,
+    database::{at_most, is_behind, open_reader},
+    error::{Error, Result},
+};
+
+const WITHIN: Duration = Duration::from_secs(10);
+/// Changes that are kept of each check, and of all.
+const KEPT_OF_EACH: i64 = 1_000;
+const KEPT: i64 = 100_000;
+
+/// A check's name, when, from what and to what, as JSON; to nothing: the process ended.
+pub(crate) type HealthRow = (String, i64, Option<String>, Option<String>);
+
+/// A component's name, state, whether it is complete, its metadata as JSON, and when that was said.
+pub(crate) type ComponentRow = (String, String, bool, String, i64);
+
+pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
+    state.write("cannot keep a change of health", at_most(WITHIN), Durability::Normal, move |connection| {
+        let mut insert =
+            connection.prepare_cached("INSERT INTO health_change (name, at, before, after) VALUES (?1, ?2, ?3, ?4)")?;
+        let mut trim = connection.prepare_cached(
+            "DELETE FROM health_change WHERE name = ?1 AND id <= (
+                SELECT id FROM health_change WHERE name = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+        )?;
+        for (name, at, before, after) in &rows {
+            insert.execute(params![name, at, before, after])?;
+            trim.execute(params![name, KEPT_OF_EACH])?;
+        }
+        connection
+            .prepare_cached("DELETE FROM health_change WHERE id <= (SELECT max(id) FROM health_change) - ?1")?
+            .execute([KEPT])?;
+        Ok(())
+    })
+}
+
+/// The changes of a check since then, and the one before, in their order.
+pub(crate) fn health(dir: &Path, name: &str, since: i64) -> Result<Vec<HealthRow>> {
+    ask(dir, "cannot read the history of health", |connection| {
+        let mut rows = connection.prepare(
+            "SELECT name, at, before, after FROM health_change WHERE name = ?1 AND id >= coalesce(
+                (SELECT max(id) FROM health_change WHERE name = ?1 AND at <= ?2), 0) ORDER BY id",
+        )?;
+        rows.query_map(params![name, since], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?.collect()
+    })
+}
+
+pub(crate) fn put_component(state: &State, row: ComponentRow) -> Result<()> {
+    state.write("cannot keep a component", at_most(WITHIN), Durability::Normal, move |connection| {
+        let (name, status, is_complete, metadata, at) = &row;
+        connection
+            .prepare_cached(
+                "INSERT INTO component (name, state, is_complete, metadata, at) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (name) DO UPDATE SET state = excluded.state, is_complete = excluded.is_complete,
+                                                  metadata = excluded.metadata, at = excluded.at",
+            )?
+            .execute(params![name, status, is_complete, metadata, at])
+            .map(drop)
+    })
+}
+
+pub(crate) fn complete_component(state: &State, name: String, at: i64) -> Result<()> {
+    state.write("cannot keep a component", at_most(WITHIN), Durability::Normal, move |connection| {
+        connection
+            .prepare_cached(
+                "INSERT INTO component (name, state, is_complete, metadata, at) VALUES (?1, 'complete', 1, 'null', ?2)
+                 ON CONFLICT (name) DO UPDATE SET state = 'complete', is_complete = 1, at = excluded.at",
+            )?
+            .execute(params![name, at])
+            .map(drop)
+    })
+}
+
+/// All components, or the one of this name.
+pub(crate) fn components(dir: &Path, name: Option<&str>) -> Result<Vec<ComponentRow>> {
+    ask(dir, "cannot read components", |connection| {
+        let mut rows = connection.prepare(
+            "SELECT name, state, is_complete, metadata, at FROM component WHERE ?1 IS NULL OR name = ?1 ORDER BY name",
+        )?;
+        rows.query_map([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?.collect()
+    })
+}
+
+/// Writes, for no other reason than to see whether that is possible.
+pub(crate) fn probe(state: &State, at: i64, within: Duration) -> Result<()> {
+    state.write("cannot write into state.db", at_most(within), Durability::Normal, move |connection| {
+        connection.prepare_cached("UPDATE health_probe SET at = ?1")?.execute([at])?;
+        connection.query_row("SELECT at FROM health_probe", [], |row| row.get::<_, i64>(0)).optional().map(drop)
+    })
+}
+
+fn ask<T>(
+    dir: &Path,
+    what: &str,
+    question: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<Vec<T>>,
+) -> Result<Vec<T>> {
+    // One of an earlier l0 has none of it.
+    if !dir.join(STATE.file).is_file() || is_behind(&STATE, dir)? {
+        return Ok(Vec::new());
+    }
+    let connection = open_reader(&STATE, dir)?;
+    question(&connection).map_err(|error| Error::sqlite(what, error))
+}

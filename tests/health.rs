@@ -1,0 +1,422 @@
+//! Health through the public API: on a clock that is moved by hand, and with checks that hang, panic, flap and come back.
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+use l0::{
+    ManualClock, Timestamp,
+    health::{Format, Status, Transition},
+};
+use parking_lot::Mutex;
+use support::{builder, wait_for};
+use tempfile::TempDir;
+
+const S: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(20);
+
+struct Scene {
+    l0: l0::L0,
+    time: ManualClock,
+    dir: TempDir,
+}
+
+const START: Timestamp = Timestamp::from_unix_ns(1_800_000_000_000_000_000);
+
+fn scene() -> Scene {
+    open(tempfile::tempdir().unwrap(), START)
+}
+
+fn open(dir: TempDir, at: Timestamp) -> Scene {
+    let (clock, time) = l0::Clock::manual(at);
+    let l0 = builder(dir.path()).service("shop").version("1.2.3").clock(clock).start().unwrap();
+    Scene { l0, time, dir }
+}
+
+/// A check that says what it is told to.
+#[derive(Clone)]
+struct Told(Arc<Mutex<Status>>);
+
+impl Told {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Status::Healthy)))
+    }
+
+    fn set(&self, status: Status) {
+        *self.0.lock() = status;
+    }
+
+    fn check(&self) -> impl Fn() -> Status + Send + Sync + 'static {
+        let told = self.clone();
+        move || told.0.lock().clone()
+    }
+}
+
+fn bad() -> Status {
+    Status::Unhealthy("no answer".to_owned())
+}
+
+impl Scene {
+    fn pass(&self, d: Duration) {
+        self.time.advance(d);
+        self.l0.health().run_due().unwrap();
+    }
+
+    fn of(&self, name: &str) -> l0::health::CheckReport {
+        self.l0.health().report().checks.into_iter().find(|check| check.name == name).unwrap()
+    }
+}
+
+#[test]
+fn ready_is_who_has_passed_its_checks_and_only_those_count() {
+    let scene = scene();
+    let health = scene.l0.health();
+    assert!(health.ready().is_ok() && health.live().is_ok(), "who has no checks is ready");
+    let (db, cache, live, begun) = (Told::new(), Told::new(), Told::new(), Told::new());
+    health.register("db", db.check()).unwrap();
+    health.check("cache", cache.check()).optional().tag("edge").register().unwrap();
+    health.check("loop", live.check()).liveness().register().unwrap();
+    begun.set(bad());
+    health.check("migrations", begun.check()).startup().register().unwrap();
+    assert!(!health.ready().is_ok() && !health.is_ready(), "nothing has run");
+    assert!(health.live().is_ok() && health.is_live(), "a process that begins lives");
+    assert!(health.ready().to_string().contains("has not run yet"));
+    scene.pass(Duration::ZERO);
+    assert_eq!(health.ready().status, Status::Unhealthy("migrations: no answer".to_owned()));
+    begun.set(Status::Healthy);
+    scene.pass(MINUTE);
+    assert_eq!(health.ready().status, Status::Healthy);
+    assert!(health.is_ready());
+    begun.set(bad());
+    cache.set(bad());
+    scene.pass(MINUTE);
+    // A step of the start is done once; what is optional degrades.
+    assert_eq!(health.ready().status, Status::Degraded("cache: no answer".to_owned()));
+    assert!(health.ready().is_ok() && health.is_ready());
+    assert_eq!(health.tagged("edge").checks.len(), 1);
+    live.set(bad());
+    scene.pass(MINUTE);
+    assert!(!health.live().is_ok() && !health.is_live() && health.ready().is_ok());
+    assert_eq!(health.live().checks.len(), 1);
+    let report = health.report();
+    assert!(report.checks.iter().any(|check| check.name == "l0.writer" && check.status == Status::Healthy), "{report}");
+    assert!(!health.ready().checks.iter().any(|check| check.name.starts_with("l0.")));
+    assert!(health.tagged("l0").checks.len() >= 10, "{}", health.tagged("l0"));
+    assert!(health.tagged("l0").is_ok(), "{}", health.tagged("l0"));
+    assert!(health.unregister("loop") && !health.unregister("loop") && health.live().is_ok());
+}
+
+#[test]
+fn results_grow_old() {
+    let scene = scene();
+    let health = scene.l0.health();
+    health.check("db", || Status::Healthy).every(10 * S).stale_after(25 * S).register().unwrap();
+    scene.pass(Duration::ZERO);
+    scene.time.advance(25 * S);
+    assert!(health.ready().is_ok() && health.is_ready());
+    assert_eq!(scene.of("db").age, Some(25 * S));
+    scene.time.advance(S);
+    assert!(!health.ready().is_ok() && !health.is_ready());
+    assert!(scene.of("db").status.why().unwrap().contains("has not run for 26.0 s"));
+    scene.pass(Duration::ZERO);
+    assert!(health.is_ready());
+}
+
+#[test]
+fn flapping_is_slowed_and_each_change_is_told_kept_and_called_back_for() {
+    let Scene { l0, time, dir } = scene();
+    let scene = Scene { l0, time, dir };
+    let health = scene.l0.health();
+    let (tell, told) = mpsc::channel();
+    health.on_change(|_| panic!("a callback of a test"));
+    health.on_change(move |change: &Transition| {
+        if change.name == "db" {
+            let _ = tell.send((change.from.clone(), change.to.clone()));
+        }
+    });
+    let db = Told::new();
+    health.check("db", db.check()).every(S).fail_after(3).pass_after(2).register().unwrap();
+    let mut seen = Vec::new();
+    for status in [0, 0, 2, 2, 0, 2, 2, 2, 0, 2, 0, 0] {
+        db.set(if status == 0 { Status::Healthy } else { bad() });
+        scene.pass(S);
+        seen.push(u8::from(health.is_ready()));
+    }
+    assert_eq!(seen, [0, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1]);
+    let next = || told.recv_timeout(LONG).unwrap();
+    assert_eq!(next(), (None, Status::Healthy));
+    assert_eq!(next(), (Some(Status::Healthy), bad()));
+    assert_eq!(next(), (Some(bad()), Status::Healthy));
+    let history = health.history("db", MINUTE).unwrap();
+    let times: Vec<_> =
+        history.iter().map(|change| (change.at.as_unix_ns() - START.as_unix_ns()) / 1_000_000_000).collect();
+    assert_eq!(times, [2, 8, 12]);
+    assert_eq!(history.iter().map(|change| change.after).collect::<Vec<_>>(), [None, Some(6 * S), Some(4 * S)]);
+    assert_eq!(health.history("db", 5 * S).unwrap().len(), 2);
+    scene.time.advance(8 * S);
+    // Healthy from 2 to 8 and from 12 to 20, unhealthy in between.
+    assert!((health.uptime("db", MINUTE).unwrap() - 14.0 / 18.0).abs() < 1e-9);
+    assert!((health.uptime("db", 10 * S).unwrap() - 0.8).abs() < 1e-9);
+    assert!(health.uptime("nobody", MINUTE).unwrap_err().is_invalid_input());
+    let events = scene.l0.events().event_type("health.changed").message("db is").oldest_first().fetch().unwrap().items;
+    assert_eq!(events.len(), 3);
+    assert_eq!((events[1].severity, events[1].message.as_str()), (l0::Severity::Error, "db is unhealthy: no answer"));
+    // A restart keeps it, and knows nothing of the time in between.
+    let Scene { l0, dir, .. } = scene;
+    l0.components().set("build", "release", &serde_json::json!({ "commit": "abc" })).unwrap();
+    l0.components().complete("migrations").unwrap();
+    l0.shutdown(LONG).unwrap();
+    let scene = open(dir, START.saturating_add(100 * S));
+    let health = scene.l0.health();
+    assert_eq!(health.history("db", 2 * MINUTE).unwrap().len(), 3);
+    health.check("db", db.check()).every(S).register().unwrap();
+    scene.pass(Duration::ZERO);
+    scene.time.advance(20 * S);
+    // 2 to 8 and 12 to 20 of the first process, 100 to 120 of the second; 8 to 12 down.
+    assert!(
+        (health.uptime("db", 5 * MINUTE).unwrap() - 34.0 / 38.0).abs() < 1e-9,
+        "{:?}",
+        health.uptime("db", 5 * MINUTE)
+    );
+    let components = scene.l0.components().list().unwrap();
+    assert_eq!(
+        components.iter().map(|one| (one.name.as_str(), one.complete)).collect::<Vec<_>>(),
+        [("build", false), ("migrations", true)]
+    );
+    assert_eq!(components[0].metadata_as::<serde_json::Value>().unwrap()["commit"], "abc");
+    let rows = scene.l0.sql("SELECT name, status FROM health WHERE name = 'db' ORDER BY timestamp", &[]).unwrap();
+    assert_eq!(
+        support::texts(&rows).into_iter().map(|row| row[1].clone()).collect::<Vec<_>>(),
+        ["healthy", "unhealthy", "healthy", "ended", "healthy"]
+    );
+    assert_eq!(support::texts(&scene.l0.sql("SELECT name, state, complete FROM components", &[]).unwrap()).len(), 2);
+}
+
+#[test]
+fn a_panic_is_a_failure_like_another_and_the_thread_lives() {
+    let scene = scene();
+    scene.l0.health().register("boom", || -> Status { panic!("out of luck") }).unwrap();
+    scene.pass(Duration::ZERO);
+    let why = scene.of("boom").status.why().unwrap().to_owned();
+    assert!(why.starts_with("panicked: out of luck at tests/health.rs"), "{why}");
+    assert_eq!(scene.l0.health().check_now("boom").unwrap().as_str(), "unhealthy");
+    assert_eq!(scene.of("boom").contiguous_failures, 2);
+}
+
+#[test]
+fn checks_that_hang_hold_up_nobody_and_are_not_started_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = builder(dir.path()).start().unwrap();
+    let health = l0.health();
+    let (goes_on, began, runs) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let hang = |name: &str| {
+        let (goes_on, began) = (Arc::clone(&goes_on), Arc::clone(&began));
+        let check = move || {
+            began.fetch_add(1, SeqCst);
+            while !goes_on.load(SeqCst) {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            Status::Healthy
+        };
+        health
+            .check(name, check)
+            .every(20 * Duration::from_millis(1))
+            .timeout(Duration::from_millis(30))
+            .register()
+            .unwrap();
+    };
+    (1..=7).for_each(|number| hang(&format!("hanging {number}")));
+    wait_for("seven that hang", || began.load(SeqCst) == 7);
+    // The eighth thread is free for the others.
+    let counted = Arc::clone(&runs);
+    let quick = move || {
+        counted.fetch_add(1, SeqCst);
+        Status::Healthy
+    };
+    health.check("quick", quick).every(Duration::from_millis(10)).register().unwrap();
+    wait_for("a check beside them", || runs.load(SeqCst) > 5);
+    wait_for("that they are overdue", || {
+        let report = health.ready();
+        report.checks.iter().filter(|check| check.status.why().is_some_and(|why| why.starts_with("overdue"))).count()
+            == 7
+    });
+    assert_eq!(began.load(SeqCst), 7, "none is started again");
+    let changes = || l0.events().event_type("health.changed").message("overdue").count().unwrap();
+    wait_for("that it is told", || changes() == 7);
+    hang("hanging 8");
+    wait_for("all threads at what hangs", || began.load(SeqCst) == 8);
+    let before = runs.load(SeqCst);
+    health.check("late", || Status::Healthy).timeout(Duration::from_millis(50)).register().unwrap();
+    assert!(health.check_now("late").unwrap().why().unwrap().contains("all threads"));
+    assert!(
+        health.ready().checks.iter().any(|check| check.name == "late" && check.status.why() == Some("has not run yet"))
+    );
+    assert!(runs.load(SeqCst) - before <= 1);
+    // A read waits for none of it.
+    let mut times: Vec<_> = (0..1_001)
+        .map(|_| {
+            let start = Instant::now();
+            assert!(!health.is_ready());
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    assert!(times[500] < Duration::from_micros(50), "{:?}", times[500]);
+    goes_on.store(true, SeqCst);
+    wait_for("that they come back", || health.ready().is_ok());
+    l0.shutdown(LONG).unwrap();
+}
+
+#[test]
+fn the_end_does_not_wait_for_what_hangs() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = builder(dir.path()).start().unwrap();
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let hang = move || -> Status {
+        let _ = tell.lock().send(());
+        loop {
+            std::thread::park();
+        }
+    };
+    l0.health().register("hanging", hang).unwrap();
+    told.recv_timeout(LONG).unwrap();
+    let handle: l0::Handle = l0.clone();
+    let start = Instant::now();
+    l0.shutdown(Duration::from_secs(2)).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    assert!(handle.health().register("late", || Status::Healthy).unwrap_err().is_closed());
+    assert!(handle.health().check_now("hanging").is_err());
+    assert!(handle.health().ready().is_ok(), "it knows of no checks any more, and does not panic");
+}
+
+#[test]
+fn a_guard_unregisters_also_while_its_check_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = builder(dir.path()).start().unwrap();
+    let health = l0.health();
+    let goes_on = Arc::new(AtomicBool::new(false));
+    let (tell, told) = mpsc::channel();
+    let (open, tell) = (Arc::clone(&goes_on), Mutex::new(tell));
+    let check = move || {
+        let _ = tell.lock().send(());
+        wait_for("the end of a check", || open.load(SeqCst));
+        Status::Unhealthy("it should be heard no more".to_owned())
+    };
+    let guard = health.check("scoped", check).register_scoped().unwrap();
+    told.recv_timeout(LONG).unwrap();
+    drop(guard);
+    assert!(!health.ready().checks.iter().any(|check| check.name == "scoped"));
+    // Its name is free again.
+    health.register("scoped", || Status::Healthy).unwrap();
+    goes_on.store(true, SeqCst);
+    wait_for("the other of its name", || health.ready().is_ok());
+    assert!(health.history("scoped", MINUTE).unwrap().iter().all(|change| change.to == Status::Healthy));
+}
+
+#[test]
+fn a_thousand_checks_are_run_and_read() {
+    let scene = scene();
+    let health = scene.l0.health();
+    for number in 0..1_000 {
+        health.check(&format!("check {number:03}"), || Status::Healthy).every(S).register().unwrap();
+    }
+    assert!(scene.l0.health().run_due().unwrap() >= 1_000);
+    assert!(health.is_ready());
+    let report = health.ready();
+    assert_eq!((report.checks.len(), report.checks[7].name.as_str()), (1_000, "check 007"));
+    scene.pass(S);
+    assert_eq!(scene.of("check 999").age, Some(Duration::ZERO));
+}
+
+#[test]
+fn pages_are_as_their_formats_say() {
+    let scene = scene();
+    let health = scene.l0.health();
+    let cache = Told::new();
+    health.register("db:primary", || Status::Healthy).unwrap();
+    health.check("cache", cache.check()).optional().register().unwrap();
+    cache.set(Status::Degraded("cold\nand \u{1b}[31mred".to_owned()));
+    scene.pass(Duration::ZERO);
+    scene.time.advance(S);
+    let page = health.ready().render(Format::HealthJson);
+    assert_eq!((page.status_code, page.content_type), (200, "application/health+json"));
+    assert_eq!(
+        page.headers(),
+        [("content-type", "application/health+json".to_owned()), ("cache-control", "no-store".to_owned())]
+    );
+    let json: serde_json::Value = serde_json::from_str(&page.body).unwrap();
+    assert_eq!(
+        json,
+        serde_json::json!({
+            "status": "warn",
+            "version": "1",
+            "releaseId": "1.2.3",
+            "serviceId": "shop",
+            "output": "cache: cold\nand \u{1b}[31mred",
+            "checks": {
+                "cache:responseTime": [{
+                    "componentId": "cache", "componentType": "component", "status": "warn",
+                    "observedValue": 0.0, "observedUnit": "ms",
+                    "time": "2027-01-15T08:00:00.000000000Z", "output": "cold\nand \u{1b}[31mred",
+                }],
+                "db_primary:responseTime": [{
+                    "componentId": "db:primary", "componentType": "component", "status": "pass",
+                    "observedValue": 0.0, "observedUnit": "ms", "time": "2027-01-15T08:00:00.000000000Z",
+                }],
+            },
+        })
+    );
+    let page = health.ready().render(Format::Kubernetes);
+    assert_eq!(page.content_type, "text/plain; charset=utf-8");
+    assert_eq!(page.body, "[+]cache ok: degraded: cold\n[+]db:primary ok\nreadyz check passed\n");
+    assert_eq!(health.live().render(Format::Kubernetes).body, "livez check passed\n");
+    let plain = health.ready().render(Format::Plain).body;
+    assert!(plain.starts_with("degraded: cache: cold") && !plain.contains('\u{1b}'), "{plain}");
+    cache.set(bad());
+    health.unregister("db:primary");
+    health.register("db", bad).unwrap();
+    scene.pass(MINUTE);
+    let failed = health.ready();
+    for format in [Format::HealthJson, Format::Kubernetes, Format::Plain] {
+        assert_eq!(failed.render(format).status_code, 503);
+    }
+    assert_eq!(
+        failed.render(Format::Kubernetes).body,
+        "[-]cache failed: no answer\n[-]db failed: no answer\nreadyz check failed\n"
+    );
+    let hidden = failed.without_details();
+    assert_eq!(hidden.render(Format::HealthJson).body, r#"{"status":"fail"}"#);
+    assert_eq!(hidden.render(Format::Kubernetes).body, "readyz check failed\n");
+    assert_eq!(hidden.render(Format::Plain).body, "unhealthy\n");
+}
+
+#[test]
+fn bad_input_is_refused_with_advice() {
+    let scene = scene();
+    let health = scene.l0.health();
+    health.register("db", || Status::Healthy).unwrap();
+    for (name, part) in [("", "no name of a check"), ("a\nb", "no name of a check"), ("db", "unregister it first")] {
+        let error = health.register(name, || Status::Healthy).unwrap_err();
+        assert!(error.is_invalid_input() && error.to_string().contains(part), "{error}");
+    }
+    assert!(health.check_now("bd").unwrap_err().to_string().contains("there are db"));
+    let components = scene.l0.components();
+    for error in [
+        components.set("", "x", &()),
+        components.set("x", &"y".repeat(2_000), &()),
+        components.set("x", "y", &"z".repeat(70_000)),
+    ] {
+        assert!(error.unwrap_err().is_invalid_input());
+    }
+    assert_eq!(components.get("nothing").unwrap(), None);
+}
