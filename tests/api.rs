@@ -1,12 +1,10 @@
-//! The public shape, as its users write it. It must compile against the crate, and each test must pass. What stands
-//! behind `cfg(any())` waits for its capability.
+//! The public shape, as its users write it. It must compile against the crate, and each test must pass.
 use std::{error::Error, time::Duration};
 
-#[cfg(any())]
-use l0::health::{Format, Status};
 use l0::{
     Console, Handle, Retention, Severity, TelemetryEvent,
     correlation::{self, CorrelationId},
+    health::{Format, Status},
     jobs::{Backoff, Job, JobContext, JobError, JobOptions, Misfire, Overlap, Schedule},
     limits::{Quota, ScopeConfig, TokenBucket},
 };
@@ -91,7 +89,6 @@ fn jobs(l0: &Handle) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-#[cfg(any())]
 fn health(l0: &Handle) -> Result<(), Box<dyn Error>> {
     l0.health().register("db", || "1".parse::<u8>().map(drop))?;
     l0.health()
@@ -143,7 +140,6 @@ fn a_service_uses_everything() -> Result<(), Box<dyn Error>> {
         jobs(&handle)?;
         handle.log(tracing::Level::INFO, "api", "in the scope");
     }
-    #[cfg(any())]
     health(&l0)?;
     questions(&l0)?;
     l0.flush()?;

@@ -383,8 +383,13 @@ fn a_check_is_a_job_whose_result_is_what_it_says() {
     let [degraded, full] = [Status::Degraded("half full".to_owned()), Status::Unhealthy("full".to_owned())];
     assert_eq!(results, [Some(Status::Healthy), Some(degraded), Some(full), None]);
     assert_eq!((jobs[0].state, jobs[0].queue.as_str()), (JobState::Failed, "checks"));
-    assert_eq!((scene.events("check.degraded").len(), scene.events("check.unhealthy").len()), (1, 1));
-    assert!(scene.events("check.unhealthy")[0].message.contains("disk is unhealthy: full"));
+    let changes: Vec<_> = scene.events("health.changed").into_iter().map(|event| event.message).collect();
+    assert_eq!(changes, ["disk is healthy", "disk is degraded: half full", "disk is unhealthy: full"]);
+    let health = scene.l0.health();
+    let seen = health.tagged("scheduled").checks;
+    assert!(seen[0].status.why().unwrap().starts_with("panicked: out of order"), "{}", seen[0]);
+    assert_eq!((seen[0].contiguous_failures, seen[0].kind), (2, "scheduled"));
+    assert!(health.ready().is_ok() && !health.report().is_ok(), "a check of the night does not make a program unready");
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Liveness,
     /// Whether it has begun; passed once, it is not run again.
     Startup,
+    /// A job is the check, and says what it says when it has run.
+    Scheduled,
 }
 
 /// How a check is treated.
@@ -203,7 +205,7 @@ impl CheckBuilder {
         self.add().map(|check| Registration { registry, check })
     }
 
-    fn add(mut self) -> Result<Arc<Check>> {
+    pub(super) fn add(mut self) -> Result<Arc<Check>> {
         if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX || self.name.chars().any(char::is_control) {
             let shown: String = self.name.chars().take(40).collect();
             return Err(Error::invalid_input(format!(

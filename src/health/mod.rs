@@ -9,6 +9,8 @@
 //! [`pass_after`](CheckBuilder::pass_after) say. Each change is an event `health.changed`, a row of the view `health`, and a call
 //! of those that asked for it with [`on_change`](Health::on_change).
 //!
+//! What a [system-check job](crate::Handle::schedule_check) says is in the report, too, with the tag `scheduled`.
+//!
 //! l0's own state is in checks of its own, with the tag `l0`: part of [`report`](Health::report), not of `ready`, for a
 //! program whose telemetry is sick still serves.
 //!
@@ -49,6 +51,8 @@ use crate::{
 
 /// The tag of l0's own checks.
 const OWN: &str = "l0";
+/// The tag of checks that are jobs.
+const SCHEDULED: &str = "scheduled";
 
 /// Checks of an application, by [`Handle::health`](crate::Handle::health).
 ///
@@ -111,6 +115,20 @@ impl Health {
         let _ = builder.register();
     }
 
+    /// A check that a job is, and that is fed with what that says.
+    pub(crate) fn scheduled_check(&self, name: &str) -> Result<()> {
+        let mut builder = CheckBuilder::new(self.used(), name, || Status::Healthy).tag(SCHEDULED);
+        builder.terms.kind = Kind::Scheduled;
+        builder.register()
+    }
+
+    /// What the job of a scheduled check has said.
+    pub(crate) fn feed(&self, name: &str, result: Status, took: Duration) {
+        if let Some(check) = self.registry.find(name) {
+            self.registry.feed(&check, result, took);
+        }
+    }
+
     /// Registers a check with what [`CheckBuilder`] says unless set.
     ///
     /// # Errors
@@ -136,9 +154,13 @@ impl Health {
     /// `is_invalid_input` if there is no such check, `is_closed` after shutdown.
     pub fn check_now(&self, name: &str) -> Result<Status> {
         let registry = self.used();
-        let Some(check) = registry.find(name) else {
+        let found = registry.find(name).filter(|check| check.terms.kind != Kind::Scheduled);
+        let Some(check) = found else {
             let names: Vec<_> = registry.checks().iter().map(|check| check.name.to_string()).collect();
-            return Err(Error::invalid_input(format!("there is no check {name:?}: there are {}", names.join(", "))));
+            return Err(Error::invalid_input(format!(
+                "there is no check {name:?} that can be run: there are {}",
+                names.join(", ")
+            )));
         };
         registry.check_now(&check)
     }
@@ -158,7 +180,7 @@ impl Health {
 
     /// Whether the program can serve: its readiness checks and the steps of its start. Without any it is.
     pub fn ready(&self) -> Report {
-        self.of("readyz", |terms| !terms.is_own && terms.kind != Kind::Liveness)
+        self.of("readyz", |terms| !terms.is_own && matches!(terms.kind, Kind::Readiness | Kind::Startup))
     }
 
     /// All checks, l0's own among them.

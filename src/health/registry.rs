@@ -174,6 +174,7 @@ impl Registry {
             match check.terms.kind {
                 Kind::Liveness => summary.is_live &= !is_failing,
                 Kind::Readiness | Kind::Startup => summary.is_ready &= !is_failing,
+                Kind::Scheduled => {}
             }
             let until_ns = standing.seen_until(running, &check.terms, now_ns).saturating_add(1);
             summary.until_ns = summary.until_ns.min(until_ns);
@@ -197,7 +198,8 @@ impl Registry {
     /// Runs `due` on each check that is; says when the next is.
     fn look(&self, now_ns: u64, mut due: impl FnMut(&Arc<Check>)) -> Option<u64> {
         let mut next: Option<u64> = None;
-        for check in self.list.load().iter().filter(|check| !check.is_done()) {
+        let is_run_here = |check: &&Arc<Check>| check.terms.kind != Kind::Scheduled && !check.is_done();
+        for check in self.list.load().iter().filter(is_run_here) {
             let at_ns = if let Some(since_ns) = check.running_since() {
                 let mut standing = check.standing.lock();
                 let is_running = check.running_since() == Some(since_ns);
@@ -295,6 +297,12 @@ impl Registry {
         self.publish(check, changed);
         self.arm(Duration::from_nanos(due_ns.saturating_sub(ended_ns)));
         true
+    }
+
+    /// A check that was made elsewhere has ended.
+    pub(super) fn feed(&self, check: &Check, result: Status, took: Duration) {
+        let changed = check.standing.lock().after(result, &check.terms, self.clock.elapsed_ns(), took);
+        self.publish(check, changed);
     }
 
     /// Shows readers how a check stands, and tells of a change.

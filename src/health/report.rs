@@ -53,7 +53,7 @@ pub struct CheckReport {
     pub running_for: Option<Duration>,
     /// Whether the program can do without.
     pub is_optional: bool,
-    /// `readiness`, `liveness` or `startup`.
+    /// `readiness`, `liveness`, `startup` or `scheduled`.
     pub kind: &'static str,
     /// Its tags.
     pub tags: Vec<String>,
@@ -92,6 +92,7 @@ impl CheckReport {
                 Kind::Readiness => "readiness",
                 Kind::Liveness => "liveness",
                 Kind::Startup => "startup",
+                Kind::Scheduled => "scheduled",
             },
             tags: check.terms.tags.clone(),
         }

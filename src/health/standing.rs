@@ -93,13 +93,13 @@ impl Standing {
         let Some(reported) = &self.reported else {
             return match (terms.kind, &self.latest) {
                 // A process that has just begun lives.
-                (Kind::Liveness, None) => Status::Healthy,
+                (Kind::Liveness | Kind::Scheduled, None) => Status::Healthy,
                 (_, None) => Status::Unhealthy("has not run yet".to_owned()),
                 (_, Some(_)) => Status::Unhealthy(format!("has not passed {} times in a row yet", terms.pass_after)),
             };
         };
         let age = Duration::from_nanos(now_ns.saturating_sub(self.ended_ns));
-        if age > terms.stale_after {
+        if terms.kind != Kind::Scheduled && age > terms.stale_after {
             let was = reported.as_str();
             return Status::Unhealthy(format!("has not run for {}, and was {was} then", human_duration(age)));
         }
@@ -113,8 +113,8 @@ impl Standing {
         }
         let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         let stale_ns = match self.reported {
-            Some(_) => self.ended_ns.saturating_add(ns(terms.stale_after)),
-            None => u64::MAX,
+            Some(_) if terms.kind != Kind::Scheduled => self.ended_ns.saturating_add(ns(terms.stale_after)),
+            _ => u64::MAX,
         };
         let overdue_ns = running_since_ns.map_or(u64::MAX, |since_ns| {
             let steps = u64::from(overdue(since_ns, terms, now_ns));

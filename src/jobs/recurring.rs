@@ -104,14 +104,14 @@ impl Jobs {
         &self,
         name: &str,
         schedule: &Schedule,
-        check: impl Fn() -> String + Send + Sync + 'static,
+        check: impl Fn() -> Result<String, JobError> + Send + Sync + 'static,
     ) -> Result<()> {
         checked("check", name)?;
         let kind = format!("check.{name}");
         // The next fire is the next attempt.
         let options = JobOptions::default().queue(CHECKS_QUEUE).max_attempts(1).timeout(CHECK_TIMEOUT);
         let new = self.prepare(&kind, &(), &options)?;
-        let handler = Box::new(move |_: &str, _: &JobContext| Ok::<_, JobError>(Ok(check())));
+        let handler = Box::new(move |_: &str, _: &JobContext| check().map(Ok));
         self.add_handler(&kind, CHECKS_QUEUE, handler)?;
         self.declare(name, schedule, new, &options)
     }

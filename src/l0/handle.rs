@@ -25,7 +25,7 @@ use crate::{
     event::{Severity, TelemetryEvent},
     flight::Medium,
     health::{Health, IntoStatus, Status},
-    jobs::{Jobs, Schedule},
+    jobs::{JobError, Jobs, Schedule, panic::catch},
     limits::{Limits, ScopeStats},
     redaction::Redactor,
     state::{self, State},
@@ -237,7 +237,7 @@ impl Handle {
 
     /// Schedules a check, as a job of its own kind and queue (`checks`, two at once): durable, once in all processes of the
     /// store, with a timeout of a minute. It is run after [`Jobs::start`](crate::jobs::Jobs::start). What it says is the job's
-    /// result, an event `check.degraded` or `check.unhealthy` if it is not well, and to be seen with `jobs().list()`.
+    /// result, and that of a check of this name in [`health().report()`](crate::health::Health::report) of the process that ran it.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -263,20 +263,22 @@ impl Handle {
         schedule: Schedule,
         check: impl Fn() -> R + Send + Sync + 'static,
     ) -> Result<()> {
-        let (capture, of) = (Arc::clone(&self.inner.capture), name.to_owned());
-        self.inner.jobs.schedule_check(name, &schedule, move || {
-            let status = check().into_status();
-            let severity = match status {
-                Status::Healthy => None,
-                Status::Degraded(_) => Some(Severity::Warning),
-                Status::Unhealthy(_) => Some(Severity::Error),
-            };
-            if let Some(severity) = severity {
-                let event = TelemetryEvent::new(format!("check.{}", status.as_str())).source("l0.health");
-                capture.direct(&event.category("health").severity(severity).message(format!("{of} is {status}")));
+        let (of, check_name) = (Arc::downgrade(&self.inner), name.to_owned());
+        self.inner.health.scheduled_check(name)?;
+        let scheduled = self.inner.jobs.schedule_check(name, &schedule, move || {
+            let start = std::time::Instant::now();
+            let outcome = catch(|| check().into_status());
+            let status = outcome.clone().unwrap_or_else(|panic| {
+                Status::Unhealthy(format!("panicked: {}", panic.lines().next().unwrap_or_default()))
+            });
+            if let Some(inner) = of.upgrade() {
+                inner.health.feed(&check_name, status.clone(), start.elapsed());
             }
-            serde_json::json!(status).to_string()
-        })
+            outcome.map_err(JobError::fatal)?;
+            Ok(serde_json::json!(status).to_string())
+        });
+        // What is not scheduled says nothing.
+        scheduled.inspect_err(|_| _ = self.inner.health.unregister(name))
     }
 
     /// Removes now what [`Retention`] says is too old, and gives back what the store has too much; a dry run only says what
