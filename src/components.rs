@@ -1,6 +1,6 @@
 //! Components: steps of a start that are complete, versions and build data; kept in `state.db`.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -68,6 +68,14 @@ impl fmt::Display for Component {
 }
 
 impl Components {
+    /// All components of the store in this directory, whose program may live or be dead, by name.
+    ///
+    /// # Errors
+    /// `is_storage` if they cannot be read.
+    pub fn read(dir: impl AsRef<Path>) -> Result<Vec<Component>> {
+        read(dir.as_ref(), None)
+    }
+
     pub(crate) fn new(state: Arc<State>, clock: Clock) -> Self {
         Self { state, clock }
     }
@@ -108,7 +116,7 @@ impl Components {
     /// # Errors
     /// `is_storage` if it cannot be read.
     pub fn get(&self, name: &str) -> Result<Option<Component>> {
-        Ok(read(&self.state, Some(name))?.pop())
+        Ok(read(self.state.dir(), Some(name))?.pop())
     }
 
     /// All components, by name.
@@ -116,12 +124,12 @@ impl Components {
     /// # Errors
     /// `is_storage` if they cannot be read.
     pub fn list(&self) -> Result<Vec<Component>> {
-        read(&self.state, None)
+        read(self.state.dir(), None)
     }
 }
 
-fn read(state: &State, name: Option<&str>) -> Result<Vec<Component>> {
-    let rows = state::components(state.dir(), name)?.into_iter();
+fn read(dir: &Path, name: Option<&str>) -> Result<Vec<Component>> {
+    let rows = state::components(dir, name)?.into_iter();
     Ok(rows
         .map(|(name, state, complete, metadata, at)| Component {
             name,

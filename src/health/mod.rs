@@ -19,6 +19,7 @@
 //! Intervals go by the monotonic clock. On a manual clock nothing runs by itself: [`run_due`](Health::run_due) does.
 
 mod check;
+mod history;
 mod notices;
 mod registry;
 mod render;
@@ -35,6 +36,7 @@ use std::{
 
 pub use check::{CheckBuilder, Registration};
 use check::{Kind, Terms};
+pub use history::HealthReader;
 use notices::Notices;
 use registry::Registry;
 pub use render::{Format, Rendered};
@@ -43,9 +45,9 @@ pub use status::{IntoStatus, Status};
 
 use crate::{
     capture::Capture,
-    clock::{Clock, Timestamp},
+    clock::Clock,
     error::{Error, Result},
-    state::{self, State},
+    state::State,
     timer::Timer,
 };
 
@@ -219,8 +221,7 @@ impl Health {
     /// # Errors
     /// `is_storage` if they cannot be read.
     pub fn history(&self, name: &str, last: Duration) -> Result<Vec<Transition>> {
-        let since = self.registry.clock.now_by_hand().saturating_sub(last);
-        Ok(self.changes(name, since)?.into_iter().filter_map(|change| change.transition(since)).collect())
+        self.kept().history(name, last)
     }
 
     /// The share of this time, from 0 to 1, in which a check was not unhealthy; of the time in which something was known of it,
@@ -230,44 +231,13 @@ impl Health {
     /// # Errors
     /// `is_storage` if the history cannot be read, `is_invalid_input` if nothing is known of such a check in this time.
     pub fn uptime(&self, name: &str, last: Duration) -> Result<f64> {
-        let now = self.registry.clock.now_by_hand();
-        let since = now.saturating_sub(last);
-        let changes = self.changes(name, since)?;
-        let ends = changes.iter().skip(1).map(|change| change.at).chain([now]);
-        let (mut up, mut known) = (0.0, 0.0);
-        for (change, end) in changes.iter().zip(ends) {
-            let ns = end.as_unix_ns().saturating_sub(change.at.max(since).as_unix_ns()).max(0) as f64;
-            let Some(status) = &change.to else { continue };
-            known += ns;
-            up += if matches!(status, Status::Unhealthy(_)) { 0.0 } else { ns };
-        }
-        if known > 0.0 {
-            return Ok(up / known);
-        }
-        match changes.last().and_then(|change| change.to.as_ref()) {
-            // It has only just said so.
-            Some(status) => Ok(f64::from(u8::from(!matches!(status, Status::Unhealthy(_))))),
-            None => Err(Error::invalid_input(format!("nothing is known of a check {name:?} in this time"))),
-        }
+        self.kept().uptime(name, last)
     }
 
-    fn changes(&self, name: &str, since: Timestamp) -> Result<Vec<Kept>> {
+    /// What is kept, with what is on its way.
+    fn kept(&self) -> HealthReader {
         self.registry.notices.settle();
-        let rows = state::health(&self.dir, name, since.as_unix_ns())?;
-        let status = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
-        let mut kept: Vec<Kept> = Vec::with_capacity(rows.len());
-        for (name, at, from, to) in rows {
-            let before = kept.last().filter(|before| before.to.is_some());
-            let after_ns = before.map(|before| at.saturating_sub(before.at.as_unix_ns()));
-            kept.push(Kept {
-                name,
-                at: Timestamp::from_unix_ns(at),
-                from: status(from),
-                to: status(to),
-                after: after_ns.and_then(|ns| u64::try_from(ns).ok()).map(Duration::from_nanos),
-            });
-        }
-        Ok(kept)
+        HealthReader::of(&self.dir, self.registry.clock.clone())
     }
 
     /// Calls `f` with each change from now on, on a thread of l0's, one after the other. A thousand changes may wait for callbacks
@@ -283,24 +253,6 @@ impl Health {
 
     pub(crate) fn stop(&self, until: Instant) {
         self.registry.stop(until);
-    }
-}
-
-/// A change as it is kept; to nothing if its process ended.
-struct Kept {
-    name: String,
-    at: Timestamp,
-    from: Option<Status>,
-    to: Option<Status>,
-    after: Option<Duration>,
-}
-
-impl Kept {
-    fn transition(self, since: Timestamp) -> Option<Transition> {
-        let Self { name, at, from, to, after } = self;
-        let to = to.filter(|_| at >= since)?;
-        let after = after.filter(|_| from.is_some());
-        Some(Transition { name, at, from, to, after })
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Change {
     pub(super) at: Timestamp,
     pub(super) from: Option<Status>,
     pub(super) to: Status,
+    /// It is kept, and nobody is told: one of l0's own that has begun as it should.
+    pub(super) is_quiet: bool,
 }
 
 type Callback = Arc<dyn Fn(&Transition) + Send + Sync>;
@@ -71,20 +73,9 @@ impl Notices {
     }
 
     pub(super) fn tell(self: &Arc<Self>, capture: &Capture, change: Change) {
-        let severity = match change.to {
-            Status::Healthy => Severity::Info,
-            Status::Degraded(_) => Severity::Warning,
-            Status::Unhealthy(_) => Severity::Error,
-        };
-        let before = change.from.as_ref().map_or("unknown", Status::as_str);
-        let event = TelemetryEvent::new("health.changed")
-            .source("l0.health")
-            .category("health")
-            .severity(severity)
-            .status(change.to.as_str())
-            .message(format!("{} is {}", change.name, change.to))
-            .payload(&serde_json::json!({ "check": &*change.name, "from": before, "to": change.to.as_str() }));
-        capture.direct(&event);
+        if !change.is_quiet {
+            Self::record(capture, &change);
+        }
         let mut line = self.line.lock();
         if line.is_closed {
             return;
@@ -103,6 +94,23 @@ impl Notices {
         self.came.notify_all();
     }
 
+    fn record(capture: &Capture, change: &Change) {
+        let severity = match change.to {
+            Status::Healthy => Severity::Info,
+            Status::Degraded(_) => Severity::Warning,
+            Status::Unhealthy(_) => Severity::Error,
+        };
+        let before = change.from.as_ref().map_or("unknown", Status::as_str);
+        let event = TelemetryEvent::new("health.changed")
+            .source("l0.health")
+            .category("health")
+            .severity(severity)
+            .status(change.to.as_str())
+            .message(format!("{} is {}", change.name, change.to))
+            .payload(&serde_json::json!({ "check": &*change.name, "from": before, "to": change.to.as_str() }));
+        capture.direct(&event);
+    }
+
     fn work(&self) {
         let mut line = self.line.lock();
         loop {
@@ -118,11 +126,11 @@ impl Notices {
             line.is_busy = true;
             let changes: Vec<_> = line.waiting.drain(..).collect();
             drop(line);
-            let rows = changes.iter().map(|change| row(change)).collect();
+            let rows = changes.iter().map(row).collect();
             // What the store does not take now is in the events.
             let _ = state::save_health(&self.state, rows);
-            for change in changes {
-                let Change { name, at, from, to } = change;
+            for change in changes.into_iter().filter(|change| !change.is_quiet) {
+                let Change { name, at, from, to, .. } = change;
                 let transition = Transition { name: name.to_string(), at, from, to, after: None };
                 // Not under the lock: one may add another.
                 let callbacks = self.callbacks.read().clone();

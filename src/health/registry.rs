@@ -237,11 +237,8 @@ impl Registry {
         if pool.idle < pool.queue.len() && pool.threads.len() < THREADS_MAX {
             let (registry, number) = (Arc::clone(self), pool.threads.len() + 1);
             let thread = std::thread::Builder::new().name(format!("l0-check-{number}"));
-            match thread.spawn(move || registry.work()) {
-                Ok(thread) => pool.threads.push(thread),
-                // Those there are will do; without any, the check is seen as one that does not run.
-                Err(_) => {}
-            }
+            // Without one those there are will do; without any the check is seen as one that does not run.
+            pool.threads.extend(thread.spawn(move || registry.work()));
         }
         drop(pool);
         self.called.notify_one();
@@ -314,7 +311,8 @@ impl Registry {
         self.changed();
         if let Some(to) = to.filter(|_| !check.is_gone.load(Ordering::Acquire)) {
             let at = self.clock.now_by_hand();
-            self.notices.tell(&self.capture, Change { name: Arc::clone(&check.name), at, from, to });
+            let is_quiet = check.terms.is_own && from.is_none() && to == Status::Healthy;
+            self.notices.tell(&self.capture, Change { name: Arc::clone(&check.name), at, from, to, is_quiet });
         }
     }
 

@@ -52,6 +52,17 @@ pub(crate) fn health(dir: &Path, name: &str, since: i64) -> Result<Vec<HealthRow
     })
 }
 
+/// The latest change of each check, by name.
+pub(crate) fn latest_health(dir: &Path) -> Result<Vec<HealthRow>> {
+    ask(dir, "cannot read the history of health", |connection| {
+        let mut rows = connection.prepare(
+            "SELECT name, at, before, after FROM health_change
+              WHERE id IN (SELECT max(id) FROM health_change GROUP BY name) ORDER BY name",
+        )?;
+        rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?.collect()
+    })
+}
+
 pub(crate) fn put_component(state: &State, row: ComponentRow) -> Result<()> {
     state.write("cannot keep a component", at_most(WITHIN), Durability::Normal, move |connection| {
         let (name, status, is_complete, metadata, at) = &row;

@@ -16,7 +16,9 @@ use std::{
 
 pub(crate) use audit::audit;
 pub(crate) use commit::State;
-pub(crate) use health::{HealthRow, complete_component, components, health, probe, put_component, save_health};
+pub(crate) use health::{
+    HealthRow, complete_component, components, health, latest_health, probe, put_component, save_health,
+};
 pub(crate) use limits::{SavedAccount, save_accounts, saved_accounts};
 
 use crate::{

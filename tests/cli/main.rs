@@ -7,6 +7,7 @@
 
 mod answers;
 mod behaviour;
+mod health;
 mod jobs;
 mod session;
 mod stores;

@@ -135,6 +135,8 @@ pub(crate) enum Command {
     Limits,
     /// Jobs by kind, and the latest of them
     Jobs(Jobs),
+    /// Health: what each check last said, and since when; with a name, its changes
+    Health(Health),
     /// Schedules: when each fires next and did last, what is late, missed, skipped or paused
     Schedules,
     /// One job in full
@@ -281,6 +283,12 @@ pub(crate) struct Jobs {
     /// The page behind this cursor, with the same filters
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<String>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Health {
+    /// The changes of this check, and its uptime
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Group)]

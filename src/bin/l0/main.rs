@@ -6,6 +6,7 @@
 mod args;
 mod doctor;
 mod failure;
+mod health;
 mod jobs;
 mod json;
 mod limits;
@@ -74,6 +75,7 @@ fn answer(args: &Args, screen: &mut Screen) -> Result<Outcome, Failure> {
         Command::Trace(trace) => spans::trace(&store, trace, common, &window, screen),
         Command::Spans => spans::spans(&store, common, &window, screen),
         Command::Limits => limits::limits(&store, common, &window, screen),
+        Command::Health(health) => health::health(&store, health, common, &window, screen),
         Command::Schedules => schedules::schedules(&store, common, &window, screen),
         Command::Jobs(jobs) => jobs::jobs(&store, jobs, common, &window, screen),
         Command::Job(job) => jobs::job(&store, job, &window, screen),

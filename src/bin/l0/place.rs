@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use l0::{FlightState, Inspection, Recovery, jobs::JobReader, query::Reader};
+use l0::{FlightState, Inspection, Recovery, health::HealthReader, jobs::JobReader, query::Reader};
 use tempfile::TempDir;
 
 use crate::{failure::Failure, screen::Screen};
@@ -23,6 +23,7 @@ pub(crate) struct Place {
 pub(crate) struct Store {
     pub(crate) reader: Reader,
     pub(crate) jobs: JobReader,
+    pub(crate) health: HealthReader,
     /// Where the program records.
     pub(crate) dir: PathBuf,
     /// What it was before it was opened.
@@ -81,7 +82,8 @@ impl Place {
         }
         let (reader, copy) = self.reader(&inspection, may_recover, screen)?;
         Ok(Store {
-            jobs: JobReader::open(copy.as_ref().map_or(self.dir.as_path(), |copy| copy.path())),
+            jobs: JobReader::open(asked(&copy, &self.dir)),
+            health: HealthReader::open(asked(&copy, &self.dir)),
             reader,
             dir: self.dir,
             may_recover: may_recover && inspection.is_writable && copy.is_none(),
@@ -127,6 +129,11 @@ impl Place {
         l0::copy(&self.dir, copy.path(), may_recover)?;
         Ok(copy)
     }
+}
+
+/// Where the answers come from.
+fn asked<'d>(copy: &'d Option<TempDir>, dir: &'d Path) -> &'d Path {
+    copy.as_ref().map_or(dir, |copy| copy.path())
 }
 
 impl Store {

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanCount};
-use l0::{Timestamp, query::Summary};
+use l0::{
+    Timestamp,
+    health::{Status, Transition},
+    query::Summary,
+};
 use serde_json::json;
 
 use crate::{
@@ -29,6 +33,10 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
     let summary = store.reader.summary_between(since, until)?;
     let size = store.reader.size()?;
     let (who, figures) = verdict(&runs, &summary, window);
+    let checks = store.health.latest()?;
+    let components = l0::Components::read(&store.dir)?;
+    let is_sick = checks.iter().any(|check| matches!(check.to, Status::Unhealthy(_)));
+    let health = sick(&checks);
     let schema = store.inspection.databases.first().and_then(|database| database.schema);
     if screen.is_json {
         screen.json(&json!({
@@ -44,6 +52,10 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
                 "flight_bytes": size.flight_bytes,
                 "state_bytes": size.state_bytes,
             },
+            "checks": checks,
+            "components": components,
+            "schedules": store.jobs.schedules()?,
+            "jobs": store.jobs.stats()?.kinds,
             "runs": runs,
             "summary": json::summary(&summary),
         }))?;
@@ -68,6 +80,10 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
         bytes(size.wal_bytes),
         bytes(size.flight_bytes),
     ))?;
+    if let Some(line) = health {
+        let line = screen.paint(&l0::query::harmless(&line), if is_sick { Tone::Bad } else { Tone::Good });
+        screen.line(&format!("{line}\n"))?;
+    }
     if !runs.is_empty() {
         runs::table(&runs, window, screen)?;
         screen.line("")?;
@@ -78,6 +94,18 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
         screen.line_within(line)?;
     }
     Ok(if summary.events == 0 { Outcome::Nothing } else { Outcome::Answered })
+}
+
+/// What is to be said of checks, if any is known.
+fn sick(checks: &[Transition]) -> Option<String> {
+    let of = |wanted: &str| checks.iter().filter(|check| check.to.as_str() == wanted).collect::<Vec<_>>();
+    let names = |wanted: &str| {
+        let names: Vec<_> = of(wanted).iter().map(|check| format!("{} {}", check.name, check.to)).collect();
+        if names.is_empty() { String::new() } else { format!("; {}", names.join("; ")) }
+    };
+    let healthy = of("healthy").len();
+    (!checks.is_empty())
+        .then(|| format!("{healthy} of {} checks healthy{}{}", checks.len(), names("unhealthy"), names("degraded")))
 }
 
 /// What was asked for, or the hour until now; where nothing was recorded in that, the hour until the last record.

@@ -1,0 +1,122 @@
+//! `health`: what checks last said; and one check's changes.
+
+use std::time::Duration;
+
+use l0::{
+    Timestamp,
+    health::{Status, Transition},
+    query::{harmless, human_duration},
+};
+use serde_json::json;
+
+use crate::{
+    args::{Common, Health},
+    failure::{Failure, Outcome},
+    place::Store,
+    screen::{Screen, Text, Tone},
+    when::Window,
+};
+
+/// How far back changes are shown unless said otherwise.
+const LAST: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+pub(crate) fn health(
+    store: &Store,
+    asked: &Health,
+    common: &Common,
+    window: &Window,
+    screen: &mut Screen,
+) -> Result<Outcome, Failure> {
+    if let Some(name) = &asked.name {
+        return changes(store, name, common, window, screen);
+    }
+    let latest = store.health.latest()?;
+    let is_bad = latest.iter().any(|last| matches!(last.to, Status::Unhealthy(_)));
+    let components = l0::Components::read(&store.dir)?;
+    if screen.is_json {
+        screen.json(&json!({ "checks": latest, "components": components }))?;
+    } else if latest.is_empty() && components.is_empty() {
+        screen.note("no check is known here: none has run, or its program has ended");
+    } else {
+        let now = Timestamp::now();
+        let rows = latest.iter().map(|last| {
+            vec![
+                Text::plain(&last.name).toned(Tone::Name),
+                Text::time(last.to.as_str()).toned(tone(&last.to)),
+                Text::number(human_duration(since(last.at, now))),
+                Text::time(window.second(last.at)).toned(Tone::Faint),
+                Text::plain(last.to.why().unwrap_or_default()),
+            ]
+        });
+        screen.table(&["check", "status", "for", "since", "why"], &["since"], rows.collect())?;
+        for (index, component) in components.iter().enumerate() {
+            if index == 0 {
+                screen.line("")?;
+            }
+            screen.line(&format!("component {component}"))?;
+        }
+    }
+    Ok(match (is_bad, latest.len()) {
+        (true, _) => Outcome::No,
+        (false, count) => Outcome::of_count(count + components.len()),
+    })
+}
+
+fn changes(
+    store: &Store,
+    name: &str,
+    common: &Common,
+    window: &Window,
+    screen: &mut Screen,
+) -> Result<Outcome, Failure> {
+    let now = Timestamp::now();
+    let last = window.since.map_or(LAST, |at| since(at, now));
+    let mut changes = store.health.history(name, last)?;
+    changes.retain(|change| window.until.is_none_or(|until| change.at <= until));
+    let surplus = changes.len().saturating_sub(common.limit.map_or(usize::MAX, |limit| limit as usize));
+    changes.drain(..surplus);
+    let uptime = store.health.uptime(name, last).ok();
+    if screen.is_json {
+        screen.json(&json!({ "check": name, "uptime": uptime, "changes": changes }))?;
+        return Ok(Outcome::of_count(changes.len()));
+    }
+    if changes.is_empty() && uptime.is_none() {
+        screen.note(&format!("nothing is known of a check {}", harmless(name)));
+        return Ok(Outcome::Nothing);
+    }
+    let rows = changes.iter().map(|change| row(change, window)).collect();
+    screen.table(&["at", "from", "to", "after", "why"], &["from"], rows)?;
+    if let Some(uptime) = uptime {
+        screen.line("")?;
+        screen.line(&format!(
+            "{} was not unhealthy for {:.3} % of {}",
+            harmless(name),
+            uptime * 100.0,
+            human_duration(last)
+        ))?;
+    }
+    Ok(Outcome::Answered)
+}
+
+fn row(change: &Transition, window: &Window) -> Vec<Text> {
+    vec![
+        Text::time(window.microsecond(change.at)).toned(Tone::Faint),
+        Text::plain(change.from.as_ref().map_or("", Status::as_str)),
+        Text::plain(change.to.as_str()).toned(tone(&change.to)),
+        Text::number(change.after.map(human_duration).unwrap_or_default()),
+        Text::plain(change.to.why().unwrap_or_default()),
+    ]
+}
+
+fn since(at: Timestamp, now: Timestamp) -> Duration {
+    let ns = now.as_unix_ns().saturating_sub(at.as_unix_ns());
+    Duration::from_nanos(u64::try_from(ns).unwrap_or(0))
+}
+
+fn tone(status: &Status) -> Tone {
+    match status {
+        Status::Healthy => Tone::Good,
+        Status::Degraded(_) => Tone::Warning,
+        Status::Unhealthy(_) => Tone::Bad,
+    }
+}

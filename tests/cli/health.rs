@@ -1,0 +1,52 @@
+//! `l0 health`, and what `l0 status` says of it: of a program that lives, from beside it.
+
+use std::time::Duration;
+
+use l0::health::Status;
+
+use crate::session::{answer, json, l0 as command, private_dir, text, words};
+
+#[test]
+fn what_checks_say_since_when_and_what_they_said_before() {
+    let home = private_dir();
+    let l0 = l0::builder().dir(home.path()).filter("info").start().unwrap();
+    let output = command(home.path(), &words("health")).output().unwrap();
+    assert!(text(&output.stderr).contains("no check is known here"), "{}", text(&output.stderr));
+    let health = l0.health();
+    health.register("db", || Status::Healthy).unwrap();
+    health.register("cache", || Status::Unhealthy("cold \u{1b}[31m".to_owned())).unwrap();
+    for name in ["db", "cache"] {
+        health.check_now(name).unwrap();
+    }
+    l0.components().complete("migrations").unwrap();
+    assert_eq!(health.history("cache", Duration::from_secs(60)).unwrap().len(), 1);
+    // A script sees that something is unhealthy.
+    let output = command(home.path(), &words("health")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let shown = text(&output.stdout);
+    for part in ["cache", "unhealthy", "cold", "db", "healthy", "component migrations complete"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!shown.contains('\u{1b}'));
+    let output = command(home.path(), &words("health --json")).output().unwrap();
+    let rows: serde_json::Value = serde_json::from_str(&text(&output.stdout)).unwrap();
+    let row = rows["checks"].as_array().unwrap().iter().find(|row| row["name"] == "cache").unwrap();
+    assert_eq!((row["to"]["status"].as_str(), row["from"].is_null()), (Some("unhealthy"), true));
+    assert_eq!(rows["components"][0]["complete"], true);
+    let status = answer(home.path(), "status", 0);
+    assert!(status.contains("checks healthy; cache unhealthy: cold"), "{status}");
+    assert!(json(home.path(), "status")["checks"].as_array().unwrap().len() >= 2);
+    health.unregister("cache");
+    health.register("cache", || Status::Healthy).unwrap();
+    health.check_now("cache").unwrap();
+    let changes = answer(home.path(), "health cache", 0);
+    for part in ["unhealthy", "healthy", "was not unhealthy for"] {
+        assert!(changes.contains(part), "{part}: {changes}");
+    }
+    assert_eq!(json(home.path(), "health cache --limit 1")["changes"].as_array().unwrap().len(), 1);
+    l0.shutdown(Duration::from_secs(5)).unwrap();
+    // Of a program that has ended nothing is known any more, but what it said is.
+    let output = command(home.path(), &words("health --exit-code")).output().unwrap();
+    assert!(!text(&output.stdout).contains("cache"), "{}", text(&output.stdout));
+    assert!(answer(home.path(), "health cache", 0).contains("unhealthy"));
+}
