@@ -30,6 +30,10 @@ pub struct Status {
     pub limits: Vec<ScopeStats>,
     /// Jobs, by kind; `None` if they cannot be read.
     pub jobs: Option<JobStats>,
+    /// Kinds of jobs that this process has handlers for.
+    pub job_kinds: Vec<String>,
+    /// Queues of jobs, and how many of each run at once here.
+    pub job_queues: Vec<(String, usize)>,
     /// By name.
     pub schedules: Vec<ScheduleRow>,
     /// What was recorded, and what became of it.
@@ -128,6 +132,9 @@ impl fmt::Display for Status {
         }
         if let Some(jobs) = self.jobs.as_ref().filter(|jobs| !jobs.kinds.is_empty() || jobs.spawned.finished > 0) {
             write!(f, "\n{jobs}")?;
+        }
+        if !self.job_kinds.is_empty() {
+            writeln!(f, "  handlers for {}", harmless(&self.job_kinds.join(", ")))?;
         }
         if !self.schedules.is_empty() {
             writeln!(f, "\nschedules")?;

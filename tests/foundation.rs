@@ -120,6 +120,7 @@ fn system_status_complete() {
         "api ",
         "1 allowed",
         "report",
+        "handlers for report",
         "nightly: report 30 2 * * * UTC",
         "recorded",
         "MiB",

@@ -139,6 +139,16 @@ impl Jobs {
         Ok(())
     }
 
+    /// The queues, by name, and how many jobs of each run at once in this process.
+    pub fn queues(&self) -> Vec<(String, usize)> {
+        self.runner.line_limits()
+    }
+
+    /// The kinds that this process has handlers for, by name.
+    pub fn kinds(&self) -> Vec<String> {
+        self.runner.kind_names()
+    }
+
     /// Says what is done for jobs of a kind. This process claims no others: those of a kind without a handler wait.
     ///
     /// The handler may be called by several threads at once, and again for the same job, after a failure or the death of a

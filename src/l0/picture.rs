@@ -48,6 +48,8 @@ impl Handle {
             components,
             limits: stats.limits,
             jobs,
+            job_kinds: inner.jobs.kinds(),
+            job_queues: inner.jobs.queues(),
             schedules,
             recording: Recording {
                 recorded: stats.recorded,

@@ -105,7 +105,7 @@ impl Line {
         }
     }
 
-    fn limit(&self) -> usize {
+    pub(super) fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 

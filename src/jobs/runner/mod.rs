@@ -200,6 +200,14 @@ impl Runner {
         self.lines.read().keys().cloned().collect()
     }
 
+    pub(super) fn line_limits(&self) -> Vec<(String, usize)> {
+        self.lines.read().iter().map(|(name, line)| (name.clone(), line.limit())).collect()
+    }
+
+    pub(super) fn kind_names(&self) -> Vec<String> {
+        self.kinds.read().keys().cloned().collect()
+    }
+
     /// Says whether the kind had no handler yet.
     pub(super) fn add_kind(self: &Arc<Self>, name: &str, queue: String, handler: Handler) -> bool {
         let mut kinds = self.kinds.write();
@@ -334,8 +342,7 @@ impl Runner {
         }
         // What is there may have been put by a clock that has been set back since.
         self.queue.rebase(self.clock.now_by_hand())?;
-        let kinds: Vec<String> = self.kinds.read().keys().cloned().collect();
-        let id = self.queue.register(&owner::process(), &kinds)?;
+        let id = self.queue.register(&owner::process(), &self.kind_names())?;
         if let Some(state) = &self.state
             && let Err(error) = owner.hold_lock(state.dir(), id)
         {
