@@ -316,7 +316,7 @@ fn schedule(c: &mut Criterion) {
         jobs: Vec::new(),
     });
     queue.change_schedules(changes.collect()).unwrap();
-    let due = WhichSchedules::Due(Timestamp::from_unix_ns(9));
+    let due = WhichSchedules::Due { by: Timestamp::from_unix_ns(9), skip: 0 };
     assert_eq!(queue.schedules(&due).unwrap().len(), 10);
     group.bench_function("due_of_10k", |b| b.iter(|| queue.schedules(&due).unwrap()));
     group.finish();

@@ -143,8 +143,8 @@ impl JobQueue for Troubled {
     fn schedules(&self, which: &WhichSchedules) -> Result<Vec<StoredSchedule>> {
         self.step(|queue| queue.schedules(which))
     }
-    fn next_schedule_at(&self) -> Result<Option<Timestamp>> {
-        self.step(JobQueue::next_schedule_at)
+    fn next_schedule_at(&self, after: Timestamp) -> Result<Option<Timestamp>> {
+        self.step(|queue| queue.next_schedule_at(after))
     }
     fn change_schedules(&self, changes: Vec<ScheduleChange>) -> Result<Vec<Option<Vec<Enqueued>>>> {
         self.step(|queue| queue.change_schedules(changes))

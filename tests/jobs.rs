@@ -557,7 +557,9 @@ fn a_trace_shows_the_request_its_job_and_what_the_job_logged() {
     wait_for("the last event", || told("order-9").1.iter().any(|kind| kind == "job.succeeded"));
     let (spans, types, text) = told("order-9");
     assert_eq!(spans, ["request", "work", "work"]);
-    let jobs: Vec<_> = types.iter().filter(|kind| kind.starts_with("job.")).collect();
+    let mut jobs: Vec<_> = types.iter().filter(|kind| kind.starts_with("job.")).collect();
+    // It is told when the commit has returned; a worker may be quicker.
+    jobs[..2].sort();
     assert_eq!(jobs, ["job.enqueued", "job.started", "job.retrying", "job.started", "job.succeeded"]);
     assert_eq!(text.matches("rendering").count(), 2, "{text}");
     assert!(text.contains("attempt 1 of 10") && !text.contains("sk-123456"), "{text}");

@@ -1,6 +1,9 @@
 //! The schedules of one `L0`: what a program does with them.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use super::{
     context::JobContext,
@@ -111,9 +114,19 @@ impl Jobs {
         // The next fire is the next attempt.
         let options = JobOptions::default().queue(CHECKS_QUEUE).max_attempts(1).timeout(CHECK_TIMEOUT);
         let new = self.prepare(&kind, &(), &options)?;
-        let handler = Box::new(move |_: &str, _: &JobContext| check().map(Ok));
+        schedule.check()?;
+        // One that hangs has been given up, with its thread; it is not begun beside itself.
+        let is_running = AtomicBool::new(false);
+        let handler = Box::new(move |_: &str, _: &JobContext| {
+            if is_running.swap(true, Ordering::AcqRel) {
+                return Err(JobError::fatal("an earlier run of this check hangs"));
+            }
+            let said = check();
+            is_running.store(false, Ordering::Release);
+            said.map(Ok)
+        });
         self.add_handler(&kind, CHECKS_QUEUE, handler)?;
-        self.declare(name, schedule, new, &options)
+        self.declare(name, schedule, new, &options).inspect_err(|_| self.runner.remove_kind(&kind))
     }
 
     /// All schedules of the store, by name, with when they fire next and did last.

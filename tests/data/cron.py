@@ -43,7 +43,9 @@ def field(first, last, star, names=None):
 
 
 def line():
-    fields = [field(0, 59, 0.15), field(0, 23, 0.3), field(1, 31, 0.5), field(1, 12, 0.6, MONTHS), field(0, 6, 0.5, DAYS)]
+    # 7 is Sunday, too, also at the end of a range.
+    week = field(0, 7, 0.5) if chance.random() < 0.3 else field(0, 6, 0.5, DAYS)
+    fields = [field(0, 59, 0.15), field(0, 23, 0.3), field(1, 31, 0.5), field(1, 12, 0.6, MONTHS), week]
     # croniter has rules of its own where L, W or # meet another day field, and for the 31W of months without a 31st.
     special = chance.random()
     if special < 0.04:

@@ -91,8 +91,8 @@ impl JobQueue for Deadly {
     fn schedules(&self, which: &WhichSchedules) -> l0::Result<Vec<StoredSchedule>> {
         self.queue.schedules(which)
     }
-    fn next_schedule_at(&self) -> l0::Result<Option<Timestamp>> {
-        self.queue.next_schedule_at()
+    fn next_schedule_at(&self, after: Timestamp) -> l0::Result<Option<Timestamp>> {
+        self.queue.next_schedule_at(after)
     }
     fn change_schedules(&self, changes: Vec<ScheduleChange>) -> l0::Result<Vec<Option<Vec<Enqueued>>>> {
         self.step(|queue| queue.change_schedules(changes))

@@ -222,25 +222,25 @@ impl JobQueue for MemoryQueue {
 
     fn schedules(&self, which: &WhichSchedules) -> Result<Vec<StoredSchedule>> {
         let held = self.held.lock();
-        let all = held.schedules.values().map(|stored| held.seen_schedule(stored));
-        let is_due =
-            |stored: &StoredSchedule, by| stored.next_at.is_some_and(|at| at <= by) || stored.waits && stored.open == 0;
         Ok(match which {
-            WhichSchedules::All => all.collect(),
+            WhichSchedules::All => held.schedules.values().map(|stored| held.seen_schedule(stored)).collect(),
             WhichSchedules::Named(name) => {
                 held.schedules.get(name).map(|stored| held.seen_schedule(stored)).into_iter().collect()
             }
-            WhichSchedules::Due(by) => {
-                let mut due: Vec<_> = all.filter(|stored| is_due(stored, *by)).collect();
-                due.sort_by_key(|stored| (stored.next_at.is_none(), stored.next_at));
-                due.truncate(DUE_MAX);
-                due
+            WhichSchedules::Due { by, skip } => {
+                let is_due = |stored: &StoredSchedule| stored.next_at.is_some_and(|at| at <= *by);
+                let seen = held.schedules.values().filter(|stored| is_due(stored) || stored.waits);
+                let seen = seen.map(|stored| held.seen_schedule(stored));
+                let mut due: Vec<_> = seen.filter(|stored| is_due(stored) || stored.open == 0).collect();
+                due.sort_by_key(|stored| (stored.next_at.unwrap_or(*by).min(*by), stored.name.clone()));
+                due.into_iter().skip(*skip).take(DUE_MAX).collect()
             }
         })
     }
 
-    fn next_schedule_at(&self) -> Result<Option<Timestamp>> {
-        Ok(self.held.lock().schedules.values().filter_map(|stored| stored.next_at).min())
+    fn next_schedule_at(&self, after: Timestamp) -> Result<Option<Timestamp>> {
+        let held = self.held.lock();
+        Ok(held.schedules.values().filter_map(|stored| stored.next_at).filter(|at| *at > after).min())
     }
 
     fn change_schedules(&self, changes: Vec<ScheduleChange>) -> Result<Vec<Option<Vec<Enqueued>>>> {

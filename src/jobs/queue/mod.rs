@@ -103,8 +103,8 @@ pub trait JobQueue: fmt::Debug + Send + Sync + 'static {
     /// The schedules that are asked for, by name, or by time if it is the due ones; of these a thousand at most.
     fn schedules(&self, which: &WhichSchedules) -> Result<Vec<StoredSchedule>>;
 
-    /// When the first schedule is due that is due at any time.
-    fn next_schedule_at(&self) -> Result<Option<Timestamp>>;
+    /// When the first schedule is due that is due later than this.
+    fn next_schedule_at(&self, after: Timestamp) -> Result<Option<Timestamp>>;
 
     /// Changes schedules and enqueues jobs for them, in one step; each change by itself: it is made if the schedule's revision
     /// is the one that it names, and answered with its jobs, else nothing of it is, and it is answered `None`. A job whose

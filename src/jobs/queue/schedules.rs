@@ -19,7 +19,7 @@ pub struct StoredSchedule {
     pub entry: String,
     /// Its jobs that are not final.
     pub open: u64,
-    /// When the job of its latest fire time became final, if it has.
+    /// When the job that was enqueued for it last became final, if it has.
     pub ended_at: Option<Timestamp>,
 }
 
@@ -39,8 +39,14 @@ pub enum WhichSchedules {
     All,
     /// The one of this name.
     Named(String),
-    /// Those that are due by then, and those that wait for the end of their jobs and have none any more.
-    Due(Timestamp),
+    /// Those that are due by then, and those that wait for the end of their jobs and have none any more; but for the first so
+    /// many.
+    Due {
+        /// By when.
+        by: Timestamp,
+        /// How many are known, and stay due.
+        skip: usize,
+    },
 }
 
 /// What becomes of a schedule, and the jobs that are enqueued with that.

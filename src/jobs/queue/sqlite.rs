@@ -188,8 +188,8 @@ impl JobQueue for SqliteQueue {
         self.read("cannot read schedules", |connection| schedule::schedules(connection, which))
     }
 
-    fn next_schedule_at(&self) -> Result<Option<Timestamp>> {
-        self.read("cannot read schedules", schedule::next_at)
+    fn next_schedule_at(&self, after: Timestamp) -> Result<Option<Timestamp>> {
+        self.read("cannot read schedules", |connection| schedule::next_at(connection, after))
     }
 
     fn change_schedules(&self, changes: Vec<ScheduleChange>) -> Result<Vec<Option<Vec<Enqueued>>>> {

@@ -4,12 +4,12 @@
 //! several processes one fires; the next fire time is committed in the same step, whatever becomes of the job.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -36,6 +36,8 @@ use crate::{
 const ATTEMPTS: u32 = 16;
 /// After a look that the store refused.
 const PAUSE: Duration = Duration::from_secs(5);
+/// What was looked at is committed after so long, whatever is left.
+const LOOK_MAX: Duration = Duration::from_millis(200);
 
 /// What this process knows of schedules.
 #[derive(Debug)]
@@ -76,13 +78,15 @@ impl Runner {
         }
         let fired = self.now().and_then(|now| {
             let is_due = now.as_unix_ns() >= self.schedules.due_ns.load(Ordering::Acquire);
-            if is_due { self.fire(now).map(|_| now) } else { Ok(now) }
+            if is_due { self.fire(now) } else { Ok(0) }
         });
         match fired {
-            Ok(now) => {
+            Ok(_) => {
                 self.schedules.is_refused.store(false, Ordering::Relaxed);
                 let due_ns = self.schedules.due_ns.load(Ordering::Acquire);
-                let ahead_ns = due_ns.saturating_sub(now.as_unix_ns()).max(0).unsigned_abs();
+                // To fire has taken its time.
+                let now_ns = self.clock.now_by_hand().as_unix_ns();
+                let ahead_ns = due_ns.saturating_sub(now_ns).max(0).unsigned_abs();
                 // By a clock that is moved by hand nothing is due by itself.
                 (due_ns != i64::MAX && !self.clock.is_manual()).then(|| Duration::from_nanos(ahead_ns).min(DOZE_MAX))
             }
@@ -90,7 +94,6 @@ impl Runner {
                 if !self.schedules.is_refused.swap(true, Ordering::Relaxed) {
                     self.tell.warn("l0.jobs", format!("schedules wait for the store: {error}"));
                 }
-                self.schedules.due_ns.store(i64::MIN, Ordering::Release);
                 Some(PAUSE)
             }
         }
@@ -98,40 +101,97 @@ impl Runner {
 
     /// Enqueues the jobs of all fire times that have come; says how many.
     pub(super) fn fire(self: &Arc<Self>, now: Timestamp) -> Result<usize> {
-        let mut count = 0;
         // Who changes something from here on says so.
         self.schedules.due_ns.store(i64::MAX, Ordering::Release);
-        loop {
-            let due = self.queue.schedules(&WhichSchedules::Due(now))?;
-            let looked: Vec<_> = due.into_iter().filter_map(|stored| self.look(stored, now)).collect();
-            if looked.is_empty() {
+        self.fire_all(now).inspect_err(|_| self.schedules.due_ns.store(i64::MIN, Ordering::Release))
+    }
+
+    fn fire_all(self: &Arc<Self>, now: Timestamp) -> Result<usize> {
+        let (mut count, mut stay) = (0, 0);
+        // What is due again although it was looked at is so by some mistake, or a clock's: it has time until the next round.
+        let mut looked_at = HashSet::new();
+        while self.open().is_ok() {
+            let due = self.queue.schedules(&WhichSchedules::Due { by: now, skip: stay })?;
+            let (found, begin) = (due.len(), Instant::now());
+            let mut looked = Vec::new();
+            for stored in due {
+                if begin.elapsed() > LOOK_MAX && !looked.is_empty() {
+                    break;
+                }
+                let is_new = looked_at.insert(stored.name.clone());
+                match self.look(stored, now).filter(|_| is_new) {
+                    Some(one) => looked.push(one),
+                    None => stay += 1,
+                }
+            }
+            count += self.commit(&looked, now)?;
+            if found == 0 {
                 break;
             }
-            let mut changes = Vec::with_capacity(looked.len());
-            for (stored, _, looked) in &looked {
-                let jobs = looked.fires.iter().map(|time| looked.entry.job(&stored.name, *time, now)).collect();
-                changes.push(change(stored, put(&looked.entry, looked.next_at, looked.waits)?, jobs));
-            }
-            let coming: Vec<_> = changes.iter().map(|change| self.coming(&change.jobs)).collect();
-            let answers = self.queue.change_schedules(changes)?;
-            for (((stored, before, looked), coming), answer) in looked.iter().zip(coming).zip(answers) {
-                // Another process was quicker: what is left for this one is seen by the next look.
-                let Some(enqueued) = answer else { continue };
-                count += enqueued.iter().filter(|enqueued| enqueued.is_new).count();
-                self.tell_looked(&stored.name, before, looked, &enqueued, now);
-                self.came(coming, &enqueued);
-            }
         }
-        if let Some(next) = self.queue.next_schedule_at()? {
-            // One that is due and cannot be fired is no reason to look again and again.
-            let next = if next > now { next } else { now.saturating_add(DOZE_MAX) };
+        let next = self.queue.next_schedule_at(now)?;
+        let again = (stay > 0).then(|| now.saturating_add(DOZE_MAX));
+        if let Some(next) = next.into_iter().chain(again).min() {
             self.schedules.due_ns.fetch_min(next.as_unix_ns(), Ordering::AcqRel);
         }
         Ok(count)
     }
 
+    /// Commits what looks came to, with their jobs, in one step; says how many jobs that were.
+    fn commit(self: &Arc<Self>, looked: &[(StoredSchedule, Entry, Looked)], now: Timestamp) -> Result<usize> {
+        if looked.is_empty() {
+            return Ok(0);
+        }
+        let mut changes = Vec::with_capacity(looked.len());
+        for (stored, _, looked) in looked {
+            let jobs = looked.fires.iter().map(|time| looked.entry.job(&stored.name, *time, now)).collect();
+            changes.push(change(stored, put(&looked.entry, looked.next_at, looked.waits)?, jobs));
+        }
+        let coming: Vec<_> = changes.iter().map(|change| self.coming(&change.jobs)).collect();
+        let answers = self.change_schedules(changes)?;
+        let mut count = 0;
+        for (((stored, before, looked), coming), answer) in looked.iter().zip(coming).zip(answers) {
+            // Another process was quicker: what is left for this one is seen by a later look.
+            let Some(enqueued) = answer else {
+                self.schedules.due_ns.fetch_min(now.as_unix_ns(), Ordering::AcqRel);
+                continue;
+            };
+            let new = enqueued.iter().filter(|enqueued| enqueued.is_new).count();
+            count += new;
+            self.tell_looked(&stored.name, before, looked, &enqueued, now);
+            self.came(coming, &enqueued);
+            if new < looked.fires.len() {
+                self.unfire(&stored.name, (looked.fires.len() - new) as u64, now)?;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Some of what was fired has no job of its own.
+    fn unfire(&self, name: &str, count: u64, now: Timestamp) -> Result<()> {
+        self.amend(name, |known| {
+            let Some((stored, entry)) = known.and_then(|stored| Some((stored, read(stored).ok()?))) else {
+                return Ok(None);
+            };
+            let (entry, next_at, waits) = entry.unfired(count, &standing(stored), now);
+            put(&entry, next_at, waits).map(|put| Some(Some(put)))
+        })
+        .map(drop)
+    }
+
+    /// One step of the queue, whose answers are as many as they should be.
+    fn change_schedules(&self, changes: Vec<ScheduleChange>) -> Result<Vec<Option<Vec<Enqueued>>>> {
+        let count = changes.len();
+        let answers = self.queue.change_schedules(changes)?;
+        if answers.len() == count {
+            return Ok(answers);
+        }
+        let answers = answers.len();
+        Err(Error::storage(format!("the queue of jobs gave {answers} answers to {count} changes of schedules")))
+    }
+
     fn look(&self, stored: StoredSchedule, now: Timestamp) -> Option<(StoredSchedule, Entry, Looked)> {
-        let entry = match serde_json::from_str::<Entry>(&stored.entry) {
+        let entry = match read(&stored) {
             Ok(entry) => entry,
             Err(error) => {
                 if self.schedules.problems.lock().insert(stored.name.clone()) {
@@ -140,25 +200,29 @@ impl Runner {
                 return None;
             }
         };
-        let StoredSchedule { next_at, waits, open, ended_at, .. } = stored;
-        let looked = entry.look(&Standing { next_at, waits, open, ended_at }, now)?;
+        let looked = entry.look(&standing(&stored), now)?;
         Some((stored, entry, looked))
     }
 
     /// What becomes of schedules whose clock was set back, or whose zone has other rules than when they were last looked at.
     pub(super) fn mend_schedules(&self, now: Timestamp) -> Result<()> {
-        let mut changes = Vec::new();
-        for stored in self.queue.schedules(&WhichSchedules::All)? {
-            let Some(next_at) = stored.next_at else { continue };
-            let Ok(entry) = serde_json::from_str::<Entry>(&stored.entry) else { continue };
-            if let Some(next_at) = entry.mended(next_at, now) {
-                let to = SchedulePut { next_at: Some(next_at), waits: stored.waits, entry: stored.entry.clone() };
-                changes.push(change(&stored, to, Vec::new()));
+        for _ in 0..ATTEMPTS {
+            let mut changes = Vec::new();
+            for stored in self.queue.schedules(&WhichSchedules::All)? {
+                let Some(next_at) = stored.next_at else { continue };
+                let Ok(entry) = read(&stored) else { continue };
+                if let Some(next_at) = entry.mended(next_at, now) {
+                    let to = SchedulePut { next_at: Some(next_at), waits: stored.waits, entry: stored.entry.clone() };
+                    changes.push(change(&stored, to, Vec::new()));
+                }
+            }
+            // Those that another process has changed meanwhile are looked at again.
+            if changes.is_empty() || self.change_schedules(changes)?.iter().all(Option::is_some) {
+                break;
             }
         }
-        if !changes.is_empty() {
-            self.queue.change_schedules(changes)?;
-        }
+        // By the time that was, nothing may have been due for long.
+        self.look_at_schedules();
         Ok(())
     }
 
@@ -169,15 +233,18 @@ impl Runner {
         let mut event_type = "";
         self.amend(name, |known| {
             let now = self.clock.now_by_hand();
-            let entry = known.and_then(|stored| serde_json::from_str::<Entry>(&stored.entry).ok());
-            let (Some(stored), Some(entry)) = (known, entry) else {
-                event_type = "schedule.created";
+            event_type = if known.is_some() { "schedule.changed" } else { "schedule.created" };
+            let Some((stored, entry)) = known.and_then(|stored| Some((stored, read(stored).ok()?))) else {
                 let entry = Entry::new(schedule.clone(), job.clone(), now);
-                return put(&entry, entry.first(), false).map(|put| Some(Some(put)));
+                // One that cannot be read may say at least that it is paused.
+                let entry = if known.is_some_and(is_paused) { entry.paused(entry.first()) } else { entry };
+                let next_at = entry.first().filter(|_| !entry.is_paused());
+                return put(&entry, next_at, false).map(|put| Some(Some(put)));
             };
-            event_type = "";
-            let Some((changed, is_other)) = entry.changed(schedule, job, now) else { return Ok(None) };
-            event_type = "schedule.changed";
+            let Some((changed, is_other)) = entry.changed(schedule, job, now) else {
+                event_type = "";
+                return Ok(None);
+            };
             let (next_at, waits) = match is_other {
                 true if changed.is_paused() => (None, false),
                 true => (changed.first(), false),
@@ -209,13 +276,12 @@ impl Runner {
 
     pub(in crate::jobs) fn resume(&self, name: &str) -> Result<()> {
         let is_changed = self.amend(name, |known| {
-            let (_, entry) = self.known(name, known)?;
+            let (stored, entry) = self.known(name, known)?;
             if !entry.is_paused() {
                 return Ok(None);
             }
-            let (entry, next_at) = entry.resumed(self.clock.now_by_hand());
-            // What it held waits on.
-            put(&entry, next_at, entry.holds() > 0).map(|put| Some(Some(put)))
+            let (entry, next_at, waits) = entry.resumed(stored.open, self.clock.now_by_hand());
+            put(&entry, next_at, waits).map(|put| Some(Some(put)))
         })?;
         self.told_of(is_changed, "schedule.resumed", name, "goes on");
         Ok(())
@@ -242,7 +308,7 @@ impl Runner {
                 if names.is_empty() { "there is none".to_owned() } else { format!("there are {}", names.join(", ")) };
             return Err(Error::invalid_input(format!("there is no schedule {name:?}: {there}")));
         };
-        let entry = serde_json::from_str(&stored.entry).map_err(|error| {
+        let entry = read(stored).map_err(|error| {
             Error::storage(format!("the schedule {name:?} cannot be read: {error}; give it again, or unschedule it"))
         })?;
         Ok((stored, entry))
@@ -261,7 +327,7 @@ impl Runner {
             let Some(to) = decide(known.as_ref())? else { return Ok(false) };
             let revision = known.map_or(0, |stored| stored.revision);
             let change = ScheduleChange { name: name.to_owned(), revision, to, jobs: Vec::new() };
-            if self.queue.change_schedules(vec![change])?.iter().any(Option::is_some) {
+            if self.change_schedules(vec![change])?.iter().any(Option::is_some) {
                 self.look_at_schedules();
                 return Ok(true);
             }
@@ -273,13 +339,13 @@ impl Runner {
 
     fn tell_looked(&self, name: &str, before: &Entry, looked: &Looked, enqueued: &[Enqueued], now: Timestamp) {
         let kind = &looked.entry.job.kind;
-        if looked.missed > 0 {
+        // Of several in a row the first.
+        if looked.missed > 0 && !before.is_missing {
             let count = looked.missed;
             let times = if count == 1 { "a fire time".to_owned() } else { format!("{count} fire times") };
-            let message = format!("{name} missed {times}: no process was there to fire it");
+            let message = format!("{name} missed {times}: nobody was there to fire it in time");
             self.tell_schedule("schedule.missed", Severity::Warning, name, message, kind);
         }
-        // The first of several in a row.
         if looked.skipped > 0 && !before.is_skipping {
             let message = format!("{name} is skipped: a job of its own is still at work");
             self.tell_schedule("schedule.skipped", Severity::Warning, name, message, kind);
@@ -287,12 +353,11 @@ impl Runner {
         for (time, Enqueued { id, is_new }) in looked.fires.iter().zip(enqueued) {
             let late_ns = now.as_unix_ns().saturating_sub(time.as_unix_ns());
             let late = Duration::from_nanos(u64::try_from(late_ns).unwrap_or(0));
-            let message = if *is_new {
-                format!("{name} fires, {} after its time", human_duration(late))
-            } else {
-                format!("{name} fires, and has its job already")
-            };
-            if self.tell.tells_severity(Severity::Info) {
+            if !*is_new {
+                let message = format!("{name} is skipped: another job has its unique key, or it was fired before");
+                self.tell_schedule("schedule.skipped", Severity::Warning, name, message, kind);
+            } else if self.tell.tells_severity(Severity::Info) {
+                let message = format!("{name} fires, {} after its time", human_duration(late));
                 let event = schedule_event("schedule.fired", Severity::Info, message).payload(&json!({
                     "schedule": name,
                     "kind": kind,
@@ -311,6 +376,19 @@ impl Runner {
             self.tell.direct(schedule_event(event_type, severity, message).payload(&payload));
         }
     }
+}
+
+fn read(stored: &StoredSchedule) -> serde_json::Result<Entry> {
+    serde_json::from_str(&stored.entry)
+}
+
+fn is_paused(stored: &StoredSchedule) -> bool {
+    serde_json::from_str::<serde_json::Value>(&stored.entry).is_ok_and(|entry| entry["is_paused"] == true)
+}
+
+fn standing(stored: &StoredSchedule) -> Standing {
+    let StoredSchedule { next_at, waits, open, ended_at, .. } = *stored;
+    Standing { next_at, waits, open, ended_at }
 }
 
 fn schedule_event(event_type: &str, severity: Severity, message: String) -> TelemetryEvent {

@@ -222,6 +222,11 @@ impl Runner {
         true
     }
 
+    /// A kind without a handler again.
+    pub(super) fn remove_kind(&self, name: &str) {
+        self.kinds.write().remove(name);
+    }
+
     fn kind(&self, name: &str) -> Option<Arc<Kind>> {
         self.kinds.read().get(name).cloned()
     }

@@ -104,6 +104,8 @@ impl Runner {
         dues.push(self.prune_if_due(real_ns));
         dues.push(self.fire_if_due());
         let next = dues.into_iter().flatten().min()?;
+        // The round has taken its time.
+        let real_ns = self.real.elapsed_ns();
         self.rounds.next_ns.fetch_min(real_ns.saturating_add(next.as_nanos() as u64), Ordering::AcqRel);
         Some(next)
     }

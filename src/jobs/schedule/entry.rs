@@ -14,7 +14,7 @@ use crate::{
 /// What is no later than this is late, and not missed.
 const LATE_MAX: Duration = Duration::from_secs(60);
 /// Fire times that passed are counted up to here.
-const COUNTED_MAX: u64 = 10_000;
+const COUNTED_MAX: u64 = 1_000;
 const CATCH_UP_MAX: u32 = 1_000;
 /// A clock that is set back by more is taken to have been wrong before. Debian's cron has the same bound.
 const CORRECTION: Duration = Duration::from_secs(3 * 3_600);
@@ -28,8 +28,9 @@ pub(in crate::jobs) struct Entry {
     pub(in crate::jobs) job: Template,
     /// Since when its times are these.
     since: Timestamp,
+    is_paused: bool,
     /// While it is paused: when it was due, if it was.
-    paused: Option<Option<Timestamp>>,
+    was_due: Option<Timestamp>,
     /// Times whose jobs are enqueued when the one before them has ended.
     held: Vec<Timestamp>,
     /// The latest time that was decided on.
@@ -39,8 +40,9 @@ pub(in crate::jobs) struct Entry {
     pub(in crate::jobs) fires: u64,
     pub(in crate::jobs) missed: u64,
     pub(in crate::jobs) skipped: u64,
-    /// Since the last fire it was skipped.
+    /// Since the last fire it was skipped, or missed one.
     pub(in crate::jobs) is_skipping: bool,
+    pub(in crate::jobs) is_missing: bool,
 }
 
 /// The job of a schedule.
@@ -96,7 +98,8 @@ impl Entry {
             schedule,
             job,
             since: now,
-            paused: None,
+            is_paused: false,
+            was_due: None,
             held: Vec::new(),
             decided_at: None,
             fired: None,
@@ -104,6 +107,7 @@ impl Entry {
             missed: 0,
             skipped: 0,
             is_skipping: false,
+            is_missing: false,
         }
     }
 
@@ -125,15 +129,13 @@ impl Entry {
         if is_other {
             (changed.since, changed.decided_at) = (now, None);
             changed.held.clear();
-            if changed.paused.is_some() {
-                changed.paused = Some(changed.first());
-            }
+            changed.was_due = changed.first().filter(|_| changed.is_paused);
         }
         Some((changed, is_other))
     }
 
     pub(in crate::jobs) fn is_paused(&self) -> bool {
-        self.paused.is_some()
+        self.is_paused
     }
 
     /// Whether times wait for a job to end.
@@ -142,18 +144,22 @@ impl Entry {
     }
 
     pub(in crate::jobs) fn paused(&self, next_at: Option<Timestamp>) -> Self {
-        Self { paused: Some(next_at), ..self.clone() }
+        Self { is_paused: true, was_due: next_at, ..self.clone() }
     }
 
-    /// Goes on; what would have been due in between is not made up for. Says when it is due next.
-    pub(in crate::jobs) fn resumed(&self, now: Timestamp) -> (Self, Option<Timestamp>) {
-        let next_at = match (&self.schedule.timing, self.paused.flatten()) {
-            (Timing::Every(d), Some(next)) if next <= now => Some(after_steps(next, *d, steps(next, now, *d) + 1)),
+    /// Goes on, with so many jobs at work; what would have been due in between is not made up for. Says when it is due next, and
+    /// whether something is when its jobs have ended.
+    pub(in crate::jobs) fn resumed(&self, open: u64, now: Timestamp) -> (Self, Option<Timestamp>, bool) {
+        let next_at = match (&self.schedule.timing, self.was_due) {
+            // The pause begins at the end of that.
+            (Timing::AfterEach(_), _) if open > 0 => None,
+            (Timing::Every(d), Some(next)) if next <= now => step_behind(next, now, *d),
             (Timing::Every(_) | Timing::Once(_), Some(next)) if next > now => Some(next),
             (Timing::Once(_), _) => None,
             _ => self.schedule.next_after(now),
         };
-        (Self { paused: None, decided_at: Some(now), ..self.clone() }, next_at)
+        let waits = !self.held.is_empty() || matches!(self.schedule.timing, Timing::AfterEach(_)) && next_at.is_none();
+        (Self { is_paused: false, was_due: None, decided_at: Some(now), ..self.clone() }, next_at, waits)
     }
 
     /// When it is due instead, after the clock was set back or the rules of its zone have changed.
@@ -187,20 +193,31 @@ impl Entry {
             && open == 0
             && self.held.is_empty()
         {
-            next_at = Some(ended_at.unwrap_or(now).saturating_add(d));
+            // By a clock that was set back since it may have ended in what is the future now.
+            next_at = Some(ended_at.unwrap_or(now).min(now).saturating_add(d));
+        }
+        let (within, at_most, catches_up) = match self.schedule.misfire {
+            Misfire::Skip | Misfire::CatchUp { at_most: 0, .. } => (LATE_MAX, 1, false),
+            Misfire::RunOnce { within } => (within.max(LATE_MAX), 1, false),
+            Misfire::CatchUp { within, at_most } => (within.max(LATE_MAX), at_most.min(CATCH_UP_MAX), true),
+        };
+        let floor = now.saturating_sub(within);
+        if catches_up {
+            // What was held for too long is not caught up with any more.
+            let before = entry.held.len();
+            entry.held.retain(|time| *time >= floor);
+            missed += (before - entry.held.len()) as u64;
         }
         if open == 0 && !entry.held.is_empty() {
             fires.push(entry.held.remove(0));
             open += 1;
         }
         if let Some(first) = next_at.filter(|at| *at <= now) {
-            let (within, at_most, is_catching_up) = match self.schedule.misfire {
-                Misfire::Skip | Misfire::CatchUp { at_most: 0, .. } => (LATE_MAX, 1, false),
-                Misfire::RunOnce { within } => (within.max(LATE_MAX), 1, false),
-                Misfire::CatchUp { within, at_most } => (within.max(LATE_MAX), at_most.min(CATCH_UP_MAX), true),
-            };
-            let due = self.due(first, now, now.saturating_sub(within), at_most as usize);
+            let due = self.due(first, now, floor, at_most as usize);
             missed += due.count.saturating_sub(due.times.len() as u64);
+            // What is due now, and nothing else, is no catching up.
+            let is_late = |time: &Timestamp| time.saturating_add(LATE_MAX) < now;
+            let is_catching_up = catches_up && (due.times.len() > 1 || due.times.iter().any(is_late));
             for time in due.times {
                 if self.schedule.overlap == Overlap::Allow || open == 0 && entry.held.is_empty() {
                     fires.push(time);
@@ -218,7 +235,7 @@ impl Entry {
             entry.decided_at = Some(due.latest);
             next_at = match self.schedule.timing {
                 Timing::Cron(_) => self.schedule.next_after(now),
-                Timing::Every(d) => Some(after_steps(first, d, steps(first, now, d) + 1)),
+                Timing::Every(d) => step_behind(first, now, d),
                 Timing::AfterEach(d) => (open == 0).then(|| now.saturating_add(d)),
                 Timing::Once(_) => None,
             };
@@ -233,10 +250,30 @@ impl Entry {
             entry.is_skipping = false;
         }
         entry.is_skipping |= skipped > 0;
+        entry.is_missing = missed > 0 || entry.is_missing && fires.is_empty();
         entry.fires += fires.len() as u64;
         entry.missed += missed;
         entry.skipped += skipped;
         Some(Looked { entry, next_at, waits: waits_now, fires, missed, skipped })
+    }
+
+    /// Of what this look has fired, so many times have no job of their own: another has their unique key, or they were fired
+    /// before. Says when it is due next, and whether something is when its jobs have ended.
+    pub(in crate::jobs) fn unfired(
+        &self,
+        count: u64,
+        at: &Standing,
+        now: Timestamp,
+    ) -> (Self, Option<Timestamp>, bool) {
+        let mut entry = self.clone();
+        entry.fires = entry.fires.saturating_sub(count);
+        entry.skipped += count;
+        entry.is_skipping = true;
+        match self.schedule.timing {
+            // Nothing ends of which it could be so long after.
+            Timing::AfterEach(d) if at.open == 0 => (entry, Some(now.saturating_add(d)), !self.held.is_empty()),
+            _ => (entry, at.next_at, at.waits),
+        }
     }
 
     /// The times from `first` to `now`; of those not before `floor` the latest so many.
@@ -323,7 +360,132 @@ fn steps(from: Timestamp, to: Timestamp, d: Duration) -> u64 {
     u64::try_from(ns.max(0).unsigned_abs() / d.as_nanos().max(1)).unwrap_or(u64::MAX)
 }
 
+/// The first moment of the grid that is later; `None` if time ends before.
+fn step_behind(from: Timestamp, now: Timestamp, d: Duration) -> Option<Timestamp> {
+    Some(after_steps(from, d, steps(from, now, d).saturating_add(1))).filter(|next| *next > now)
+}
+
 fn after_steps(from: Timestamp, d: Duration, steps: u64) -> Timestamp {
     let ns = d.as_nanos().saturating_mul(u128::from(steps));
     from.saturating_add(Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const S: i64 = 1_000_000_000;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_ns(1_800_000_000 * S + seconds * S)
+    }
+
+    fn template() -> Template {
+        Template {
+            kind: "kind".to_owned(),
+            queue: "default".to_owned(),
+            priority: 0,
+            payload: "{}".to_owned(),
+            terms: Terms::default(),
+            unique: None,
+            delay: Duration::ZERO,
+            start_within: None,
+        }
+    }
+
+    fn schedule(timing: usize, misfire: usize, overlap: usize) -> Schedule {
+        let minute = Duration::from_secs(60);
+        let schedule = match timing {
+            0 => Schedule::cron("*/3 * * * *").unwrap().in_zone("Europe/Berlin").unwrap(),
+            1 => Schedule::every(minute),
+            2 => Schedule::after_each(minute),
+            _ => Schedule::once(at(100)),
+        };
+        let misfire = match misfire {
+            0 => Misfire::Skip,
+            1 => Misfire::RunOnce { within: 10 * minute },
+            _ => Misfire::CatchUp { within: 20 * minute, at_most: 4 },
+        };
+        schedule.misfire(misfire).overlap([Overlap::Skip, Overlap::QueueOne, Overlap::Allow][overlap])
+    }
+
+    proptest! {
+        /// Whatever comes (looks, ends of jobs, pauses, a clock that goes on and back): what is kept is read as it was, no time is
+        /// fired twice, nothing overlaps that may not, and whoever is not over and not paused has something to wait for.
+        #[test]
+        fn a_life_of_a_schedule(
+            timing in 0_usize..4, misfire in 0_usize..3, overlap in 0_usize..3,
+            steps in proptest::collection::vec((0_u8..8, 0_i64..400), 1..80),
+        ) {
+            let schedule = schedule(timing, misfire, overlap);
+            let mut now = at(0);
+            let mut entry = Entry::new(schedule.clone(), template(), now);
+            let mut standing = Standing { next_at: entry.first(), waits: false, open: 0, ended_at: None };
+            let (mut fired, mut latest) = (std::collections::BTreeSet::new(), now);
+            for (kind, seconds) in steps {
+                match kind {
+                    0 if standing.open > 0 => {
+                        standing.open -= 1;
+                        standing.ended_at = Some(now);
+                    }
+                    1 if !entry.is_paused() => {
+                        entry = entry.paused(standing.next_at);
+                        (standing.next_at, standing.waits) = (None, false);
+                    }
+                    2 if entry.is_paused() => {
+                        let resumed = entry.resumed(standing.open, now);
+                        (entry, standing.next_at, standing.waits) = resumed;
+                    }
+                    3 if seconds < 20 => {
+                        now = now.saturating_sub(Duration::from_secs(20_000));
+                        standing.next_at = standing.next_at.map(|next| entry.mended(next, now).unwrap_or(next));
+                        // By the new time the same may be due; the queue keeps its jobs apart.
+                        fired.clear();
+                    }
+                    _ => now = now.saturating_add(Duration::from_secs(seconds.unsigned_abs())),
+                }
+                let text = serde_json::to_string(&entry).unwrap();
+                prop_assert_eq!(&serde_json::from_str::<Entry>(&text).unwrap(), &entry);
+                latest = latest.max(now);
+                if let Some(looked) = entry.look(&standing, now) {
+                    for time in &looked.fires {
+                        prop_assert!(fired.insert(*time), "{:?} twice", time);
+                    }
+                    if overlap != 2 {
+                        prop_assert!(looked.fires.len() as u64 + standing.open <= 1 || looked.fires.is_empty());
+                    }
+                    standing.open += looked.fires.len() as u64;
+                    prop_assert!(looked.next_at.is_none_or(|next| next > now));
+                    (entry, standing.next_at, standing.waits) = (looked.entry, looked.next_at, looked.waits);
+                    let again = entry.look(&standing, now);
+                    prop_assert!(again.is_none(), "a second look finds nothing: {:?}", again);
+                }
+                let is_over = timing == 3 && standing.next_at.is_none() && entry.held.is_empty();
+                let is_waiting = standing.next_at.is_some() || standing.waits;
+                prop_assert!(is_waiting || entry.is_paused() || is_over, "nothing would ever fire it again");
+            }
+        }
+    }
+
+    #[test]
+    fn at_the_end_of_time_nothing_is_due_for_ever() {
+        let end = Timestamp::from_unix_ns(i64::MAX);
+        let entry = Entry::new(Schedule::every(Duration::from_secs(60)), template(), at(0));
+        let standing = Standing { next_at: entry.first(), waits: false, open: 0, ended_at: None };
+        let looked = entry.look(&standing, end).unwrap();
+        assert_eq!(looked.next_at, None);
+        assert!(looked.missed > 100_000_000);
+    }
+
+    #[test]
+    fn jitter_is_the_same_for_everybody_and_within_its_bound() {
+        let bound = Duration::from_secs(10);
+        let all: Vec<_> = (0..100).map(|second| jitter(bound, "a", at(second))).collect();
+        assert!(all.iter().all(|jitter| *jitter <= bound));
+        assert_eq!(all, (0..100).map(|second| jitter(bound, "a", at(second))).collect::<Vec<_>>());
+        assert!(all.iter().max().unwrap().saturating_sub(*all.iter().min().unwrap()) > bound / 2);
+        assert_eq!(jitter(Duration::ZERO, "a", at(0)), Duration::ZERO);
+    }
 }

@@ -92,7 +92,7 @@ pub enum Misfire {
     CatchUp {
         /// How long ago they may be.
         within: Duration,
-        /// How many at most, the one that is due now among them; a thousand in any case.
+        /// How many at most, the one that is due with them among them; a thousand in any case.
         at_most: u32,
     },
 }
@@ -166,7 +166,7 @@ impl Schedule {
     }
 
     /// Each job is due up to so much later than its fire time, so that not everybody comes at the full hour. How much is told
-    /// by the schedule's name and the fire time: it is the same in every process.
+    /// by the schedule's name and the fire time: it is the same in every process. With [`Overlap::Skip`], a jitter that is longer than the interval skips most of the times.
     pub fn jitter(mut self, d: Duration) -> Self {
         self.jitter = d;
         self
@@ -193,10 +193,18 @@ impl Schedule {
     pub(super) fn check(&self) -> Result<()> {
         /// Each fire is a commit.
         const SHORTEST: Duration = Duration::from_millis(1);
+        const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+        const JITTER_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
         match &self.timing {
             Timing::Every(d) | Timing::AfterEach(d) if *d < SHORTEST => Err(Error::invalid_input(format!(
                 "a schedule cannot fire every {d:?}: at least {SHORTEST:?} lie between two times"
             ))),
+            Timing::Every(d) | Timing::AfterEach(d) if *d > LONGEST => {
+                Err(Error::invalid_input(format!("a schedule that fires every {d:?} does not in a hundred years")))
+            }
+            _ if self.jitter > JITTER_MAX => {
+                Err(Error::invalid_input(format!("a jitter of {:?} is longer than {JITTER_MAX:?}", self.jitter)))
+            }
             _ => Ok(()),
         }
     }

@@ -138,11 +138,17 @@ impl Field {
         usize::from(self.last - self.first) + 1
     }
 
-    /// A range, which may go over the end: FRI-MON, 22-2. Its values in their order.
-    fn range(&self, from: u8, to: u8) -> impl Iterator<Item = u8> {
+    /// A range, by its ends as they stand there. It may go over the end: FRI-MON, 22-2; and 0-7 is the whole week. Its values in
+    /// their order.
+    fn range(&self, from: &str, to: &str) -> Result<impl Iterator<Item = u8> + use<>, String> {
+        let (from, to) =
+            (self.value(from)?, if to == "7" && self.name == DAY_OF_WEEK.name { 7 } else { self.value(to)? });
         let (first, count) = (self.first, self.values());
-        let length = (usize::from(to) + count - usize::from(from)) % count + 1;
-        (0..length).map(move |step| first + ((usize::from(from - first) + step) % count) as u8)
+        let length = match to.checked_sub(from) {
+            Some(steps) => usize::from(steps) + 1,
+            None => usize::from(to) + count - usize::from(from) + 1,
+        };
+        Ok((0..length).map(move |step| first + ((usize::from(from - first) + step) % count) as u8))
     }
 }
 
@@ -156,7 +162,7 @@ fn item(field: &Field, text: &str) -> Result<Named, String> {
     let values: Vec<u8> = if is_star {
         (field.first..=field.last).collect()
     } else if let Some((from, to)) = range.split_once('-') {
-        field.range(field.value(from)?, field.value(to)?).collect()
+        field.range(from, to)?.collect()
     } else if step.is_some() {
         // From there to the end.
         (field.value(range)?..=field.last).collect()
@@ -290,7 +296,11 @@ mod tests {
         assert_eq!(bits(&HOUR, "22-3/2"), of(&[22, 0, 2]));
         assert_eq!(bits(&DAY_OF_WEEK, "fri-Mon"), of(&[5, 6, 0, 1]));
         assert_eq!(bits(&DAY_OF_WEEK, "5-7"), of(&[5, 6, 0]));
-        assert_eq!(bits(&DAY_OF_WEEK, "0-7"), of(&[0]), "from Sunday to the same");
+        assert_eq!(bits(&DAY_OF_WEEK, "0-7"), 0b111_1111, "each day");
+        assert_eq!(bits(&DAY_OF_WEEK, "0-7/2"), of(&[0, 2, 4, 6]));
+        assert_eq!(bits(&DAY_OF_WEEK, "7-2"), of(&[0, 1, 2]));
+        assert_eq!(bits(&DAY_OF_WEEK, "SAT-7"), of(&[6, 0]));
+        assert_eq!(bits(&DAY_OF_WEEK, "7"), of(&[0]));
         assert_eq!(bits(&MONTH, "NOV-FEB"), of(&[11, 12, 1, 2]));
         assert_eq!(bits(&MINUTE, "5/20"), of(&[5, 25, 45]));
         assert_eq!(bits(&MINUTE, "1,2,50-55/5"), of(&[1, 2, 50, 55]));

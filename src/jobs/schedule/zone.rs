@@ -66,11 +66,10 @@ fn next_fixed(cron: &Cron, zone: &TimeZone, after: Timestamp) -> Option<Timestam
 fn first_moment(zone: &TimeZone, civil: DateTime) -> Option<(Timestamp, Option<DateTime>)> {
     match zone.to_ambiguous_timestamp(civil).offset() {
         AmbiguousOffset::Unambiguous { offset } => Some((offset.to_timestamp(civil).ok()?, None)),
-        AmbiguousOffset::Fold { before, after } => {
+        AmbiguousOffset::Fold { before, .. } => {
             let first = before.to_timestamp(civil).ok()?;
             // The repetition begins with this change, at which the wall has shown all of it.
             let change = change_after(zone, first, before)?;
-            debug_assert_eq!(zone.to_offset(change), after);
             Some((first, Some(before.to_datetime(change))))
         }
         // The change lies between what the two offsets make of it.
@@ -82,8 +81,13 @@ fn first_moment(zone: &TimeZone, civil: DateTime) -> Option<(Timestamp, Option<D
 
 /// A zone of the database, or what to do instead.
 pub(super) fn find(name: &str) -> Result<TimeZone, String> {
-    let found = jiff::tz::db().get(name);
-    found.map_err(|_| {
+    // Names that the database has, and that stand for no zone of their own.
+    const NONE: [&str; 4] = ["Etc/Unknown", "Factory", "localtime", "posixrules"];
+    let found = jiff::tz::db()
+        .get(name)
+        .ok()
+        .filter(|zone| zone.iana_name().is_some_and(|known| !NONE.iter().any(|none| known.eq_ignore_ascii_case(none))));
+    found.ok_or_else(|| {
         let known: Vec<String> = jiff::tz::db().available().map(|name| name.to_string()).collect();
         if known.is_empty() {
             return format!(

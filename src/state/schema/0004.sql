@@ -13,17 +13,21 @@ CREATE INDEX schedule_waits ON schedule (name) WHERE waits = 1;
 -- The schedule that a job is of, by name. Of one fire time there is one job.
 ALTER TABLE job ADD COLUMN schedule TEXT;
 CREATE UNIQUE INDEX job_fire ON job (schedule, scheduled_for) WHERE schedule IS NOT NULL;
-CREATE INDEX job_of_schedule ON job (schedule) WHERE schedule IS NOT NULL AND state < 2;
+CREATE INDEX job_of_schedule ON job (schedule) WHERE schedule IS NOT NULL;
+CREATE INDEX job_of_schedule_open ON job (schedule) WHERE schedule IS NOT NULL AND state < 2;
 
 CREATE VIEW schedules AS
 SELECT name, entry ->> '$.job.kind' AS kind, entry ->> '$.job.queue' AS queue,
        coalesce(entry ->> '$.schedule.timing.Cron',
-                'every ' || (entry ->> '$.schedule.timing.Every.secs') || ' s',
-                (entry ->> '$.schedule.timing.AfterEach.secs') || ' s after each', 'once') AS schedule,
+                'every ' || iif(entry ->> '$.schedule.timing.Every.nanos' = 0, entry ->> '$.schedule.timing.Every.secs',
+                    (entry ->> '$.schedule.timing.Every.secs') + (entry ->> '$.schedule.timing.Every.nanos') / 1e9) || ' s',
+                iif(entry ->> '$.schedule.timing.AfterEach.nanos' = 0, entry ->> '$.schedule.timing.AfterEach.secs',
+                    (entry ->> '$.schedule.timing.AfterEach.secs') + (entry ->> '$.schedule.timing.AfterEach.nanos') / 1e9)
+                    || ' s after each', 'once') AS schedule,
        entry ->> '$.schedule.zone' AS zone,
        strftime('%Y-%m-%dT%H:%M:%S', (next_at - (next_at % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')
            || printf('.%09dZ', (next_at % 1000000000 + 1000000000) % 1000000000) AS next_at,
-       (entry -> '$.paused') IS NOT 'null' AS paused,
+       entry ->> '$.is_paused' AS paused,
        strftime('%Y-%m-%dT%H:%M:%S', ((entry ->> '$.fired[0]') - ((entry ->> '$.fired[0]') % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')
            || printf('.%09dZ', ((entry ->> '$.fired[0]') % 1000000000 + 1000000000) % 1000000000) AS last_at,
        strftime('%Y-%m-%dT%H:%M:%S', ((entry ->> '$.fired[1]') - ((entry ->> '$.fired[1]') % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')

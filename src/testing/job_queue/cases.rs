@@ -74,20 +74,22 @@ fn schedules(queue: &dyn JobQueue) {
     let one = |change: ScheduleChange| queue.change_schedules(vec![change]).unwrap().remove(0);
     let named = |name: &str| queue.schedules(&WhichSchedules::Named(name.to_owned())).unwrap().pop();
     let names = |which| queue.schedules(&which).unwrap().into_iter().map(|stored| stored.name).collect::<Vec<_>>();
-    let due = |seconds| names(WhichSchedules::Due(at(seconds)));
+    let due = |seconds| names(WhichSchedules::Due { by: at(seconds), skip: 0 });
     let fire = |name: &str, seconds| NewJob {
         schedule: Some(name.to_owned()),
         scheduled_for: Some(at(seconds)),
         ..job("a", seconds)
     };
-    assert_eq!((named("x"), queue.next_schedule_at().unwrap()), (None, None));
+    assert_eq!((named("x"), queue.next_schedule_at(at(0)).unwrap()), (None, None));
     assert_eq!(one(change("x", 7, Some(put(Some(5), false)), vec![fire("x", 0)])), None, "there is none yet");
     assert_eq!(one(change("x", 0, Some(put(Some(5), false)), Vec::new())), Some(Vec::new()));
     one(change("b", 0, Some(put(Some(3), false)), Vec::new()));
     one(change("c", 0, Some(put(None, false)), Vec::new()));
     let x = named("x").unwrap();
     assert_eq!((x.next_at, x.waits, x.entry.as_str(), x.open, x.ended_at), (Some(at(5)), false, "{\"at\":5}", 0, None));
-    assert_eq!(queue.next_schedule_at().unwrap(), Some(at(3)));
+    let next = |seconds| queue.next_schedule_at(at(seconds)).unwrap();
+    assert_eq!((next(2), next(3), next(5)), (Some(at(3)), Some(at(5)), None));
+    assert_eq!(names(WhichSchedules::Due { by: at(9), skip: 1 }), ["x"]);
     assert_eq!((due(2).len(), due(3), due(9)), (0, vec!["b".to_owned()], vec!["b".to_owned(), "x".to_owned()]));
     assert_eq!(names(WhichSchedules::All), ["b", "c", "x"]);
     // Its jobs come with the change, and not without it.

@@ -298,9 +298,12 @@ impl Held {
         let of = |time| (stored.name.clone(), Timestamp::from_unix_ns(time));
         let jobs = self.fires.range(of(i64::MIN)..=of(i64::MAX)).filter_map(|(_, number)| self.jobs.get(number));
         let mut seen = StoredSchedule { open: 0, ended_at: None, ..stored.clone() };
+        let mut last = 0;
         for job in jobs {
             seen.open += u64::from(!job.state.is_final());
-            seen.ended_at = job.finished_at;
+            if job.number() > last {
+                (last, seen.ended_at) = (job.number(), job.finished_at);
+            }
         }
         seen
     }

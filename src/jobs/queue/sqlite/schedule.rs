@@ -1,6 +1,6 @@
 //! Schedules: looked for by time, changed by revision, together with the jobs that are due by that.
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter, types::Value};
 
 use super::{
     super::{Enqueued, ScheduleChange, SchedulePut, StoredSchedule, WhichSchedules},
@@ -13,7 +13,7 @@ const DUE_MAX: i64 = 1_000;
 
 const COLUMNS: &str = "s.name, s.revision, s.next_at, s.waits, s.entry,
     (SELECT count(*) FROM job WHERE schedule = s.name AND schedule IS NOT NULL AND state < 2),
-    (SELECT finished_at FROM job WHERE schedule = s.name AND schedule IS NOT NULL ORDER BY scheduled_for DESC LIMIT 1)";
+    (SELECT finished_at FROM job WHERE schedule = s.name AND schedule IS NOT NULL ORDER BY number DESC LIMIT 1)";
 
 fn row(row: &Row<'_>) -> rusqlite::Result<StoredSchedule> {
     let time = |index| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(index)?.map(Timestamp::from_unix_ns));
@@ -29,34 +29,33 @@ fn row(row: &Row<'_>) -> rusqlite::Result<StoredSchedule> {
 }
 
 pub(super) fn schedules(connection: &Connection, which: &WhichSchedules) -> rusqlite::Result<Vec<StoredSchedule>> {
-    let (condition, value): (_, rusqlite::types::Value) = match which {
-        WhichSchedules::All => ("?1 IS NULL ORDER BY s.name", rusqlite::types::Value::Null),
-        WhichSchedules::Named(name) => ("s.name = ?1", name.clone().into()),
-        WhichSchedules::Due(by) => {
-            ("s.next_at <= ?1 AND s.next_at IS NOT NULL ORDER BY s.next_at", by.as_unix_ns().into())
-        }
-    };
-    let ask = |condition: &str, value| -> rusqlite::Result<Vec<StoredSchedule>> {
+    let ask = |condition: &str, values: &[Value]| -> rusqlite::Result<Vec<StoredSchedule>> {
         let sql = format!("SELECT {COLUMNS} FROM schedule AS s WHERE {condition}");
-        connection.prepare_cached(&sql)?.query_map([value], row)?.collect()
+        connection.prepare_cached(&sql)?.query_map(params_from_iter(values), row)?.collect()
     };
-    let WhichSchedules::Due(_) = which else { return ask(condition, value) };
-    let mut due = ask(&format!("{condition} LIMIT {DUE_MAX}"), value)?;
-    let waiting = "s.waits = 1 AND NOT EXISTS (
-        SELECT 1 FROM job WHERE schedule = s.name AND schedule IS NOT NULL AND state < 2) LIMIT ?1";
-    let left = DUE_MAX - due.len() as i64;
-    for waiting in ask(waiting, left.into())? {
-        if due.iter().all(|due| due.name != waiting.name) {
-            due.push(waiting);
-        }
-    }
-    Ok(due)
+    let (by, skip) = match which {
+        WhichSchedules::All => return ask("true ORDER BY s.name", &[]),
+        WhichSchedules::Named(name) => return ask("s.name = ?1", &[Value::Text(name.clone())]),
+        WhichSchedules::Due { by, skip } => (by.as_unix_ns(), i64::try_from(*skip).unwrap_or(i64::MAX)),
+    };
+    // First those that are due, then those that wait for the end of their jobs.
+    ask(
+        "s.name IN (
+            SELECT name FROM (
+                SELECT name, next_at AS at FROM schedule WHERE next_at <= ?1 AND next_at IS NOT NULL
+                UNION
+                SELECT name, coalesce(min(next_at, ?1), ?1) FROM schedule AS w WHERE waits = 1 AND NOT EXISTS (
+                    SELECT 1 FROM job WHERE schedule = w.name AND schedule IS NOT NULL AND state < 2)
+                 ORDER BY at, name LIMIT ?2 OFFSET ?3))
+         ORDER BY coalesce(min(s.next_at, ?1), ?1), s.name",
+        &[Value::Integer(by), Value::Integer(DUE_MAX), Value::Integer(skip)],
+    )
 }
 
-pub(super) fn next_at(connection: &Connection) -> rusqlite::Result<Option<Timestamp>> {
+pub(super) fn next_at(connection: &Connection, after: Timestamp) -> rusqlite::Result<Option<Timestamp>> {
     let first: Option<i64> = connection
-        .prepare_cached("SELECT min(next_at) FROM schedule WHERE next_at IS NOT NULL")?
-        .query_row([], |row| row.get(0))?;
+        .prepare_cached("SELECT min(next_at) FROM schedule WHERE next_at > ?1 AND next_at IS NOT NULL")?
+        .query_row([after.as_unix_ns()], |row| row.get(0))?;
     Ok(first.map(Timestamp::from_unix_ns))
 }
 
