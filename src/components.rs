@@ -5,6 +5,7 @@ use std::{fmt, path::Path, sync::Arc};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    capture::Capture,
     clock::{Clock, Timestamp},
     error::{Error, Result},
     query::harmless,
@@ -30,6 +31,7 @@ const METADATA_BYTES_MAX: usize = 64 << 10;
 pub struct Components {
     state: Arc<State>,
     clock: Clock,
+    capture: Arc<Capture>,
 }
 
 /// One component. It is kept over restarts, until it is set anew.
@@ -76,8 +78,8 @@ impl Components {
         read(dir.as_ref(), None)
     }
 
-    pub(crate) fn new(state: Arc<State>, clock: Clock) -> Self {
-        Self { state, clock }
+    pub(crate) fn new(state: Arc<State>, clock: Clock, capture: Arc<Capture>) -> Self {
+        Self { state, clock, capture }
     }
 
     /// Says how a component is, with whatever else there is to know of it. Blocks for a commit, ten seconds at most.
@@ -86,6 +88,7 @@ impl Components {
     /// `is_invalid_input` for a name, a state or metadata that cannot be kept; `is_storage` or `is_timeout` if the store does not
     /// take it; `is_closed` after shutdown.
     pub fn set(&self, name: &str, state: &str, metadata: &impl Serialize) -> Result<()> {
+        self.open()?;
         checked(name)?;
         if state.len() > STATE_BYTES_MAX {
             return Err(Error::invalid_input(format!("the state of {name:?} has more than {STATE_BYTES_MAX} bytes")));
@@ -107,8 +110,14 @@ impl Components {
     /// # Errors
     /// As [`set`](Self::set).
     pub fn complete(&self, name: &str) -> Result<()> {
+        self.open()?;
         checked(name)?;
         state::complete_component(&self.state, name.to_owned(), self.clock.now_by_hand().as_unix_ns())
+    }
+
+    /// Refuses what comes after the end, or in a forked child, which must leave the parent's connections alone.
+    fn open(&self) -> Result<()> {
+        if self.capture.is_open() { Ok(()) } else { Err(Error::closed()) }
     }
 
     /// One component.

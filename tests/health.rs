@@ -13,7 +13,7 @@ use std::{
 
 use l0::{
     ManualClock, Timestamp,
-    health::{Format, Status, Transition},
+    health::{Format, HealthReader, Status, Transition},
 };
 use parking_lot::Mutex;
 use support::{builder, wait_for};
@@ -296,7 +296,12 @@ fn the_end_does_not_wait_for_what_hangs() {
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     assert!(handle.health().register("late", || Status::Healthy).unwrap_err().is_closed());
     assert!(handle.health().check_now("hanging").is_err());
-    assert!(handle.health().ready().is_ok(), "it knows of no checks any more, and does not panic");
+    let health = handle.health();
+    assert!(
+        !health.ready().is_ok() && !health.is_ready() && health.live().is_ok(),
+        "nobody sends it anything any more"
+    );
+    assert!(handle.components().complete("late").unwrap_err().is_closed());
 }
 
 #[test]
@@ -336,6 +341,207 @@ fn a_thousand_checks_are_run_and_read() {
     assert_eq!((report.checks.len(), report.checks[7].name.as_str()), (1_000, "check 007"));
     scene.pass(S);
     assert_eq!(scene.of("check 999").age, Some(Duration::ZERO));
+}
+
+#[test]
+fn what_a_check_says_is_kept_without_its_secrets_and_not_at_any_length() {
+    let scene = scene();
+    let health = scene.l0.health();
+    let leak = || Err::<(), _>(format!("postgres://shop:hunter2secret@db said {}", "no ".repeat(100_000)));
+    health.register("db", leak).unwrap();
+    scene.pass(Duration::ZERO);
+    let history = health.history("db", MINUTE).unwrap();
+    let why = history[0].to.why().unwrap();
+    assert!(why.contains("said no no") && why.len() < 2_000, "{} bytes", why.len());
+    for text in [why, scene.of("db").status.why().unwrap(), &health.ready().render(Format::Plain).body] {
+        assert!(!text.contains("hunter2secret"), "{text:.100}");
+    }
+    let Scene { l0, dir, .. } = scene;
+    l0.shutdown(LONG).unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+        let bytes = std::fs::read(entry.path()).unwrap();
+        assert!(!bytes.windows(13).any(|window| window == b"hunter2secret"), "{:?}", entry.path());
+    }
+}
+
+#[test]
+fn a_callback_that_hangs_costs_no_history_and_does_not_hold_up_the_end() {
+    let scene = scene();
+    let health = scene.l0.health();
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    health.on_change(move |_| {
+        let _ = tell.lock().send(());
+        loop {
+            std::thread::park();
+        }
+    });
+    let db = Told::new();
+    health.check("db", db.check()).every(S).register().unwrap();
+    for number in 0..6 {
+        db.set(if number % 2 == 0 { Status::Healthy } else { bad() });
+        scene.pass(S);
+    }
+    told.recv_timeout(LONG).unwrap();
+    assert_eq!(health.history("db", MINUTE).unwrap().len(), 6);
+    let Scene { l0, dir, .. } = scene;
+    let start = Instant::now();
+    l0.shutdown(Duration::from_secs(2)).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5));
+    let reader = HealthReader::open(dir.path());
+    assert_eq!(reader.latest().unwrap().len(), 0, "all have ended");
+}
+
+#[test]
+fn what_is_unregistered_has_ended_in_the_history_too() {
+    let scene = scene();
+    let health = scene.l0.health();
+    let guard = health.check("conn 7", bad).register_scoped().unwrap();
+    scene.pass(Duration::ZERO);
+    let reader = HealthReader::open(scene.dir.path());
+    health.history("conn 7", MINUTE).unwrap();
+    assert_eq!(reader.latest().unwrap().into_iter().filter(|last| last.name == "conn 7").count(), 1);
+    drop(guard);
+    scene.time.advance(MINUTE);
+    assert_eq!(health.history("conn 7", 2 * MINUTE).unwrap().len(), 1);
+    assert_eq!(reader.latest().unwrap().into_iter().filter(|last| last.name == "conn 7").count(), 0);
+    assert!(health.uptime("conn 7", MINUTE / 2).unwrap_err().is_invalid_input(), "nothing is known since");
+}
+
+#[test]
+fn a_store_that_is_locked_gets_the_history_when_it_is_not() {
+    let scene = scene();
+    let health = scene.l0.health();
+    let db = Told::new();
+    health.check("db", db.check()).every(S).register().unwrap();
+    scene.pass(Duration::ZERO);
+    assert_eq!(health.history("db", MINUTE).unwrap().len(), 1);
+    // Nobody can write: the table is away.
+    let other = rusqlite::Connection::open(scene.dir.path().join("state.db")).unwrap();
+    other.execute_batch("ALTER TABLE health_change RENAME TO away").unwrap();
+    db.set(bad());
+    scene.pass(S);
+    assert!(health.history("db", MINUTE).is_err());
+    assert!(!health.is_ready(), "who reads the present is told");
+    other.execute_batch("ALTER TABLE away RENAME TO health_change").unwrap();
+    drop(other);
+    wait_for("the row", || health.history("db", MINUTE).unwrap().len() == 2);
+}
+
+#[test]
+fn of_several_processes_each_has_its_own_history_and_the_worst_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = builder(dir.path()).start().unwrap();
+    let two = builder(dir.path()).start().unwrap();
+    one.health().register("db", bad).unwrap();
+    one.health().check_now("db").unwrap();
+    two.health().register("db", || Status::Healthy).unwrap();
+    two.health().check_now("db").unwrap();
+    let count = || one.health().history("db", MINUTE).unwrap().len();
+    wait_for("both", || count() == 2 && two.health().history("db", MINUTE).unwrap().len() == 2);
+    let reader = HealthReader::open(dir.path());
+    let last = || reader.latest().unwrap().into_iter().find(|last| last.name == "db").map(|last| last.to);
+    assert_eq!(last(), Some(bad()));
+    two.shutdown(LONG).unwrap();
+    assert_eq!(last(), Some(bad()), "the other goes on");
+    one.shutdown(LONG).unwrap();
+    assert_eq!(last(), None);
+}
+
+#[test]
+fn a_check_that_is_always_in_one_state_is_not_forgotten_over_one_that_flaps() {
+    let scene = scene();
+    let health = scene.l0.health();
+    let flapping = Told::new();
+    health.register("stable", || Status::Healthy).unwrap();
+    health.check("flapping", flapping.check()).every(Duration::from_millis(10)).register().unwrap();
+    for number in 0..1_300 {
+        flapping.set(if number % 2 == 0 { Status::Healthy } else { bad() });
+        scene.pass(Duration::from_millis(10));
+    }
+    assert_eq!(health.history("flapping", 60 * MINUTE).unwrap().len(), 1_000);
+    assert_eq!(health.history("stable", 60 * MINUTE).unwrap().len(), 1);
+    assert!((health.uptime("stable", 60 * MINUTE).unwrap() - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn who_waits_for_a_check_is_answered_when_it_is_gone_or_run_elsewhere() {
+    let scene = scene();
+    let health = scene.l0.health();
+    let (goes_on, began) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (open, seen) = (Arc::clone(&goes_on), Arc::clone(&began));
+    let check = move || {
+        seen.store(true, SeqCst);
+        wait_for("the end of a check", || open.load(SeqCst));
+        Status::Healthy
+    };
+    health.check("slow", check).timeout(MINUTE).register().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| health.run_due().unwrap());
+        wait_for("a run on a thread of the test", || began.load(SeqCst));
+        let waiting = scope.spawn(|| health.check_now("slow"));
+        goes_on.store(true, SeqCst);
+        assert_eq!(waiting.join().unwrap().unwrap(), Status::Healthy, "not a second run");
+        goes_on.store(false, SeqCst);
+        began.store(false, SeqCst);
+        let waiting = scope.spawn(|| health.check_now("slow"));
+        wait_for("another run", || began.load(SeqCst));
+        assert!(health.unregister("slow"));
+        let error = waiting.join().unwrap().unwrap_err();
+        assert!(error.is_invalid_input() && error.to_string().contains("unregistered"), "{error}");
+        goes_on.store(true, SeqCst);
+    });
+}
+
+#[test]
+fn a_step_of_the_start_is_not_undone_and_names_that_collide_are_both_shown() {
+    let scene = scene();
+    let health = scene.l0.health();
+    let step = Told::new();
+    health.check("step", step.check()).startup().register().unwrap();
+    health.register("db:a", bad).unwrap();
+    health.check("db_a", || Status::Healthy).register().unwrap();
+    scene.pass(Duration::ZERO);
+    step.set(bad());
+    assert_eq!(health.check_now("step").unwrap(), bad(), "what it says");
+    assert_eq!(scene.of("step").status, Status::Healthy, "is not what counts");
+    let page: serde_json::Value = serde_json::from_str(&health.ready().render(Format::HealthJson).body).unwrap();
+    let both: Vec<_> =
+        page["checks"]["db_a:responseTime"].as_array().unwrap().iter().map(|one| one["status"].clone()).collect();
+    assert_eq!(both, ["fail", "pass"]);
+    for refused in [
+        health.check("x", || Status::Healthy).timeout(Duration::ZERO),
+        health.check("x", || Status::Healthy).stale_after(S),
+    ] {
+        assert!(refused.register().unwrap_err().to_string().contains("never be healthy"));
+    }
+}
+
+#[test]
+fn a_panic_of_what_a_check_holds_costs_no_thread() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("a bomb of a test");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = builder(dir.path()).start().unwrap();
+    let health = l0.health();
+    for number in 0..12 {
+        let (bomb, (tell, told)) = (Bomb, mpsc::channel());
+        let (tell, name) = (Mutex::new(tell), format!("bomb {number}"));
+        let check = move || {
+            let _ = &bomb;
+            let _ = tell.lock().send(());
+            Status::Healthy
+        };
+        health.check(&name, check).register().unwrap();
+        told.recv_timeout(LONG).unwrap();
+        health.unregister(&name);
+    }
+    health.register("after", || Status::Healthy).unwrap();
+    assert_eq!(health.check_now("after").unwrap(), Status::Healthy);
 }
 
 #[test]

@@ -77,8 +77,10 @@ fn hours(dir: &Path, at: u32, from: u32) {
     let own = tempfile::tempdir().unwrap();
     let l0 = l0::builder().dir(own.path()).clock(clock).job_queue(queue).start().unwrap();
     register(&l0, dir);
+    // What is due while a job is open waits for its end.
     let all = Misfire::CatchUp { within: 1_000 * HOUR, at_most: 100 };
-    l0.jobs().schedule("hourly", Schedule::cron("0 * * * *").unwrap().misfire(all), Tick).unwrap();
+    let hourly = Schedule::cron("0 * * * *").unwrap().misfire(all).overlap(Overlap::QueueOne);
+    l0.jobs().schedule("hourly", hourly, Tick).unwrap();
     note(dir, "given");
     for _ in from..HOURS {
         time.advance(HOUR);

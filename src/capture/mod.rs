@@ -189,6 +189,11 @@ impl Capture {
         self.flight.is_open()
     }
 
+    /// This process's run.
+    pub(crate) fn run(&self) -> uuid::Uuid {
+        self.flight.run()
+    }
+
     /// Whether this is a forked child, in which locks stand as they did in the parent.
     pub(crate) fn is_forked(&self) -> bool {
         self.flight.is_forked()

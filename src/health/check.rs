@@ -13,7 +13,10 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::{IntoStatus, Status, registry::Registry, standing::Standing};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    jobs::panic::discard,
+};
 
 const NAME_BYTES_MAX: usize = 128;
 const EVERY: Duration = Duration::from_secs(30);
@@ -79,6 +82,8 @@ pub(super) struct Check {
     /// It waits for a thread.
     pub(super) is_waiting: AtomicBool,
     pub(super) is_gone: AtomicBool,
+    /// Runs that have ended; counted under the pool's lock.
+    pub(super) runs: AtomicU64,
     /// Of who changes it.
     pub(super) standing: Mutex<Standing>,
     /// Of who reads it.
@@ -114,6 +119,8 @@ pub struct CheckBuilder {
     pub(super) name: String,
     pub(super) terms: Terms,
     pub(super) stale_after: Option<Duration>,
+    /// What is known of it before its first run.
+    pub(super) reported: Option<Status>,
     pub(super) work: Work,
 }
 
@@ -128,6 +135,7 @@ impl CheckBuilder {
             name: name.to_owned(),
             terms: Terms::default(),
             stale_after: None,
+            reported: None,
             work: Box::new(move || check().into_status()),
         }
     }
@@ -202,7 +210,7 @@ impl CheckBuilder {
     /// As [`register`](Self::register).
     pub fn register_scoped(self) -> Result<Registration> {
         let registry = Arc::clone(&self.registry);
-        self.add().map(|check| Registration { registry, check })
+        self.add().map(|check| Registration { registry, check: Some(check) })
     }
 
     pub(super) fn add(mut self) -> Result<Arc<Check>> {
@@ -214,6 +222,15 @@ impl CheckBuilder {
         }
         let Terms { every, timeout, .. } = self.terms;
         self.terms.stale_after = self.stale_after.unwrap_or_else(|| every.saturating_mul(3).saturating_add(timeout));
+        if timeout.is_zero() || self.terms.stale_after < every {
+            return Err(Error::invalid_input(format!(
+                "the check {:?} would never be healthy: give it a timeout that is not zero, and a stale_after that is not \
+                 shorter than its interval",
+                self.name
+            )));
+        }
+        let mut standing = Standing::default();
+        (standing.ended_ns, standing.reported) = (self.registry.clock.elapsed_ns(), self.reported);
         let check = Arc::new(Check {
             name: self.name.into(),
             terms: self.terms,
@@ -222,8 +239,9 @@ impl CheckBuilder {
             running_ns: AtomicU64::new(0),
             is_waiting: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
-            standing: Mutex::default(),
-            seen: ArcSwap::default(),
+            runs: AtomicU64::new(0),
+            seen: ArcSwap::from_pointee(standing.clone()),
+            standing: Mutex::new(standing),
         });
         self.registry.add(Arc::clone(&check))?;
         Ok(check)
@@ -234,12 +252,16 @@ impl CheckBuilder {
 #[must_use = "dropping it unregisters the check"]
 pub struct Registration {
     registry: Arc<Registry>,
-    check: Arc<Check>,
+    check: Option<Arc<Check>>,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.registry.remove(&self.check);
+        if let Some(check) = self.check.take() {
+            self.registry.remove(&check);
+            // What it holds is the application's.
+            discard(check);
+        }
     }
 }
 
@@ -257,6 +279,6 @@ impl fmt::Debug for CheckBuilder {
 
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registration").field("name", &self.check.name).finish_non_exhaustive()
+        f.debug_struct("Registration").field("check", &self.check).finish_non_exhaustive()
     }
 }

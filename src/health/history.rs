@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Status, Transition};
+use super::{Status, Transition, standing::level};
 use crate::{
     clock::{Clock, Timestamp},
     error::{Error, Result},
@@ -28,11 +28,13 @@ pub struct HealthReader {
     clock: Clock,
 }
 
-/// A change as it is kept; to nothing if its process ended.
+/// A change as it is kept; to nothing if it was unregistered, or its process ended.
 struct Kept {
     name: String,
+    run: String,
     at: Timestamp,
-    from: Option<Status>,
+    /// In a word.
+    from: Option<String>,
     to: Option<Status>,
     after: Option<Duration>,
 }
@@ -47,14 +49,28 @@ impl HealthReader {
         Self { dir: dir.to_owned(), clock }
     }
 
-    /// The latest change of each check, by name; what it came to holds since. A check whose process has ended in an orderly way is
-    /// not among them.
+    /// The latest change of each check, by name; what it came to holds since. One that was unregistered, or whose process has ended,
+    /// is not among them; of one that several processes have, it is the worst.
     ///
     /// # Errors
     /// `is_storage` if they cannot be read.
     pub fn latest(&self) -> Result<Vec<Transition>> {
-        let rows = state::latest_health(&self.dir)?;
-        Ok(rows.into_iter().filter_map(|row| Kept::read(row, None).transition()).collect())
+        let rows = state::latest_health(&self.dir)?.into_iter();
+        let mut latest: Vec<Transition> = Vec::new();
+        for last in rows.filter_map(|row| Kept::read(row, None).transition()) {
+            match latest.last_mut().filter(|other| other.name == last.name) {
+                Some(other) if level(&other.to) > level(&last.to) => {}
+                Some(other) => *other = last,
+                None => latest.push(last),
+            }
+        }
+        Ok(latest)
+    }
+
+    /// What a check last said, whatever has ended since.
+    pub(super) fn last_said(&self, name: &str) -> Result<Option<Status>> {
+        let changes = self.changes(name, Timestamp::from_unix_ns(i64::MIN))?;
+        Ok(changes.into_iter().rev().find_map(|change| change.to))
     }
 
     /// As [`Health::history`](super::Health::history).
@@ -75,11 +91,14 @@ impl HealthReader {
         let now = self.clock.now_by_hand();
         let since = now.saturating_sub(last);
         let changes = self.changes(name, since)?;
-        let ends = changes.iter().skip(1).map(|change| change.at).chain([now]);
         let (mut up, mut known) = (0.0, 0.0);
-        for (change, end) in changes.iter().zip(ends) {
-            let ns = end.as_unix_ns().saturating_sub(change.at.max(since).as_unix_ns()).max(0) as f64;
+        for (index, change) in changes.iter().enumerate() {
             let Some(status) = &change.to else { continue };
+            // Until its run says otherwise; of a run that says nothing more, until another begins.
+            let later = &changes[index + 1..];
+            let next = later.iter().find(|next| next.run == change.run).or_else(|| later.first());
+            let end = next.map_or(now, |next| next.at);
+            let ns = end.as_unix_ns().saturating_sub(change.at.max(since).as_unix_ns()).max(0) as f64;
             known += ns;
             up += if matches!(status, Status::Unhealthy(_)) { 0.0 } else { ns };
         }
@@ -97,24 +116,31 @@ impl HealthReader {
     fn changes(&self, name: &str, since: Timestamp) -> Result<Vec<Kept>> {
         let mut kept: Vec<Kept> = Vec::new();
         for row in state::health(&self.dir, name, since.as_unix_ns())? {
-            kept.push(Kept::read(row, kept.last()));
+            let before = kept.iter().rev().find(|before| before.run == row.run);
+            let change = Kept::read(row, before);
+            kept.push(change);
         }
         Ok(kept)
     }
 }
 
 impl Kept {
-    fn read((name, at, from, to): HealthRow, before: Option<&Self>) -> Self {
-        let status = |json: Option<String>| json.and_then(|json| serde_json::from_str::<Status>(&json).ok());
+    fn read(row: HealthRow, before: Option<&Self>) -> Self {
+        let HealthRow { name, run, at, before: from, after: to } = row;
         let since = before.filter(|before| before.to.is_some()).map(|before| before.at.as_unix_ns());
         let ns = since.and_then(|since| u64::try_from(at.saturating_sub(since)).ok());
-        let from = status(from);
         let after = ns.filter(|_| from.is_some()).map(Duration::from_nanos);
-        Self { name, at: Timestamp::from_unix_ns(at), from, to: status(to), after }
+        let to = to.and_then(|json| serde_json::from_str(&json).ok());
+        Self { name, run, at: Timestamp::from_unix_ns(at), from, to, after }
     }
 
     fn transition(self) -> Option<Transition> {
-        let Self { name, at, from, to, after } = self;
+        let Self { name, at, from, to, after, .. } = self;
+        let from = from.map(|word| match word.as_str() {
+            "healthy" => Status::Healthy,
+            "degraded" => Status::Degraded(String::new()),
+            _ => Status::Unhealthy(String::new()),
+        });
         Some(Transition { name, at, from, to: to?, after })
     }
 }

@@ -47,12 +47,15 @@ use crate::{
     capture::Capture,
     clock::Clock,
     error::{Error, Result},
+    jobs::panic::discard,
+    redaction::Redactor,
     state::State,
     timer::Timer,
 };
 
 /// The tag of l0's own checks.
 const OWN: &str = "l0";
+const READY: &str = "readyz";
 /// The tag of checks that are jobs.
 const SCHEDULED: &str = "scheduled";
 
@@ -86,12 +89,14 @@ impl Health {
     pub(crate) fn new(
         clock: Clock,
         capture: Arc<Capture>,
+        redactor: Arc<Redactor>,
         timer: Arc<Timer>,
         state: Arc<State>,
         (service, version): (String, Option<String>),
     ) -> Self {
         let dir = state.dir().to_owned();
-        let registry = Registry::new(clock, capture, timer, Notices::new(state));
+        let notices = Notices::new(state, capture.run().to_string());
+        let registry = Registry::new(clock, (capture, redactor), timer, notices);
         Self { registry, dir, service, version, own: OnceLock::new(), make_own: OnceLock::new() }
     }
 
@@ -121,12 +126,14 @@ impl Health {
     pub(crate) fn scheduled_check(&self, name: &str) -> Result<()> {
         let mut builder = CheckBuilder::new(self.used(), name, || Status::Healthy).tag(SCHEDULED);
         builder.terms.kind = Kind::Scheduled;
+        // What it said before the start holds until it runs again.
+        builder.reported = self.kept().last_said(name)?;
         builder.register()
     }
 
     /// What the job of a scheduled check has said.
     pub(crate) fn feed(&self, name: &str, result: Status, took: Duration) {
-        if let Some(check) = self.registry.find(name) {
+        if let Some(check) = self.registry.find(name).filter(|check| check.terms.kind == Kind::Scheduled) {
             self.registry.feed(&check, result, took);
         }
     }
@@ -146,7 +153,10 @@ impl Health {
 
     /// Forgets a check; a run that it is at may end, and says nothing any more. Says whether there was one.
     pub fn unregister(&self, name: &str) -> bool {
-        self.registry.find(name).is_some_and(|check| self.registry.remove(&check))
+        let Some(check) = self.registry.find(name) else { return false };
+        let is_removed = self.registry.remove(&check);
+        discard(check);
+        is_removed
     }
 
     /// Runs a check now, on a thread of l0's, or waits for the run it is at; says what it said, not what is reported. Blocks for
@@ -180,9 +190,9 @@ impl Health {
         self.of("livez", |terms| !terms.is_own && terms.kind == Kind::Liveness)
     }
 
-    /// Whether the program can serve: its readiness checks and the steps of its start. Without any it is.
+    /// Whether the program can serve: its readiness checks and the steps of its start. Without any it is, until l0 is shut down.
     pub fn ready(&self) -> Report {
-        self.of("readyz", |terms| !terms.is_own && matches!(terms.kind, Kind::Readiness | Kind::Startup))
+        self.of(READY, |terms| !terms.is_own && matches!(terms.kind, Kind::Readiness | Kind::Startup))
     }
 
     /// All checks, l0's own among them.
@@ -211,6 +221,9 @@ impl Health {
         let checks = registry.checks();
         let checks = checks.iter().filter(|check| which(&check.terms)).map(|check| CheckReport::of(check, now_ns));
         let mut report = Report::new(question, checks.collect(), &registry.clock);
+        if question == READY && registry.is_stopped() {
+            report.status = Status::Unhealthy("l0 was shut down".to_owned());
+        }
         report.service = Some(self.service.clone());
         report.version.clone_from(&self.version);
         report

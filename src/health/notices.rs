@@ -1,6 +1,8 @@
-//! What is told of changes: an event at once, and on a thread of its own a row in `state.db` and the application's callbacks.
+//! What is told of changes: an event at once, a row in `state.db` by a thread of its own, and the application's callbacks by
+//! another, so that a slow callback costs no history.
 //!
-//! The thread is made with the first change. So many may wait; then the oldest are not called back for, and are counted.
+//! The threads are made when they are needed. Rows that the store does not take are kept and tried again; of changes so many may
+//! wait for callbacks, then the oldest are not called back for, and are counted.
 
 use std::{
     collections::VecDeque,
@@ -10,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex};
 
 use super::{Status, report::Transition};
 use crate::{
@@ -18,22 +20,26 @@ use crate::{
     clock::{Timestamp, deadline},
     database,
     event::{Severity, TelemetryEvent},
-    jobs::panic::catch,
-    state::{self, State},
+    jobs::panic::{catch, discard},
+    state::{self, HealthRow, State},
 };
 
-const WAITING_MAX: usize = 1_000;
+const CALLS_MAX: usize = 1_000;
+/// Rows that wait for a store that does not take them.
+const ROWS_MAX: usize = 10_000;
+/// After a store refused rows.
+const PAUSE: Duration = Duration::from_secs(2);
 /// How long a question waits for what is on its way.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
-/// A check is reported otherwise than before.
+/// A check is reported otherwise than before; to nothing if it is not registered any more.
 #[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) name: Arc<str>,
     pub(super) at: Timestamp,
     pub(super) from: Option<Status>,
-    pub(super) to: Status,
-    /// It is kept, and nobody is told: one of l0's own that has begun as it should.
+    pub(super) to: Option<Status>,
+    /// It is kept, and nobody is told: one of l0's own that has begun as it should, or an end.
     pub(super) is_quiet: bool,
 }
 
@@ -41,7 +47,8 @@ type Callback = Arc<dyn Fn(&Transition) + Send + Sync>;
 
 pub(super) struct Notices {
     state: Arc<State>,
-    callbacks: RwLock<Vec<Callback>>,
+    /// Of this process's run, by which its rows are told from others'.
+    run: String,
     line: Mutex<Line>,
     came: Condvar,
     settled: Condvar,
@@ -49,73 +56,85 @@ pub(super) struct Notices {
 
 #[derive(Default)]
 struct Line {
-    waiting: VecDeque<Change>,
+    rows: VecDeque<HealthRow>,
+    calls: VecDeque<Transition>,
+    callbacks: Vec<Callback>,
     dropped: u64,
-    /// It is at some that are not in `waiting` any more.
-    is_busy: bool,
+    /// Some rows are being saved, or a callback is called.
+    is_saving: bool,
+    is_calling: bool,
+    is_refused: bool,
     is_closed: bool,
-    thread: Option<JoinHandle<()>>,
+    saver: Option<JoinHandle<()>>,
+    caller: Option<JoinHandle<()>>,
 }
 
 impl Notices {
-    pub(super) fn new(state: Arc<State>) -> Self {
-        Self {
-            state,
-            callbacks: RwLock::default(),
-            line: Mutex::default(),
-            came: Condvar::new(),
-            settled: Condvar::new(),
-        }
+    pub(super) fn new(state: Arc<State>, run: String) -> Self {
+        Self { state, run, line: Mutex::default(), came: Condvar::new(), settled: Condvar::new() }
     }
 
     pub(super) fn add_callback(&self, callback: Callback) {
-        self.callbacks.write().push(callback);
+        let mut line = self.line.lock();
+        if line.is_closed {
+            drop(line);
+            return discard(callback);
+        }
+        line.callbacks.push(callback);
     }
 
     pub(super) fn tell(self: &Arc<Self>, capture: &Capture, change: Change) {
-        if !change.is_quiet {
-            Self::record(capture, &change);
+        if let Some(to) = change.to.as_ref().filter(|_| !change.is_quiet) {
+            record(capture, &change, to);
         }
         let mut line = self.line.lock();
         if line.is_closed {
             return;
         }
-        if line.waiting.len() >= WAITING_MAX {
-            line.waiting.pop_front();
-            line.dropped += 1;
+        if line.rows.len() >= ROWS_MAX {
+            line.rows.pop_front();
         }
-        line.waiting.push_back(change);
-        if line.thread.is_none() {
+        line.rows.push_back(self.row(&change));
+        if line.saver.is_none() {
             let notices = Arc::clone(self);
             // Without a thread the events tell.
-            line.thread = std::thread::Builder::new().name("l0-health".to_owned()).spawn(move || notices.work()).ok();
+            line.saver = thread("l0-health", move || notices.save());
+        }
+        if !change.is_quiet
+            && !line.callbacks.is_empty()
+            && let Some(to) = change.to
+        {
+            if line.calls.len() >= CALLS_MAX {
+                line.calls.pop_front();
+                line.dropped += 1;
+            }
+            let Change { name, at, from, .. } = change;
+            line.calls.push_back(Transition { name: name.to_string(), at, from, to, after: None });
+            if line.caller.is_none() {
+                let notices = Arc::clone(self);
+                line.caller = thread("l0-health-calls", move || notices.call());
+            }
         }
         drop(line);
         self.came.notify_all();
     }
 
-    fn record(capture: &Capture, change: &Change) {
-        let severity = match change.to {
-            Status::Healthy => Severity::Info,
-            Status::Degraded(_) => Severity::Warning,
-            Status::Unhealthy(_) => Severity::Error,
-        };
-        let before = change.from.as_ref().map_or("unknown", Status::as_str);
-        let event = TelemetryEvent::new("health.changed")
-            .source("l0.health")
-            .category("health")
-            .severity(severity)
-            .status(change.to.as_str())
-            .message(format!("{} is {}", change.name, change.to))
-            .payload(&serde_json::json!({ "check": &*change.name, "from": before, "to": change.to.as_str() }));
-        capture.direct(&event);
+    /// As it is kept.
+    fn row(&self, Change { name, at, from, to, .. }: &Change) -> HealthRow {
+        HealthRow {
+            name: name.to_string(),
+            run: self.run.clone(),
+            at: at.as_unix_ns(),
+            before: from.as_ref().map(|from| from.as_str().to_owned()),
+            after: to.as_ref().map(|to| serde_json::json!(to).to_string()),
+        }
     }
 
-    fn work(&self) {
+    fn save(&self) {
         let mut line = self.line.lock();
         loop {
-            if line.waiting.is_empty() {
-                line.is_busy = false;
+            if line.rows.is_empty() {
+                line.is_saving = false;
                 self.settled.notify_all();
                 if line.is_closed {
                     return;
@@ -123,30 +142,57 @@ impl Notices {
                 self.came.wait(&mut line);
                 continue;
             }
-            line.is_busy = true;
-            let changes: Vec<_> = line.waiting.drain(..).collect();
+            line.is_saving = true;
+            let rows: Vec<_> = line.rows.drain(..).collect();
             drop(line);
-            let rows = changes.iter().map(row).collect();
-            // What the store does not take now is in the events.
-            let _ = state::save_health(&self.state, rows);
-            for change in changes.into_iter().filter(|change| !change.is_quiet) {
-                let Change { name, at, from, to, .. } = change;
-                let transition = Transition { name: name.to_string(), at, from, to, after: None };
-                // Not under the lock: one may add another.
-                let callbacks = self.callbacks.read().clone();
-                for callback in callbacks {
-                    let _ = catch(|| callback(&transition));
-                }
-            }
+            let saved = state::save_health(&self.state, rows.clone());
             line = self.line.lock();
+            line.is_refused = saved.is_err();
+            if line.is_refused {
+                // Nothing of it is lost while this process lives.
+                rows.into_iter().rev().for_each(|row| line.rows.push_front(row));
+                let surplus = line.rows.len().saturating_sub(ROWS_MAX);
+                line.rows.drain(..surplus);
+                line.is_saving = false;
+                self.settled.notify_all();
+                if line.is_closed {
+                    return;
+                }
+                self.came.wait_for(&mut line, PAUSE);
+            }
         }
     }
 
-    /// Waits for what is on its way, not for long.
+    fn call(&self) {
+        let mut line = self.line.lock();
+        loop {
+            let Some(transition) = line.calls.pop_front() else {
+                if line.is_closed {
+                    return;
+                }
+                self.came.wait(&mut line);
+                continue;
+            };
+            line.is_calling = true;
+            let callbacks = line.callbacks.clone();
+            drop(line);
+            for callback in callbacks {
+                let _ = catch(|| callback(&transition));
+                discard(callback);
+            }
+            line = self.line.lock();
+            line.is_calling = false;
+            self.settled.notify_all();
+        }
+    }
+
+    /// Waits until what has come is saved, or was refused; not for long.
     pub(super) fn settle(&self) {
         let until = deadline(SETTLE_WITHIN);
         let mut line = self.line.lock();
-        while (line.is_busy || !line.waiting.is_empty()) && !self.settled.wait_until(&mut line, until).timed_out() {}
+        while (line.is_saving || !line.rows.is_empty() && !line.is_refused)
+            && !self.settled.wait_until(&mut line, until).timed_out()
+        {}
     }
 
     /// Changes that nobody was called back for.
@@ -157,30 +203,54 @@ impl Notices {
     /// Nothing comes any more; of these checks nothing is known from now on.
     pub(super) fn stop(&self, names: Vec<Arc<str>>, at: Timestamp, until: Instant) {
         let mut line = self.line.lock();
+        for name in names {
+            let end = Change { name, at, from: None, to: None, is_quiet: true };
+            line.rows.push_back(self.row(&end));
+        }
         line.is_closed = true;
         self.came.notify_all();
-        while (line.is_busy || !line.waiting.is_empty()) && !self.settled.wait_until(&mut line, until).timed_out() {}
-        let thread = line.thread.take();
-        let is_idle = !line.is_busy && line.waiting.is_empty();
+        let own = std::thread::current().id();
+        let is_caller = line.caller.as_ref().is_some_and(|thread| thread.thread().id() == own);
+        while (line.is_saving || line.is_calling && !is_caller || !line.calls.is_empty() && !is_caller)
+            && !self.settled.wait_until(&mut line, until).timed_out()
+        {}
+        let rows: Vec<_> = line.rows.drain(..).collect();
+        let (is_saving, is_calling) = (line.is_saving, line.is_calling);
+        let (saver, caller) = (line.saver.take(), line.caller.take());
+        let callbacks = std::mem::take(&mut line.callbacks);
+        line.calls.clear();
         drop(line);
-        self.callbacks.write().clear();
-        if is_idle {
-            if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
-                let _ = thread.join();
-            }
-            if !names.is_empty() {
-                let rows = names.iter().map(|name| (name.to_string(), at.as_unix_ns(), None, None)).collect();
-                let left = until.saturating_duration_since(Instant::now());
-                let _ = database::waiting_within(left, || state::save_health(&self.state, rows));
-            }
+        discard(callbacks);
+        if !rows.is_empty() {
+            // Those that no thread has saved.
+            let left = until.saturating_duration_since(Instant::now());
+            let _ = database::waiting_within(left, || state::save_health(&self.state, rows));
+        }
+        for thread in saver.filter(|_| !is_saving).into_iter().chain(caller.filter(|_| !is_calling)) {
+            let _ = thread.join();
         }
     }
 }
 
-/// As it is kept.
-fn row(change: &Change) -> state::HealthRow {
-    let json = |status: &Status| serde_json::json!(status).to_string();
-    (change.name.to_string(), change.at.as_unix_ns(), change.from.as_ref().map(json), Some(json(&change.to)))
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).ok()
+}
+
+fn record(capture: &Capture, change: &Change, to: &Status) {
+    let severity = match to {
+        Status::Healthy => Severity::Info,
+        Status::Degraded(_) => Severity::Warning,
+        Status::Unhealthy(_) => Severity::Error,
+    };
+    let before = change.from.as_ref().map_or("unknown", Status::as_str);
+    let event = TelemetryEvent::new("health.changed")
+        .source("l0.health")
+        .category("health")
+        .severity(severity)
+        .status(to.as_str())
+        .message(format!("{} is {to}", change.name))
+        .payload(&serde_json::json!({ "check": &*change.name, "from": before, "to": to.as_str() }));
+    capture.direct(&event);
 }
 
 impl fmt::Debug for Notices {

@@ -21,17 +21,22 @@ use super::{
     Status,
     check::{Check, Kind},
     notices::{Change, Notices},
-    standing::level,
+    standing::{Standing, level},
 };
 use crate::{
     capture::Capture,
     clock::{Clock, deadline},
     error::{Error, Result},
-    jobs::panic::catch,
+    jobs::panic::{catch, discard},
+    redaction::Redactor,
     timer::Timer,
 };
 
 const THREADS_MAX: usize = 8;
+/// Of these for l0's own checks.
+const OWN_THREADS: usize = 1;
+/// Of the text of a status.
+const WHY_BYTES_MAX: usize = 1_024;
 const CHECKS_MAX: usize = 10_000;
 /// A run that is asked for is waited for so much longer than it may take.
 const GRACE: Duration = Duration::from_millis(500);
@@ -39,6 +44,7 @@ const GRACE: Duration = Duration::from_millis(500);
 pub(super) struct Registry {
     pub(super) clock: Clock,
     capture: Arc<Capture>,
+    redactor: Arc<Redactor>,
     timer: Arc<Timer>,
     task: OnceLock<usize>,
     /// By name.
@@ -49,6 +55,7 @@ pub(super) struct Registry {
     changes: AtomicU64,
     pub(super) summary: ArcSwap<Summary>,
     pool: Mutex<Pool>,
+    spawned: AtomicU64,
     /// A check is due, or has ended.
     called: Condvar,
     ended: Condvar,
@@ -73,10 +80,16 @@ pub(super) struct Summary {
 }
 
 impl Registry {
-    pub(super) fn new(clock: Clock, capture: Arc<Capture>, timer: Arc<Timer>, notices: Notices) -> Arc<Self> {
+    pub(super) fn new(
+        clock: Clock,
+        (capture, redactor): (Arc<Capture>, Arc<Redactor>),
+        timer: Arc<Timer>,
+        notices: Notices,
+    ) -> Arc<Self> {
         let registry = Arc::new(Self {
             clock,
             capture,
+            redactor,
             timer,
             task: OnceLock::new(),
             list: ArcSwap::default(),
@@ -85,6 +98,7 @@ impl Registry {
             changes: AtomicU64::new(1),
             summary: ArcSwap::default(),
             pool: Mutex::default(),
+            spawned: AtomicU64::new(0),
             called: Condvar::new(),
             ended: Condvar::new(),
             notices: Arc::new(notices),
@@ -116,8 +130,8 @@ impl Registry {
     }
 
     pub(super) fn add(&self, check: Arc<Check>) -> Result<()> {
-        self.open()?;
         let _listing = self.listing.lock();
+        self.open()?;
         let mut list = Vec::clone(&self.list.load());
         match list.binary_search_by(|known| known.name.cmp(&check.name)) {
             Ok(_) => {
@@ -138,14 +152,28 @@ impl Registry {
     }
 
     /// Says whether it was registered.
-    pub(super) fn remove(&self, check: &Arc<Check>) -> bool {
-        let _listing = self.listing.lock();
+    pub(super) fn remove(self: &Arc<Self>, check: &Arc<Check>) -> bool {
+        let listing = self.listing.lock();
         let mut list = Vec::clone(&self.list.load());
         let Some(index) = list.iter().position(|known| Arc::ptr_eq(known, check)) else { return false };
-        list.remove(index);
-        check.is_gone.store(true, Ordering::Release);
+        let removed = list.remove(index);
         self.list.store(Arc::new(list));
+        // Nothing is told of it from here on, but that it has ended.
+        let standing = check.standing.lock();
+        check.is_gone.store(true, Ordering::Release);
+        if let Some(from) = standing.reported.clone() {
+            let at = self.clock.now_by_hand();
+            let end = Change { name: Arc::clone(&check.name), at, from: Some(from), to: None, is_quiet: true };
+            self.notices.tell(&self.capture, end);
+        }
+        drop(standing);
+        drop(listing);
         self.changed();
+        let mut pool = self.pool.lock();
+        pool.queue.retain(|waiting| !Arc::ptr_eq(waiting, check));
+        drop(pool);
+        self.ended.notify_all();
+        discard(removed);
         true
     }
 
@@ -165,7 +193,7 @@ impl Registry {
             changes: self.changes.load(Ordering::Acquire),
             until_ns: u64::MAX,
             is_live: true,
-            is_ready: true,
+            is_ready: !self.is_stopped(),
         };
         for check in self.list.load().iter().filter(|check| !check.terms.is_own) {
             let (standing, running) = (check.seen.load(), check.running_since());
@@ -200,19 +228,31 @@ impl Registry {
         let mut next: Option<u64> = None;
         let is_run_here = |check: &&Arc<Check>| check.terms.kind != Kind::Scheduled && !check.is_done();
         for check in self.list.load().iter().filter(is_run_here) {
-            let at_ns = if let Some(since_ns) = check.running_since() {
-                let mut standing = check.standing.lock();
-                let is_running = check.running_since() == Some(since_ns);
-                let changed = is_running.then(|| standing.while_running(since_ns, &check.terms, now_ns)).flatten();
-                let until_ns = standing.seen_until(Some(since_ns), &check.terms, now_ns);
-                drop(standing);
-                self.publish(check, changed);
-                until_ns.saturating_add(1)
+            let running = check.running_since();
+            let standing = check.standing.lock();
+            let is_running = running.is_some() && check.running_since() == running;
+            let mut aged = standing.clone();
+            let changed = match running.filter(|_| is_running) {
+                Some(since_ns) => aged.while_running(since_ns, &check.terms, now_ns),
+                None => None,
+            };
+            let is_aged = aged.grown_old(&check.terms, now_ns).is_some() || changed.is_some() || aged != *standing;
+            let until_ns = aged.seen_until(running, &check.terms, now_ns).saturating_add(1);
+            drop(standing);
+            if is_aged {
+                self.apply(check, |standing| {
+                    let since_ns = check.running_since().filter(|since| Some(*since) == running);
+                    let changed = since_ns.and_then(|since| standing.while_running(since, &check.terms, now_ns));
+                    standing.grown_old(&check.terms, now_ns).or(changed)
+                });
+            }
+            let at_ns = if is_running {
+                until_ns
             } else if check.due_ns.load(Ordering::Acquire) <= now_ns {
                 due(check);
-                now_ns.saturating_add(ns(check.terms.every))
+                until_ns.min(now_ns.saturating_add(ns(check.terms.every)))
             } else {
-                check.due_ns.load(Ordering::Acquire)
+                until_ns.min(check.due_ns.load(Ordering::Acquire))
             };
             next = next.into_iter().chain((at_ns != u64::MAX).then_some(at_ns)).min();
         }
@@ -229,15 +269,18 @@ impl Registry {
 
     /// Gives a check to a thread, and makes one if there may be another.
     fn call(self: &Arc<Self>, check: &Arc<Check>) {
-        if check.is_waiting.swap(true, Ordering::AcqRel) {
-            return;
-        }
         let mut pool = self.pool.lock();
-        pool.queue.push_back(Arc::clone(check));
-        if pool.idle < pool.queue.len() && pool.threads.len() < THREADS_MAX {
-            let (registry, number) = (Arc::clone(self), pool.threads.len() + 1);
+        pool.threads.retain(|thread| !thread.is_finished());
+        if !check.is_waiting.swap(true, Ordering::AcqRel) {
+            pool.queue.push_back(Arc::clone(check));
+        }
+        // Those of l0's own are in no hurry.
+        let most = if check.terms.is_own { OWN_THREADS } else { THREADS_MAX };
+        if pool.idle < pool.queue.len() && pool.threads.len() < most {
+            let registry = Arc::clone(self);
+            let number = self.spawned.fetch_add(1, Ordering::Relaxed) + 1;
             let thread = std::thread::Builder::new().name(format!("l0-check-{number}"));
-            // Without one those there are will do; without any the check is seen as one that does not run.
+            // Without one those there are will do; without any, the check waits, and the next call tries again.
             pool.threads.extend(thread.spawn(move || registry.work()));
         }
         drop(pool);
@@ -251,9 +294,9 @@ impl Registry {
                 Some(check) => {
                     drop(pool);
                     self.run(&check);
-                    drop(check);
+                    // It may be the last that holds the application's closure.
+                    discard(check);
                     pool = self.pool.lock();
-                    self.ended.notify_all();
                 }
                 None => {
                     pool.idle += 1;
@@ -286,87 +329,120 @@ impl Registry {
         let every_ns = ns(check.terms.every);
         let due_ns = if took < check.terms.every { began_ns } else { ended_ns }.saturating_add(every_ns);
         check.due_ns.store(due_ns, Ordering::Release);
-        let mut standing = check.standing.lock();
-        let changed = standing.after(result, &check.terms, ended_ns, took);
-        // Under the lock: who finds it running for too long finds it running.
-        check.end();
-        drop(standing);
-        self.publish(check, changed);
+        let result = self.presentable(result);
+        self.apply(check, |standing| {
+            // Under its lock: who finds it running for too long finds it running.
+            check.end();
+            standing.after(result, &check.terms, ended_ns, took)
+        });
+        let pool = self.pool.lock();
+        check.runs.fetch_add(1, Ordering::Release);
+        drop(pool);
+        self.ended.notify_all();
         self.arm(Duration::from_nanos(due_ns.saturating_sub(ended_ns)));
         true
     }
 
-    /// A check that was made elsewhere has ended.
-    pub(super) fn feed(&self, check: &Check, result: Status, took: Duration) {
-        let changed = check.standing.lock().after(result, &check.terms, self.clock.elapsed_ns(), took);
-        self.publish(check, changed);
+    /// Without the secrets that redaction knows, and not longer than a line or two: so it is shown, told and kept.
+    fn presentable(&self, status: Status) -> Status {
+        let short = |why: String| {
+            let mut why = self.redactor.text(&why).unwrap_or(why);
+            if why.len() > WHY_BYTES_MAX {
+                why.truncate(why.floor_char_boundary(WHY_BYTES_MAX));
+                why.push('…');
+            }
+            why
+        };
+        match status {
+            Status::Healthy => Status::Healthy,
+            Status::Degraded(why) => Status::Degraded(short(why)),
+            Status::Unhealthy(why) => Status::Unhealthy(short(why)),
+        }
     }
 
-    /// Shows readers how a check stands, and tells of a change.
-    fn publish(&self, check: &Check, to: Option<Status>) {
-        let standing = check.standing.lock();
-        let from = check.seen.load().reported.clone();
+    /// A check that was made elsewhere has ended.
+    pub(super) fn feed(&self, check: &Check, result: Status, took: Duration) {
+        let result = self.presentable(result);
+        self.apply(check, |standing| standing.after(result, &check.terms, self.clock.elapsed_ns(), took));
+    }
+
+    /// Changes how a check stands, shows that to readers, and tells of it, one after the other.
+    fn apply(&self, check: &Check, change: impl FnOnce(&mut Standing) -> Option<Status>) {
+        let mut standing = check.standing.lock();
+        let from = standing.reported.clone();
+        let to = change(&mut standing);
         check.seen.store(Arc::new(standing.clone()));
-        drop(standing);
         self.changed();
         if let Some(to) = to.filter(|_| !check.is_gone.load(Ordering::Acquire)) {
             let at = self.clock.now_by_hand();
             let is_quiet = check.terms.is_own && from.is_none() && to == Status::Healthy;
-            self.notices.tell(&self.capture, Change { name: Arc::clone(&check.name), at, from, to, is_quiet });
+            let change = Change { name: Arc::clone(&check.name), at, from, to: Some(to), is_quiet };
+            self.notices.tell(&self.capture, change);
         }
     }
 
     /// Runs a check on a thread of l0's, or waits for the run it is at; what it said, or that it is overdue.
     pub(super) fn check_now(self: &Arc<Self>, check: &Arc<Check>) -> Result<Status> {
         self.open()?;
-        let before = check.seen.load_full();
-        self.call(check);
+        let before = check.runs.load(Ordering::Acquire);
+        if check.running_since().is_none() {
+            self.call(check);
+        }
         let until = deadline(check.terms.timeout.saturating_add(GRACE));
         let mut pool = self.pool.lock();
+        let mut is_late = false;
         loop {
-            let seen = check.seen.load();
-            if !Arc::ptr_eq(&seen, &before)
-                && !check.is_waiting.load(Ordering::Acquire)
-                && check.running_since().is_none()
-            {
-                return Ok(seen.latest.clone().unwrap_or(Status::Healthy));
+            if check.runs.load(Ordering::Acquire) != before {
+                return Ok(check.seen.load().latest.clone().unwrap_or(Status::Healthy));
             }
-            if self.ended.wait_until(&mut pool, until).timed_out() {
+            self.open()?;
+            if check.is_gone.load(Ordering::Acquire) {
+                return Err(Error::invalid_input(format!("the check {:?} was unregistered meanwhile", check.name)));
+            }
+            if is_late {
                 let is_running = check.running_since().is_some();
                 let what = if is_running { "it is still running" } else { "all threads are at checks that hang" };
                 return Ok(Status::Unhealthy(format!("overdue: {what} after {:?}", check.terms.timeout)));
             }
-            self.open()?;
+            is_late = self.ended.wait_until(&mut pool, until).timed_out();
         }
     }
 
-    /// Nothing is run any more; what runs is waited for until then.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Acquire)
+    }
+
+    /// Nothing is run any more; what runs, but for what hangs, is waited for until then.
     pub(super) fn stop(&self, until: Instant) {
+        let listing = self.listing.lock();
         self.is_stopped.store(true, Ordering::Release);
         let checks = self.list.load_full();
-        let at = self.clock.now_by_hand();
-        let known = checks.iter().filter(|check| check.seen.load().reported.is_some());
-        let names: Vec<_> = known.map(|check| Arc::clone(&check.name)).collect();
+        drop(listing);
         let mut pool = self.pool.lock();
-        pool.queue.clear();
-        let threads = std::mem::take(&mut pool.threads);
-        drop(pool);
+        let waiting = std::mem::take(&mut pool.queue);
         self.called.notify_all();
         self.ended.notify_all();
-        self.notices.stop(names, at, until);
+        let runs = |check: &Arc<Check>| {
+            let now_ns = self.clock.elapsed_ns();
+            check.running_since().is_some_and(|since| now_ns.saturating_sub(since) <= ns(check.terms.timeout))
+        };
+        while checks.iter().any(runs) && !self.ended.wait_until(&mut pool, until).timed_out() {}
+        let threads = std::mem::take(&mut pool.threads);
+        drop(pool);
+        discard(waiting);
+        let is_idle = checks.iter().all(|check| check.running_since().is_none());
+        let known = checks.iter().filter(|check| check.standing.lock().reported.is_some());
+        let names = known.map(|check| Arc::clone(&check.name)).collect();
+        self.notices.stop(names, self.clock.now_by_hand(), until);
         for thread in threads {
             // One that is at a check that hangs is left to itself.
-            while !thread.is_finished()
-                && Instant::now() < until
-                && checks.iter().all(|check| check.running_since().is_none())
-            {
-                std::thread::yield_now();
-            }
-            if thread.is_finished() {
+            if is_idle || thread.is_finished() {
                 let _ = thread.join();
             }
         }
         self.list.store(Arc::default());
+        self.changed();
+        discard(checks);
     }
 }
 

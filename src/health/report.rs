@@ -67,7 +67,8 @@ pub struct Transition {
     pub name: String,
     /// When.
     pub at: Timestamp,
-    /// What it was; `None` if nothing was known, as at the start of a process.
+    /// What it was; `None` if nothing was known, as at the start of a process. In the history without its reason, which is that of
+    /// the change before.
     pub from: Option<Status>,
     /// What it is.
     pub to: Status,
@@ -83,9 +84,9 @@ impl CheckReport {
         Self {
             name: check.name.to_string(),
             status: standing.seen(running_since, &check.terms, now_ns),
-            age: standing.latest.as_ref().map(|_| ago(standing.ended_ns)),
+            age: standing.has_run.then(|| ago(standing.ended_ns)),
             contiguous_failures: standing.failures,
-            took: standing.latest.as_ref().map(|_| standing.took),
+            took: standing.has_run.then_some(standing.took),
             running_for: running_since.map(ago),
             is_optional: check.terms.is_optional,
             kind: match check.terms.kind {

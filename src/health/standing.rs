@@ -15,7 +15,9 @@ pub(super) struct Standing {
     pub(super) reported: Option<Status>,
     /// The latest result.
     pub(super) latest: Option<Status>,
-    /// When that ended, and how long it took.
+    /// A run has come to its end.
+    pub(super) has_run: bool,
+    /// When that was, or else when it was registered; and how long it took.
     pub(super) ended_ns: u64,
     pub(super) took: Duration,
     /// Results in a row that were unhealthy.
@@ -26,6 +28,9 @@ pub(super) struct Standing {
     /// Times at which it was found to be running for too long, in this run.
     overdue: u32,
 }
+
+/// While it hangs it is not looked at more often.
+const OVERDUE_STEP_MIN: Duration = Duration::from_millis(500);
 
 /// The worse the higher.
 pub(super) fn level(status: &Status) -> u8 {
@@ -39,8 +44,26 @@ pub(super) fn level(status: &Status) -> u8 {
 impl Standing {
     /// After a result: what is reported then, if that is another state than before.
     pub(super) fn after(&mut self, result: Status, terms: &Terms, now_ns: u64, took: Duration) -> Option<Status> {
-        (self.ended_ns, self.took, self.overdue) = (now_ns, took, 0);
+        let was_overdue = std::mem::take(&mut self.overdue) > 0;
+        (self.has_run, self.ended_ns, self.took) = (true, now_ns, took);
+        // That it took too long was seen while it did.
+        if was_overdue && took > terms.timeout {
+            if self.reported.as_ref().is_some_and(|reported| level(reported) == 2) {
+                self.reported = Some(result.clone());
+            }
+            self.latest = Some(result);
+            return None;
+        }
         self.take(result, terms)
+    }
+
+    /// A result that is too old says nothing any more: that is a change like another, once.
+    pub(super) fn grown_old(&mut self, terms: &Terms, now_ns: u64) -> Option<Status> {
+        let reported = self.reported.as_ref().filter(|reported| level(reported) < 2)?;
+        let stale = stale(reported, terms, self.ended_ns, now_ns)?;
+        (self.worse, self.better) = (0, 0);
+        self.reported = Some(stale);
+        self.reported.clone()
     }
 
     /// It has been running for longer than it may: once when its time is over, and once with each interval since, that is a
@@ -58,6 +81,9 @@ impl Standing {
         let rank = level(&result);
         self.failures = if rank == 2 { self.failures.saturating_add(1) } else { 0 };
         self.latest = Some(result.clone());
+        if terms.kind == Kind::Startup && self.reported == Some(Status::Healthy) {
+            return None;
+        }
         let reported = self.reported.as_ref().map(level);
         // Before the first result nothing is known: a failure is believed at once, what is well must prove itself.
         let (is_worse, is_better) = reported.map_or((false, rank < 2), |reported| (rank > reported, rank < reported));
@@ -93,17 +119,15 @@ impl Standing {
         let Some(reported) = &self.reported else {
             return match (terms.kind, &self.latest) {
                 // A process that has just begun lives.
-                (Kind::Liveness | Kind::Scheduled, None) => Status::Healthy,
+                (Kind::Liveness, None) => {
+                    stale(&Status::Healthy, terms, self.ended_ns, now_ns).unwrap_or(Status::Healthy)
+                }
+                (Kind::Scheduled, None) => Status::Healthy,
                 (_, None) => Status::Unhealthy("has not run yet".to_owned()),
                 (_, Some(_)) => Status::Unhealthy(format!("has not passed {} times in a row yet", terms.pass_after)),
             };
         };
-        let age = Duration::from_nanos(now_ns.saturating_sub(self.ended_ns));
-        if terms.kind != Kind::Scheduled && age > terms.stale_after {
-            let was = reported.as_str();
-            return Status::Unhealthy(format!("has not run for {}, and was {was} then", human_duration(age)));
-        }
-        reported.clone()
+        stale(reported, terms, self.ended_ns, now_ns).unwrap_or_else(|| reported.clone())
     }
 
     /// Until when it is seen as it is now, if nothing comes.
@@ -113,13 +137,15 @@ impl Standing {
         }
         let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         let stale_ns = match self.reported {
-            Some(_) if terms.kind != Kind::Scheduled => self.ended_ns.saturating_add(ns(terms.stale_after)),
-            _ => u64::MAX,
+            _ if terms.kind == Kind::Scheduled => u64::MAX,
+            Some(_) => self.ended_ns.saturating_add(ns(terms.stale_after)),
+            None if terms.kind == Kind::Liveness => self.ended_ns.saturating_add(ns(terms.stale_after)),
+            None => u64::MAX,
         };
         let overdue_ns = running_since_ns.map_or(u64::MAX, |since_ns| {
             let steps = u64::from(overdue(since_ns, terms, now_ns));
             let timeout_ns = since_ns.saturating_add(ns(terms.timeout));
-            timeout_ns.saturating_add(ns(terms.every).saturating_mul(steps))
+            timeout_ns.saturating_add(ns(step(terms)).saturating_mul(steps))
         });
         [stale_ns, overdue_ns].into_iter().filter(|at| *at >= now_ns).min().unwrap_or(u64::MAX)
     }
@@ -129,7 +155,19 @@ impl Standing {
 fn overdue(since_ns: u64, terms: &Terms, now_ns: u64) -> u32 {
     let running = Duration::from_nanos(now_ns.saturating_sub(since_ns));
     let Some(over) = running.checked_sub(terms.timeout).filter(|over| !over.is_zero()) else { return 0 };
-    u32::try_from(over.as_nanos() / terms.every.as_nanos().max(1)).unwrap_or(u32::MAX).saturating_add(1)
+    u32::try_from(over.as_nanos().div_ceil(step(terms).as_nanos())).unwrap_or(u32::MAX)
+}
+
+/// Of two failures of one that hangs.
+fn step(terms: &Terms) -> Duration {
+    terms.every.max(OVERDUE_STEP_MIN)
+}
+
+fn stale(reported: &Status, terms: &Terms, ended_ns: u64, now_ns: u64) -> Option<Status> {
+    let age = Duration::from_nanos(now_ns.saturating_sub(ended_ns));
+    let is_stale = terms.kind != Kind::Scheduled && age > terms.stale_after;
+    let text = || format!("has not run for {}, and was {} then", human_duration(age), reported.as_str());
+    is_stale.then(|| Status::Unhealthy(text()))
 }
 
 fn still_running(since_ns: u64, terms: &Terms, now_ns: u64) -> Status {
@@ -179,6 +217,18 @@ mod tests {
         assert_eq!(standing.seen_until(None, &terms, 2 * S), 61 * S);
         assert_eq!(standing.seen_until(since, &terms, 11 * S), 12 * S);
         assert_eq!(standing.seen_until(since, &terms, 13 * S), 22 * S);
+        // It took too long, which is known: that is no further failure.
+        let mut late = standing.clone();
+        late.while_running(10 * S, &terms, 33 * S);
+        let slow = Status::Unhealthy("took 24 s".to_owned());
+        assert_eq!(late.after(slow.clone(), &terms, 34 * S, Duration::from_secs(24)), None);
+        assert_eq!((late.failures, &late.reported), (3, &Some(slow)));
+        // Staleness is a change, once.
+        let mut old = standing.clone();
+        assert_eq!(old.grown_old(&terms, 61 * S), None);
+        assert!(old.grown_old(&terms, 62 * S).unwrap().why().unwrap().contains("has not run"));
+        assert_eq!(old.grown_old(&terms, 63 * S), None);
+        assert_eq!(old.after(Status::Healthy, &terms, 64 * S, Duration::ZERO), Some(Status::Healthy));
         // It comes back.
         standing.while_running(10 * S, &terms, 33 * S);
         assert_eq!(standing.failures, 3);
@@ -194,8 +244,10 @@ mod tests {
         assert_eq!(level(&standing.seen(None, &startup, S)), 2);
         standing.after(Status::Healthy, &startup, 2 * S, Duration::ZERO);
         assert_eq!(standing.seen(None, &startup, 1_000_000 * S), Status::Healthy, "never stale");
+        assert_eq!(standing.after(status(2), &startup, 3 * S, Duration::ZERO), None, "nor undone");
         let live = Terms { kind: Kind::Liveness, ..Terms::default() };
         assert_eq!(Standing::default().seen(None, &live, 0), Status::Healthy);
+        assert_eq!(level(&Standing::default().seen(None, &live, 1_000 * S)), 2, "unless it is never looked at");
     }
 
     proptest! {

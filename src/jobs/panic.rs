@@ -34,7 +34,7 @@ pub(crate) fn catch<R>(f: impl FnOnce() -> R) -> Result<R, String> {
 }
 
 /// Drops what a panic, or a job, left; that may itself panic.
-pub(super) fn discard<T>(left: T) {
+pub(crate) fn discard<T>(left: T) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(left))) {
         // Its own drop is not trusted any more.
         std::mem::forget(payload);

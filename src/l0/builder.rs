@@ -353,12 +353,13 @@ impl Builder {
         let health = Health::new(
             config.clock.clone(),
             Arc::clone(&capture),
+            Arc::clone(&redactor),
             Arc::clone(&timer),
             Arc::clone(&state),
             service.clone(),
         );
         let inner = Inner {
-            components: Components::new(Arc::clone(&state), config.clock.clone()),
+            components: Components::new(Arc::clone(&state), config.clock.clone(), Arc::clone(&capture)),
             health,
             service,
             jobs,

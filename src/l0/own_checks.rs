@@ -1,15 +1,17 @@
 //! l0's own checks: whether its parts do what they should. They depend on what they look at by a weak reference.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use super::handle::{Handle, Inner};
 use crate::{
+    error::Result,
     flight::Medium,
     health::{Health, Status},
-    state,
+    state::{self, HealthRow},
     store::free_disk,
 };
 
@@ -52,13 +54,38 @@ fn writer(handle: &Handle, _: &mut u64) -> Status {
     }
 }
 
-/// `state.db` takes a row.
-fn state(handle: &Handle, _: &mut u64) -> Status {
+/// `state.db` takes a row. The first time, what runs said that are known to be dead is ended.
+fn state(handle: &Handle, before: &mut u64) -> Status {
+    if std::mem::take(before) > 0
+        && let Err(error) = end_the_dead(handle)
+    {
+        *before = u64::MAX;
+        return Status::Unhealthy(error.to_string());
+    }
     let at = handle.inner.clock.now_by_hand().as_unix_ns();
     match state::probe(&handle.inner.state, at, COMMIT_WITHIN) {
         Ok(()) => Status::Healthy,
         Err(error) => Status::Unhealthy(error.to_string()),
     }
+}
+
+/// A process that vanished has said nothing of the end of its checks.
+fn end_the_dead(handle: &Handle) -> Result<()> {
+    let own = handle.shared().flight.run().to_string();
+    let latest = state::latest_health(handle.dir())?.into_iter();
+    let open = latest.filter(|row| row.after.is_some() && row.run != own);
+    let runs =
+        handle.sql("SELECT run_id, ended_at FROM runs WHERE outcome = 'running' OR ended_at IS NOT NULL", &[])?;
+    let ended: HashMap<String, String> = runs.rows.iter().map(|row| (row[0].to_string(), row[1].to_string())).collect();
+    let rows = open.filter_map(|row| {
+        let ended_at = match ended.get(&row.run) {
+            None => Some(row.at),
+            Some(at) => at.parse::<jiff::Timestamp>().ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok()),
+        };
+        Some(HealthRow { at: ended_at?.max(row.at), before: None, after: None, ..row })
+    });
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() { Ok(()) } else { state::save_health(&handle.inner.state, rows) }
 }
 
 fn reader(handle: &Handle, _: &mut u64) -> Status {
@@ -129,9 +156,11 @@ fn jobs(handle: &Handle, _: &mut u64) -> Status {
     };
     let mut trouble: Vec<String> = Vec::new();
     for kind in &stats.kinds {
+        // A web process has no handlers for what its workers do.
+        let Some(late) = kind.oldest_pending.filter(|late| *late > JOB_LATE) else { continue };
         if kind.waits_for_handler {
             trouble.push(format!("{} jobs of the kind {} wait for a handler", kind.pending, kind.kind));
-        } else if let Some(late) = kind.oldest_pending.filter(|late| *late > JOB_LATE) {
+        } else {
             trouble.push(format!(
                 "a job of the kind {} has been due for {}",
                 kind.kind,

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{STATE, State};
 use crate::{
@@ -15,51 +15,74 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// Changes that are kept of each check, and of all.
 const KEPT_OF_EACH: i64 = 1_000;
 const KEPT: i64 = 100_000;
+const TRIM_EVERY: i64 = 1_000;
 
-/// A check's name, when, from what and to what, as JSON; to nothing: the process ended.
-pub(crate) type HealthRow = (String, i64, Option<String>, Option<String>);
+/// A change of a check, or its end.
+#[derive(Clone, Debug)]
+pub(crate) struct HealthRow {
+    pub(crate) name: String,
+    /// Of the run of the process that said so.
+    pub(crate) run: String,
+    pub(crate) at: i64,
+    /// The word of what it was; nothing if nothing was known.
+    pub(crate) before: Option<String>,
+    /// What it is, as JSON; nothing: it is not registered any more, or its process has ended.
+    pub(crate) after: Option<String>,
+}
 
 /// A component's name, state, whether it is complete, its metadata as JSON, and when that was said.
 pub(crate) type ComponentRow = (String, String, bool, String, i64);
 
 pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
     state.write("cannot keep a change of health", at_most(WITHIN), Durability::Normal, move |connection| {
-        let mut insert =
-            connection.prepare_cached("INSERT INTO health_change (name, at, before, after) VALUES (?1, ?2, ?3, ?4)")?;
+        let mut insert = connection
+            .prepare_cached("INSERT INTO health_change (name, run, at, before, after) VALUES (?1, ?2, ?3, ?4, ?5)")?;
         let mut trim = connection.prepare_cached(
             "DELETE FROM health_change WHERE name = ?1 AND id <= (
                 SELECT id FROM health_change WHERE name = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
         )?;
-        for (name, at, before, after) in &rows {
-            insert.execute(params![name, at, before, after])?;
+        let mut last = 0;
+        for HealthRow { name, run, at, before, after } in &rows {
+            insert.execute(params![name, run, at, before, after])?;
+            last = connection.last_insert_rowid();
             trim.execute(params![name, KEPT_OF_EACH])?;
         }
-        connection
-            .prepare_cached("DELETE FROM health_change WHERE id <= (SELECT max(id) FROM health_change) - ?1")?
-            .execute([KEPT])?;
+        // Now and then; the latest of each check stays.
+        if last % TRIM_EVERY < rows.len() as i64 {
+            connection.execute(
+                "DELETE FROM health_change WHERE id IN (
+                    SELECT id FROM health_change ORDER BY id LIMIT max(0, (SELECT count(*) FROM health_change) - ?1))
+                   AND id NOT IN (SELECT max(id) FROM health_change GROUP BY name)",
+                [KEPT],
+            )?;
+        }
         Ok(())
     })
 }
 
-/// The changes of a check since then, and the one before, in their order.
+fn row(row: &Row<'_>) -> rusqlite::Result<HealthRow> {
+    Ok(HealthRow { name: row.get(0)?, run: row.get(1)?, at: row.get(2)?, before: row.get(3)?, after: row.get(4)? })
+}
+
+/// The changes of a check since then, and of each run the one before, in their order.
 pub(crate) fn health(dir: &Path, name: &str, since: i64) -> Result<Vec<HealthRow>> {
     ask(dir, "cannot read the history of health", |connection| {
         let mut rows = connection.prepare(
-            "SELECT name, at, before, after FROM health_change WHERE name = ?1 AND id >= coalesce(
-                (SELECT max(id) FROM health_change WHERE name = ?1 AND at <= ?2), 0) ORDER BY id",
+            "SELECT name, run, at, before, after FROM health_change WHERE name = ?1 AND (at > ?2 OR id IN (
+                SELECT max(id) FROM health_change WHERE name = ?1 AND at <= ?2 GROUP BY run)) ORDER BY id",
         )?;
-        rows.query_map(params![name, since], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?.collect()
+        rows.query_map(params![name, since], row)?.collect()
     })
 }
 
-/// The latest change of each check, by name.
+/// The latest change of each check in each run, by name.
 pub(crate) fn latest_health(dir: &Path) -> Result<Vec<HealthRow>> {
     ask(dir, "cannot read the history of health", |connection| {
         let mut rows = connection.prepare(
-            "SELECT name, at, before, after FROM health_change
-              WHERE id IN (SELECT max(id) FROM health_change GROUP BY name) ORDER BY name",
+            "SELECT name, run, at, before, after FROM health_change
+              WHERE id IN (SELECT max(id) FROM health_change GROUP BY name, run) ORDER BY name, id",
         )?;
-        rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?.collect()
+        rows.query_map([], row)?.collect()
     })
 }
 
