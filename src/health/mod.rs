@@ -11,8 +11,11 @@
 //!
 //! What a [system-check job](crate::Handle::schedule_check) says is in the report, too, with the tag `scheduled`.
 //!
-//! l0's own state is in checks of its own, with the tag `l0`: part of [`report`](Health::report), not of `ready`, for a
-//! program whose telemetry is sick still serves.
+//! l0's own state is in checks of its own, with the tag `l0`, once a minute: part of [`report`](Health::report), not of `ready`,
+//! for a program whose telemetry is sick still serves. They are made when health is first asked for, by a report, a check or
+//! [`Handle::status`](crate::Handle::status): a program that does not has no threads of health.
+//!
+//! What a check says is shown, told and kept without the secrets that redaction knows, and cut at a kilobyte.
 //!
 //! # Time
 //!
@@ -210,7 +213,8 @@ impl Health {
         self.registry.summary().is_live
     }
 
-    /// [`ready`](Self::ready)`().is_ok()` at the price of some tens of nanoseconds, however many checks there are.
+    /// [`ready`](Self::ready)`().is_ok()`, at the price of some tens of nanoseconds, however many checks there are, unless one of them
+    /// has run since it was last asked.
     pub fn is_ready(&self) -> bool {
         self.registry.summary().is_ready
     }

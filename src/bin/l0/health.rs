@@ -13,6 +13,7 @@ use crate::{
     args::{Common, Health},
     failure::{Failure, Outcome},
     place::Store,
+    runs::Run,
     screen::{Screen, Text, Tone},
     when::Window,
 };
@@ -33,6 +34,9 @@ pub(crate) fn health(
     let latest = store.health.latest()?;
     let is_bad = latest.iter().any(|last| matches!(last.to, Status::Unhealthy(_)));
     let components = l0::Components::read(&store.dir)?;
+    if !latest.is_empty() && !Run::running(store)?.iter().any(Run::is_running) {
+        screen.note("no program records here now: this is what checks said before the last one vanished");
+    }
     if screen.is_json {
         screen.json(&json!({ "checks": latest, "components": components }))?;
     } else if latest.is_empty() && components.is_empty() {

@@ -6,6 +6,7 @@ use indicatif::{HumanBytes, HumanCount};
 use l0::{
     Timestamp,
     health::{Status, Transition},
+    jobs::ScheduleRow,
     query::Summary,
 };
 use serde_json::json;
@@ -35,6 +36,7 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
     let (who, figures) = verdict(&runs, &summary, window);
     let checks = store.health.latest()?;
     let components = l0::Components::read(&store.dir)?;
+    let schedules = store.jobs.schedules()?;
     let is_sick = checks.iter().any(|check| matches!(check.to, Status::Unhealthy(_)));
     let health = sick(&checks);
     let schema = store.inspection.databases.first().and_then(|database| database.schema);
@@ -54,7 +56,7 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
             },
             "checks": checks,
             "components": components,
-            "schedules": store.jobs.schedules()?,
+            "schedules": schedules,
             "jobs": store.jobs.stats()?.kinds,
             "runs": runs,
             "summary": json::summary(&summary),
@@ -84,6 +86,17 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
         let line = screen.paint(&l0::query::harmless(&line), if is_sick { Tone::Bad } else { Tone::Good });
         screen.line(&format!("{line}\n"))?;
     }
+    for (name, parts) in [
+        ("components", components.iter().map(|one| format!("{} {}", one.name, one.state)).collect::<Vec<_>>()),
+        ("schedules", schedules.iter().map(|row| format!("{}{}", row.name, next(row, window))).collect()),
+    ] {
+        if !parts.is_empty() {
+            screen.line_within(&l0::query::harmless(&format!("{name}: {}", parts.join(", "))))?;
+        }
+    }
+    if !components.is_empty() || !schedules.is_empty() {
+        screen.line("")?;
+    }
     if !runs.is_empty() {
         runs::table(&runs, window, screen)?;
         screen.line("")?;
@@ -94,6 +107,15 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
         screen.line_within(line)?;
     }
     Ok(if summary.events == 0 { Outcome::Nothing } else { Outcome::Answered })
+}
+
+/// When a schedule fires next, or why it does not.
+fn next(row: &ScheduleRow, window: &Window) -> String {
+    match row.next_at {
+        Some(at) => format!(" at {}", window.second(at)),
+        None if row.paused => " paused".to_owned(),
+        None => String::new(),
+    }
 }
 
 /// What is to be said of checks, if any is known.
