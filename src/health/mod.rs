@@ -27,6 +27,7 @@ mod notices;
 mod registry;
 mod render;
 mod report;
+mod running;
 mod standing;
 mod status;
 

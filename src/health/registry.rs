@@ -1,7 +1,5 @@
-//! All checks of one `L0`: who is registered, what is due, and the threads that run it.
-//!
-//! The timer says what is due; up to eight threads of their own, made when they are needed, run it; readers look at
-//! snapshots and wait for nobody. A check that hangs keeps its thread and is not started again.
+//! All checks of one `L0`: who is registered, and how they are as a whole. What is due is run in `running`; readers look at
+//! snapshots and wait for nobody.
 
 use std::{
     collections::VecDeque,
@@ -11,63 +9,55 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 
 use super::{
-    Status,
     check::{Check, Kind},
     notices::{Change, Notices},
-    standing::{Standing, level},
+    standing::level,
 };
 use crate::{
     capture::Capture,
-    clock::{Clock, deadline},
+    clock::Clock,
     error::{Error, Result},
-    jobs::panic::{catch, discard},
+    jobs::panic::discard,
     redaction::Redactor,
     timer::Timer,
 };
 
-const THREADS_MAX: usize = 8;
-/// Of these for l0's own checks.
-const OWN_THREADS: usize = 1;
-/// Of the text of a status.
-const WHY_BYTES_MAX: usize = 1_024;
 const CHECKS_MAX: usize = 10_000;
-/// A run that is asked for is waited for so much longer than it may take.
-const GRACE: Duration = Duration::from_millis(500);
 
 pub(super) struct Registry {
     pub(super) clock: Clock,
-    capture: Arc<Capture>,
-    redactor: Arc<Redactor>,
+    pub(super) capture: Arc<Capture>,
+    pub(super) redactor: Arc<Redactor>,
     timer: Arc<Timer>,
     task: OnceLock<usize>,
     /// By name.
-    list: ArcSwap<Vec<Arc<Check>>>,
+    pub(super) list: ArcSwap<Vec<Arc<Check>>>,
     /// Of who changes the list.
-    listing: Mutex<()>,
+    pub(super) listing: Mutex<()>,
     /// Rises with everything that changes what a reader sees.
     changes: AtomicU64,
     pub(super) summary: ArcSwap<Summary>,
-    pool: Mutex<Pool>,
-    spawned: AtomicU64,
+    pub(super) pool: Mutex<Pool>,
+    pub(super) spawned: AtomicU64,
     /// A check is due, or has ended.
-    called: Condvar,
-    ended: Condvar,
+    pub(super) called: Condvar,
+    pub(super) ended: Condvar,
     pub(super) notices: Arc<Notices>,
-    is_stopped: AtomicBool,
+    pub(super) is_stopped: AtomicBool,
 }
 
 #[derive(Default)]
-struct Pool {
-    queue: VecDeque<Arc<Check>>,
-    idle: usize,
-    threads: Vec<JoinHandle<()>>,
+pub(super) struct Pool {
+    pub(super) queue: VecDeque<Arc<Check>>,
+    pub(super) idle: usize,
+    pub(super) threads: Vec<JoinHandle<()>>,
 }
 
 /// What is asked most often, and until when it holds if nothing changes.
@@ -109,7 +99,7 @@ impl Registry {
         registry
     }
 
-    fn arm(&self, within: Duration) {
+    pub(super) fn arm(&self, within: Duration) {
         // By a clock that is moved by hand nothing is due by itself.
         if let Some(task) = self.task.get().filter(|_| !self.clock.is_manual()) {
             self.timer.arm(*task, within);
@@ -177,7 +167,7 @@ impl Registry {
         true
     }
 
-    fn changed(&self) {
+    pub(super) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -210,244 +200,6 @@ impl Registry {
         self.summary.store(Arc::new(summary));
         self.summary.load()
     }
-
-    // ---- running
-
-    /// What is due is given to the threads; says when something is due again.
-    fn round(self: &Arc<Self>) -> Option<Duration> {
-        if self.open().is_err() {
-            return None;
-        }
-        let now_ns = self.clock.elapsed_ns();
-        let next_ns = self.look(now_ns, |check| self.call(check))?;
-        Some(Duration::from_nanos(next_ns.saturating_sub(now_ns)))
-    }
-
-    /// Runs `due` on each check that is; says when the next is.
-    fn look(&self, now_ns: u64, mut due: impl FnMut(&Arc<Check>)) -> Option<u64> {
-        let mut next: Option<u64> = None;
-        let is_run_here = |check: &&Arc<Check>| check.terms.kind != Kind::Scheduled && !check.is_done();
-        for check in self.list.load().iter().filter(is_run_here) {
-            let running = check.running_since();
-            let standing = check.standing.lock();
-            let is_running = running.is_some() && check.running_since() == running;
-            let mut aged = standing.clone();
-            let changed = match running.filter(|_| is_running) {
-                Some(since_ns) => aged.while_running(since_ns, &check.terms, now_ns),
-                None => None,
-            };
-            let is_aged = aged.grown_old(&check.terms, now_ns).is_some() || changed.is_some() || aged != *standing;
-            let until_ns = aged.seen_until(running, &check.terms, now_ns).saturating_add(1);
-            drop(standing);
-            if is_aged {
-                self.apply(check, |standing| {
-                    let since_ns = check.running_since().filter(|since| Some(*since) == running);
-                    let changed = since_ns.and_then(|since| standing.while_running(since, &check.terms, now_ns));
-                    standing.grown_old(&check.terms, now_ns).or(changed)
-                });
-            }
-            let at_ns = if is_running {
-                until_ns
-            } else if check.due_ns.load(Ordering::Acquire) <= now_ns {
-                due(check);
-                until_ns.min(now_ns.saturating_add(ns(check.terms.every)))
-            } else {
-                until_ns.min(check.due_ns.load(Ordering::Acquire))
-            };
-            next = next.into_iter().chain((at_ns != u64::MAX).then_some(at_ns)).min();
-        }
-        next
-    }
-
-    /// For tests: what is due is run on this thread; says how many checks that were.
-    pub(super) fn run_due(&self) -> Result<usize> {
-        self.open()?;
-        let mut due = Vec::new();
-        self.look(self.clock.elapsed_ns(), |check| due.push(Arc::clone(check)));
-        Ok(due.iter().filter(|check| self.run(check)).count())
-    }
-
-    /// Gives a check to a thread, and makes one if there may be another.
-    fn call(self: &Arc<Self>, check: &Arc<Check>) {
-        let mut pool = self.pool.lock();
-        pool.threads.retain(|thread| !thread.is_finished());
-        if !check.is_waiting.swap(true, Ordering::AcqRel) {
-            pool.queue.push_back(Arc::clone(check));
-        }
-        // Those of l0's own are in no hurry.
-        let most = if check.terms.is_own { OWN_THREADS } else { THREADS_MAX };
-        if pool.idle < pool.queue.len() && pool.threads.len() < most {
-            let registry = Arc::clone(self);
-            let number = self.spawned.fetch_add(1, Ordering::Relaxed) + 1;
-            let thread = std::thread::Builder::new().name(format!("l0-check-{number}"));
-            // Without one those there are will do; without any, the check waits, and the next call tries again.
-            pool.threads.extend(thread.spawn(move || registry.work()));
-        }
-        drop(pool);
-        self.called.notify_one();
-    }
-
-    fn work(&self) {
-        let mut pool = self.pool.lock();
-        while !self.is_stopped.load(Ordering::Acquire) {
-            match pool.queue.pop_front() {
-                Some(check) => {
-                    drop(pool);
-                    self.run(&check);
-                    // It may be the last that holds the application's closure.
-                    discard(check);
-                    pool = self.pool.lock();
-                }
-                None => {
-                    pool.idle += 1;
-                    self.called.wait(&mut pool);
-                    pool.idle -= 1;
-                }
-            }
-        }
-    }
-
-    /// One run; says whether it was one.
-    fn run(&self, check: &Arc<Check>) -> bool {
-        let began_ns = self.clock.elapsed_ns();
-        check.is_waiting.store(false, Ordering::Release);
-        if check.is_gone.load(Ordering::Acquire) || !check.begin(began_ns) {
-            return false;
-        }
-        self.changed();
-        self.arm(check.terms.timeout.saturating_add(Duration::from_millis(1)));
-        let outcome = catch(|| (check.work)());
-        let ended_ns = self.clock.elapsed_ns();
-        let took = Duration::from_nanos(ended_ns.saturating_sub(began_ns));
-        let result = match outcome {
-            Ok(_) if took > check.terms.timeout => {
-                Status::Unhealthy(format!("took {took:.1?}, longer than its timeout of {:?}", check.terms.timeout))
-            }
-            Ok(status) => status,
-            Err(panic) => Status::Unhealthy(format!("panicked: {}", panic.lines().next().unwrap_or_default())),
-        };
-        let every_ns = ns(check.terms.every);
-        let due_ns = if took < check.terms.every { began_ns } else { ended_ns }.saturating_add(every_ns);
-        check.due_ns.store(due_ns, Ordering::Release);
-        let result = self.presentable(result);
-        self.apply(check, |standing| {
-            // Under its lock: who finds it running for too long finds it running.
-            check.end();
-            standing.after(result, &check.terms, ended_ns, took)
-        });
-        let pool = self.pool.lock();
-        check.runs.fetch_add(1, Ordering::Release);
-        drop(pool);
-        self.ended.notify_all();
-        self.arm(Duration::from_nanos(due_ns.saturating_sub(ended_ns)));
-        true
-    }
-
-    /// Without the secrets that redaction knows, and not longer than a line or two: so it is shown, told and kept.
-    fn presentable(&self, status: Status) -> Status {
-        let short = |why: String| {
-            let mut why = self.redactor.text(&why).unwrap_or(why);
-            if why.len() > WHY_BYTES_MAX {
-                why.truncate(why.floor_char_boundary(WHY_BYTES_MAX));
-                why.push('…');
-            }
-            why
-        };
-        match status {
-            Status::Healthy => Status::Healthy,
-            Status::Degraded(why) => Status::Degraded(short(why)),
-            Status::Unhealthy(why) => Status::Unhealthy(short(why)),
-        }
-    }
-
-    /// A check that was made elsewhere has ended.
-    pub(super) fn feed(&self, check: &Check, result: Status, took: Duration) {
-        let result = self.presentable(result);
-        self.apply(check, |standing| standing.after(result, &check.terms, self.clock.elapsed_ns(), took));
-    }
-
-    /// Changes how a check stands, shows that to readers, and tells of it, one after the other.
-    fn apply(&self, check: &Check, change: impl FnOnce(&mut Standing) -> Option<Status>) {
-        let mut standing = check.standing.lock();
-        let from = standing.reported.clone();
-        let to = change(&mut standing);
-        check.seen.store(Arc::new(standing.clone()));
-        self.changed();
-        if let Some(to) = to.filter(|_| !check.is_gone.load(Ordering::Acquire)) {
-            let at = self.clock.now_by_hand();
-            let is_quiet = check.terms.is_own && from.is_none() && to == Status::Healthy;
-            let change = Change { name: Arc::clone(&check.name), at, from, to: Some(to), is_quiet };
-            self.notices.tell(&self.capture, change);
-        }
-    }
-
-    /// Runs a check on a thread of l0's, or waits for the run it is at; what it said, or that it is overdue.
-    pub(super) fn check_now(self: &Arc<Self>, check: &Arc<Check>) -> Result<Status> {
-        self.open()?;
-        let before = check.runs.load(Ordering::Acquire);
-        if check.running_since().is_none() {
-            self.call(check);
-        }
-        let until = deadline(check.terms.timeout.saturating_add(GRACE));
-        let mut pool = self.pool.lock();
-        let mut is_late = false;
-        loop {
-            if check.runs.load(Ordering::Acquire) != before {
-                return Ok(check.seen.load().latest.clone().unwrap_or(Status::Healthy));
-            }
-            self.open()?;
-            if check.is_gone.load(Ordering::Acquire) {
-                return Err(Error::invalid_input(format!("the check {:?} was unregistered meanwhile", check.name)));
-            }
-            if is_late {
-                let is_running = check.running_since().is_some();
-                let what = if is_running { "it is still running" } else { "all threads are at checks that hang" };
-                return Ok(Status::Unhealthy(format!("overdue: {what} after {:?}", check.terms.timeout)));
-            }
-            is_late = self.ended.wait_until(&mut pool, until).timed_out();
-        }
-    }
-
-    pub(super) fn is_stopped(&self) -> bool {
-        self.is_stopped.load(Ordering::Acquire)
-    }
-
-    /// Nothing is run any more; what runs, but for what hangs, is waited for until then.
-    pub(super) fn stop(&self, until: Instant) {
-        let listing = self.listing.lock();
-        self.is_stopped.store(true, Ordering::Release);
-        let checks = self.list.load_full();
-        drop(listing);
-        let mut pool = self.pool.lock();
-        let waiting = std::mem::take(&mut pool.queue);
-        self.called.notify_all();
-        self.ended.notify_all();
-        let runs = |check: &Arc<Check>| {
-            let now_ns = self.clock.elapsed_ns();
-            check.running_since().is_some_and(|since| now_ns.saturating_sub(since) <= ns(check.terms.timeout))
-        };
-        while checks.iter().any(runs) && !self.ended.wait_until(&mut pool, until).timed_out() {}
-        let threads = std::mem::take(&mut pool.threads);
-        drop(pool);
-        discard(waiting);
-        let is_idle = checks.iter().all(|check| check.running_since().is_none());
-        let known = checks.iter().filter(|check| check.standing.lock().reported.is_some());
-        let names = known.map(|check| Arc::clone(&check.name)).collect();
-        self.notices.stop(names, self.clock.now_by_hand(), until);
-        for thread in threads {
-            // One that is at a check that hangs is left to itself.
-            if is_idle || thread.is_finished() {
-                let _ = thread.join();
-            }
-        }
-        self.list.store(Arc::default());
-        self.changed();
-        discard(checks);
-    }
-}
-
-fn ns(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for Registry {
