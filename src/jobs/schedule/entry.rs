@@ -450,6 +450,7 @@ mod tests {
                 prop_assert_eq!(&serde_json::from_str::<Entry>(&text).unwrap(), &entry);
                 latest = latest.max(now);
                 if let Some(looked) = entry.look(&standing, now) {
+                    prop_assert!(!entry.is_paused(), "it is paused");
                     for time in &looked.fires {
                         prop_assert!(fired.insert(*time), "{:?} twice", time);
                     }
@@ -467,6 +468,16 @@ mod tests {
                 prop_assert!(is_waiting || entry.is_paused() || is_over, "nothing would ever fire it again");
             }
         }
+    }
+
+    /// It ended by a clock that was years ahead, and is looked at by one that is right.
+    #[test]
+    fn a_pause_after_an_end_in_the_future_begins_now() {
+        let minute = Duration::from_secs(60);
+        let entry = Entry::new(Schedule::after_each(minute), template(), at(0));
+        let standing = Standing { next_at: None, waits: true, open: 0, ended_at: Some(at(300_000_000)) };
+        let looked = entry.look(&standing, at(100)).unwrap();
+        assert_eq!((looked.next_at, looked.fires.len()), (Some(at(160)), 0));
     }
 
     #[test]
