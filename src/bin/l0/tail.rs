@@ -70,8 +70,10 @@ pub(crate) fn tail(
     let mut trouble: Option<Instant> = None;
     // Last words that were recovered are older than what others have said since: the tail does not go back so far.
     let mut goes_back = false;
+    let mut asked_for = Instant::now();
     while left > 0 {
-        if looked.elapsed() >= LATE {
+        if asked_for.elapsed() >= LATE {
+            asked_for = Instant::now();
             screen.is_read()?;
         }
         let mut rows: Vec<EventRow> = Vec::new();
