@@ -409,7 +409,7 @@ fn what_is_unregistered_has_ended_in_the_history_too() {
 }
 
 #[test]
-fn a_store_that_is_locked_gets_the_history_when_it_is_not() {
+fn a_store_that_refuses_rows_gets_the_history_when_it_takes_them_again() {
     let scene = scene();
     let health = scene.l0.health();
     let db = Told::new();
