@@ -117,11 +117,24 @@ pub(crate) fn open_reader(database: &Database, dir: &Path) -> Result<Connection>
     Ok(connection)
 }
 
-/// Whether the database is of an earlier l0 than this one.
-pub(crate) fn is_behind(database: &Database, dir: &Path) -> Result<bool> {
+/// Whether the database is there, and of an l0 before the one that made this version of it.
+pub(crate) fn is_before(database: &Database, dir: &Path, version_wanted: i64) -> Result<bool> {
+    if !dir.join(database.file).is_file() {
+        return Ok(false);
+    }
     let version = open_any(database, dir)?.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
     let version = version.map_err(|error| Error::sqlite(&format!("cannot read {}", database.file), error))?;
-    Ok(version < database.migrations.len() as i64)
+    Ok(version < version_wanted)
+}
+
+/// Brings the database up to date, if it is there.
+pub(crate) fn bring_up_to_date(database: &Database, dir: &Path) -> Result<()> {
+    let current = database.migrations.len() as i64;
+    // The header may lag behind the WAL, not the other way round.
+    if version_in_header(&dir.join(database.file)) == Some(current) || !is_before(database, dir, current)? {
+        return Ok(());
+    }
+    open_writer(database, dir).map(drop)
 }
 
 /// Copies the database as it is now, from under whoever writes it, or from where it cannot even be opened.

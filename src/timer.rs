@@ -65,11 +65,16 @@ impl Timer {
         if state.is_stopping {
             return;
         }
+        let mut is_news = false;
         if let Some(task) = state.tasks.get_mut(task) {
-            task.due = earlier(task.due, due);
+            let due = earlier(task.due, due);
+            is_news = due != task.due;
+            task.due = due;
         }
         drop(state);
-        self.shared.changed.notify_all();
+        if is_news {
+            self.shared.changed.notify_all();
+        }
         let mut thread = self.thread.lock();
         if thread.is_none() {
             let shared = Arc::clone(&self.shared);

@@ -3,6 +3,7 @@
 mod support;
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
@@ -439,6 +440,7 @@ fn of_several_processes_each_has_its_own_history_and_the_worst_is_shown() {
     two.health().check_now("db").unwrap();
     let count = || one.health().history("db", MINUTE).unwrap().len();
     wait_for("both", || count() == 2 && two.health().history("db", MINUTE).unwrap().len() == 2);
+    assert_eq!(two.health().uptime("db", MINUTE).unwrap(), 0.0, "one of them is unhealthy all the time");
     let reader = HealthReader::open(dir.path());
     let last = || reader.latest().unwrap().into_iter().find(|last| last.name == "db").map(|last| last.to);
     assert_eq!(last(), Some(bad()));
@@ -446,6 +448,45 @@ fn of_several_processes_each_has_its_own_history_and_the_worst_is_shown() {
     assert_eq!(last(), Some(bad()), "the other goes on");
     one.shutdown(LONG).unwrap();
     assert_eq!(last(), None);
+}
+
+/// Where the child records that is to be killed.
+const CHILD: &str = "L0_HEALTH_TEST_DIR";
+
+#[test]
+#[cfg(unix)]
+fn what_a_killed_process_said_ends_when_another_finds_it_dead() {
+    use std::io::Read as _;
+    if let Some(dir) = std::env::var_os(CHILD) {
+        let l0 = builder(Path::new(&dir)).start().unwrap();
+        l0.health().register("db", bad).unwrap();
+        l0.health().check_now("db").unwrap();
+        assert_eq!(l0.health().history("db", MINUTE).unwrap().len(), 1, "kept");
+        println!("\u{1}");
+        loop {
+            std::thread::park();
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = builder(dir.path()).start().unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "what_a_killed_process_said_ends_when_another_finds_it_dead", "--nocapture"])
+        .env(CHILD, dir.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = child.stdout.take().unwrap().bytes().any(|byte| byte.unwrap() == 1);
+    assert!(said, "the child ended early");
+    let latest =
+        || HealthReader::open(dir.path()).latest().unwrap().into_iter().filter(|last| last.name == "db").count();
+    l0.health().check_now("l0.state").unwrap();
+    assert_eq!(latest(), 1, "it lives");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(latest(), 1, "nobody has looked");
+    assert_eq!(l0.health().check_now("l0.state").unwrap(), Status::Healthy);
+    assert_eq!(latest(), 0);
+    assert_eq!(l0.health().history("db", MINUTE).unwrap().len(), 1);
 }
 
 #[test]

@@ -4,7 +4,12 @@ mod support;
 
 use std::{fs, path::Path, time::Duration};
 
-use l0::{TelemetryEvent, query::Reader};
+use l0::{
+    Components, TelemetryEvent,
+    health::HealthReader,
+    jobs::{Job, JobReader, Schedule},
+    query::Reader,
+};
 use rusqlite::Connection;
 use support::{builder, is_consistent, texts};
 use tracing::{error, info, info_span};
@@ -138,6 +143,69 @@ fn stores_of_earlier_schemas_open_with_all_they_hold() {
         l0.shutdown(Duration::from_secs(10)).unwrap();
         is_consistent(dir.path());
     }
+}
+
+/// A job that nobody has a handler for.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+struct Nobody {
+    number: u32,
+}
+
+impl Job for Nobody {
+    const KIND: &'static str = "nobody";
+    type Output = ();
+}
+
+/// A store whose `state.db` is of the schema before this one.
+fn with_earlier_state() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = builder(dir.path()).start().unwrap();
+    l0.components().complete("migrations").unwrap();
+    let job = Nobody { number: 1 };
+    l0.jobs().enqueue(job.clone()).unwrap();
+    l0.jobs().schedule("report", Schedule::every(Duration::from_secs(3_600)), job).unwrap();
+    l0.health().register("db", || Err::<(), _>("no answer")).unwrap();
+    l0.health().check_now("db").unwrap();
+    l0.shutdown(Duration::from_secs(10)).unwrap();
+    let state = Connection::open(dir.path().join("state.db")).unwrap();
+    let earlier = "DROP VIEW health; ALTER TABLE health_change DROP COLUMN is_optional;
+                   CREATE VIEW health AS SELECT name FROM health_change; PRAGMA user_version = 5";
+    state.execute_batch(earlier).unwrap();
+    dir
+}
+
+#[test]
+fn jobs_schedules_health_and_components_of_an_earlier_schema_are_all_there() {
+    let all = |dir: &Path| {
+        let health = HealthReader::open(dir);
+        assert_eq!(health.history("db", Duration::from_secs(60)).unwrap().len(), 1);
+        assert!(Components::read(dir).unwrap()[0].complete);
+        let jobs = JobReader::open(dir);
+        assert_eq!(jobs.stats().unwrap().kinds[0].pending, 1);
+        assert_eq!(jobs.schedules().unwrap()[0].name, "report");
+    };
+    // From outside it is not changed, and not said to be empty.
+    let dir = with_earlier_state();
+    for refused in [
+        JobReader::open(dir.path()).stats().map(drop),
+        JobReader::open(dir.path()).schedules().map(drop),
+        HealthReader::open(dir.path()).latest().map(drop),
+        Components::read(dir.path()).map(drop),
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(refused.is_storage() && refused.to_string().contains("which this l0 brings up to date"), "{refused}");
+    }
+    // Neither is a copy, which has this l0's schema.
+    let copy = tempfile::tempdir().unwrap();
+    l0::copy(dir.path(), copy.path().join("copy"), true).unwrap();
+    all(&copy.path().join("copy"));
+    // Who starts brings it up to date.
+    let l0 = builder(dir.path()).start().unwrap();
+    assert!(l0.components().get("migrations").unwrap().unwrap().complete);
+    assert_eq!(l0.health().history("db", Duration::from_secs(60)).unwrap().len(), 1);
+    assert_eq!(l0.status().problems, [""; 0]);
+    all(dir.path());
+    assert_eq!(texts(&l0.sql("SELECT name, optional FROM health", &[]).unwrap())[0], ["db", "0"]);
 }
 
 #[test]

@@ -77,6 +77,8 @@ pub(super) struct Check {
     pub(super) work: Work,
     /// When it is due, by the monotonic clock.
     pub(super) due_ns: AtomicU64,
+    /// Before then a look at it finds nothing to do.
+    pub(super) look_ns: AtomicU64,
     /// When its run began, and one more; 0 if it does not run.
     running_ns: AtomicU64,
     /// It waits for a thread.
@@ -105,7 +107,7 @@ impl Check {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.terms.kind == Kind::Startup && self.seen.load().reported == Some(Status::Healthy)
+        self.seen.load().is_done(&self.terms)
     }
 }
 
@@ -236,6 +238,7 @@ impl CheckBuilder {
             terms: self.terms,
             work: self.work,
             due_ns: AtomicU64::new(0),
+            look_ns: AtomicU64::new(0),
             running_ns: AtomicU64::new(0),
             is_waiting: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),

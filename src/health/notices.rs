@@ -39,6 +39,7 @@ pub(super) struct Change {
     pub(super) at: Timestamp,
     pub(super) from: Option<Status>,
     pub(super) to: Option<Status>,
+    pub(super) is_optional: bool,
     /// It is kept, and nobody is told: one of l0's own that has begun as it should, or an end.
     pub(super) is_quiet: bool,
 }
@@ -108,8 +109,8 @@ impl Notices {
                 line.calls.pop_front();
                 line.dropped += 1;
             }
-            let Change { name, at, from, .. } = change;
-            line.calls.push_back(Transition { name: name.to_string(), at, from, to, after: None });
+            let Change { name, at, from, is_optional, .. } = change;
+            line.calls.push_back(Transition { name: name.to_string(), at, from, to, after: None, is_optional });
             if line.caller.is_none() {
                 let notices = Arc::clone(self);
                 line.caller = thread("l0-health-calls", move || notices.call());
@@ -120,13 +121,14 @@ impl Notices {
     }
 
     /// As it is kept.
-    fn row(&self, Change { name, at, from, to, .. }: &Change) -> HealthRow {
+    fn row(&self, Change { name, at, from, to, is_optional, .. }: &Change) -> HealthRow {
         HealthRow {
             name: name.to_string(),
             run: self.run.clone(),
             at: at.as_unix_ns(),
             before: from.as_ref().map(|from| from.as_str().to_owned()),
             after: to.as_ref().map(|to| serde_json::json!(to).to_string()),
+            is_optional: *is_optional,
         }
     }
 
@@ -204,7 +206,7 @@ impl Notices {
     pub(super) fn stop(&self, names: Vec<Arc<str>>, at: Timestamp, until: Instant) {
         let mut line = self.line.lock();
         for name in names {
-            let end = Change { name, at, from: None, to: None, is_quiet: true };
+            let end = Change { name, at, from: None, to: None, is_optional: false, is_quiet: true };
             line.rows.push_back(self.row(&end));
         }
         line.is_closed = true;

@@ -74,6 +74,8 @@ pub struct Transition {
     pub to: Status,
     /// How long it had been what it was, where the history tells.
     pub after: Option<Duration>,
+    /// Whether the program can do without the check.
+    pub is_optional: bool,
 }
 
 impl CheckReport {
@@ -184,7 +186,7 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Transition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, at, from, to, after } = self;
+        let Self { name, at, from, to, after, .. } = self;
         write!(f, "{:.19}Z {} ", at.to_string(), harmless(name))?;
         if let Some(from) = from {
             write!(f, "{} -> ", from.as_str())?;

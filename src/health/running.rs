@@ -41,38 +41,52 @@ impl Registry {
 
     /// Runs `due` on each check that is; says when the next is.
     fn look(&self, now_ns: u64, mut due: impl FnMut(&Arc<Check>)) -> Option<u64> {
-        let mut next: Option<u64> = None;
-        let is_run_here = |check: &&Arc<Check>| check.terms.kind != Kind::Scheduled && !check.is_done();
-        for check in self.list.load().iter().filter(is_run_here) {
-            let running = check.running_since();
-            let standing = check.standing.lock();
-            let is_running = running.is_some() && check.running_since() == running;
-            let mut aged = standing.clone();
-            let changed = match running.filter(|_| is_running) {
-                Some(since_ns) => aged.while_running(since_ns, &check.terms, now_ns),
-                None => None,
-            };
-            let is_aged = aged.grown_old(&check.terms, now_ns).is_some() || changed.is_some() || aged != *standing;
-            let until_ns = aged.seen_until(running, &check.terms, now_ns).saturating_add(1);
-            drop(standing);
-            if is_aged {
-                self.apply(check, |standing| {
-                    let since_ns = check.running_since().filter(|since| Some(*since) == running);
-                    let changed = since_ns.and_then(|since| standing.while_running(since, &check.terms, now_ns));
-                    standing.grown_old(&check.terms, now_ns).or(changed)
-                });
+        let mut next_ns = u64::MAX;
+        for check in self.list.load().iter() {
+            let mut at_ns = check.look_ns.load(Ordering::Acquire);
+            if at_ns <= now_ns {
+                // A run that begins or ends meanwhile says so behind this.
+                check.look_ns.swap(u64::MAX, Ordering::AcqRel);
+                at_ns = self.look_at(check, now_ns, &mut due);
+                check.look_ns.fetch_min(at_ns, Ordering::AcqRel);
             }
-            let at_ns = if is_running {
-                until_ns
-            } else if check.due_ns.load(Ordering::Acquire) <= now_ns {
+            next_ns = next_ns.min(at_ns);
+        }
+        (next_ns != u64::MAX).then_some(next_ns)
+    }
+
+    /// Notes what time alone has changed of a check, and runs `due` if it is; says when to look again.
+    fn look_at(&self, check: &Arc<Check>, now_ns: u64, due: &mut impl FnMut(&Arc<Check>)) -> u64 {
+        if check.terms.kind == Kind::Scheduled || check.is_done() {
+            return u64::MAX;
+        }
+        let running = check.running_since();
+        let standing = check.standing.lock();
+        let is_running = running.is_some() && check.running_since() == running;
+        let mut aged = standing.clone();
+        if let Some(since_ns) = running.filter(|_| is_running) {
+            aged.while_running(since_ns, &check.terms, now_ns);
+        }
+        aged.grown_old(&check.terms, now_ns);
+        let is_aged = aged != *standing;
+        let until_ns = aged.seen_until(running, &check.terms, now_ns).saturating_add(1);
+        drop(standing);
+        if is_aged {
+            self.apply(check, |standing| {
+                let since_ns = check.running_since().filter(|since| Some(*since) == running);
+                let changed = since_ns.and_then(|since| standing.while_running(since, &check.terms, now_ns));
+                standing.grown_old(&check.terms, now_ns).or(changed)
+            });
+        }
+        let due_ns = check.due_ns.load(Ordering::Acquire);
+        match due_ns {
+            _ if is_running => until_ns,
+            _ if due_ns <= now_ns => {
                 due(check);
                 until_ns.min(now_ns.saturating_add(ns(check.terms.every)))
-            } else {
-                until_ns.min(check.due_ns.load(Ordering::Acquire))
-            };
-            next = next.into_iter().chain((at_ns != u64::MAX).then_some(at_ns)).min();
+            }
+            _ => until_ns.min(due_ns),
         }
-        next
     }
 
     /// For tests: what is due is run on this thread; says how many checks that were.
@@ -132,7 +146,9 @@ impl Registry {
             return false;
         }
         self.changed();
-        self.arm(check.terms.timeout.saturating_add(Duration::from_millis(1)));
+        let late_ns = began_ns.saturating_add(ns(check.terms.timeout)).saturating_add(1);
+        check.look_ns.fetch_min(late_ns, Ordering::AcqRel);
+        self.arm(Duration::from_nanos(late_ns.saturating_sub(began_ns)));
         let outcome = catch(|| (check.work)());
         let ended_ns = self.clock.elapsed_ns();
         let took = Duration::from_nanos(ended_ns.saturating_sub(began_ns));
@@ -152,6 +168,7 @@ impl Registry {
             check.end();
             standing.after(result, &check.terms, ended_ns, took)
         });
+        check.look_ns.store(due_ns, Ordering::Release);
         let pool = self.pool.lock();
         check.runs.fetch_add(1, Ordering::Release);
         drop(pool);
@@ -193,7 +210,8 @@ impl Registry {
         if let Some(to) = to.filter(|_| !check.is_gone.load(Ordering::Acquire)) {
             let at = self.clock.now_by_hand();
             let is_quiet = check.terms.is_own && from.is_none() && to == Status::Healthy;
-            let change = Change { name: Arc::clone(&check.name), at, from, to: Some(to), is_quiet };
+            let (name, is_optional) = (Arc::clone(&check.name), check.terms.is_optional);
+            let change = Change { name, at, from, to: Some(to), is_optional, is_quiet };
             self.notices.tell(&self.capture, change);
         }
     }

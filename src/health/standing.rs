@@ -42,6 +42,11 @@ pub(super) fn level(status: &Status) -> u8 {
 }
 
 impl Standing {
+    /// It is a step of the start, and has passed.
+    pub(super) fn is_done(&self, terms: &Terms) -> bool {
+        terms.kind == Kind::Startup && self.reported == Some(Status::Healthy)
+    }
+
     /// After a result: what is reported then, if that is another state than before.
     pub(super) fn after(&mut self, result: Status, terms: &Terms, now_ns: u64, took: Duration) -> Option<Status> {
         let was_overdue = std::mem::take(&mut self.overdue) > 0;
@@ -59,6 +64,9 @@ impl Standing {
 
     /// A result that is too old says nothing any more: that is a change like another, once.
     pub(super) fn grown_old(&mut self, terms: &Terms, now_ns: u64) -> Option<Status> {
+        if self.is_done(terms) {
+            return None;
+        }
         let reported = self.reported.as_ref().filter(|reported| level(reported) < 2)?;
         let stale = stale(reported, terms, self.ended_ns, now_ns)?;
         (self.worse, self.better) = (0, 0);
@@ -81,7 +89,7 @@ impl Standing {
         let rank = level(&result);
         self.failures = if rank == 2 { self.failures.saturating_add(1) } else { 0 };
         self.latest = Some(result.clone());
-        if terms.kind == Kind::Startup && self.reported == Some(Status::Healthy) {
+        if self.is_done(terms) {
             return None;
         }
         let reported = self.reported.as_ref().map(level);
@@ -106,7 +114,7 @@ impl Standing {
 
     /// How it is seen at a moment: what is reported grows old, and what runs for too long fails before it ends.
     pub(super) fn seen(&self, running_since_ns: Option<u64>, terms: &Terms, now_ns: u64) -> Status {
-        if terms.kind == Kind::Startup && self.reported == Some(Status::Healthy) {
+        if self.is_done(terms) {
             return Status::Healthy;
         }
         if let Some(since_ns) = running_since_ns {
@@ -132,7 +140,7 @@ impl Standing {
 
     /// Until when it is seen as it is now, if nothing comes.
     pub(super) fn seen_until(&self, running_since_ns: Option<u64>, terms: &Terms, now_ns: u64) -> u64 {
-        if terms.kind == Kind::Startup && self.reported == Some(Status::Healthy) {
+        if self.is_done(terms) {
             return u64::MAX;
         }
         let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
@@ -279,6 +287,60 @@ mod tests {
                 prop_assert_eq!(standing.reported.as_ref().map(level), reported);
                 let failures = results[..=index].iter().rev().take_while(|one| **one == 2).count();
                 prop_assert_eq!(standing.failures as usize, failures);
+            }
+        }
+
+        /// A reader sees what a look of the timer would note at that moment, whether it was or was not; and until the moment that
+        /// it is told it sees the same.
+        #[test]
+        fn what_is_seen_is_what_a_look_would_note(
+            steps in proptest::collection::vec((0_u64..40, 0_u8..3, 0_u64..30, any::<bool>()), 0..12),
+            fail_after in 1_u32..4, pass_after in 1_u32..3, kind in 0_u8..3, (every, timeout, stale) in (1_u64..12, 1_u64..12, 0_u64..30),
+        ) {
+            let kind = [Kind::Readiness, Kind::Liveness, Kind::Startup][usize::from(kind)];
+            let (every, timeout) = (Duration::from_secs(every), Duration::from_secs(timeout));
+            let stale_after = every + Duration::from_secs(stale);
+            let terms = Terms { kind, every, timeout, stale_after, ..terms(fail_after, pass_after) };
+            let (mut standing, mut now) = (Standing::default(), 0);
+            let look = |standing: &mut Standing, running: Option<u64>, now: u64| {
+                running.map(|since| standing.while_running(since, &terms, now));
+                standing.grown_old(&terms, now);
+            };
+            let same = |standing: &Standing, running: Option<u64>, now: u64| {
+                let mut noted = standing.clone();
+                look(&mut noted, running, now);
+                let seen = standing.seen(running, &terms, now);
+                prop_assert_eq!(level(&seen), level(&noted.seen(running, &terms, now)), "{:?}", (standing, &noted));
+                if let Some(reported) = &noted.reported {
+                    prop_assert_eq!(level(&seen), level(reported), "{:?}", (standing, &noted));
+                }
+                // In half seconds, up to where it may change.
+                let until = standing.seen_until(running, &terms, now).min(now + 60 * S);
+                for at in (now..=until).step_by(S as usize / 2) {
+                    prop_assert_eq!(level(&seen), level(&standing.seen(running, &terms, at)), "{} {:?}", at, standing);
+                }
+                Ok(())
+            };
+            for (wait, result, took, is_looked_at) in steps {
+                for _ in 0..wait {
+                    same(&standing, None, now)?;
+                    if is_looked_at {
+                        look(&mut standing, None, now);
+                    }
+                    now += S;
+                }
+                let since = now;
+                for _ in 0..took {
+                    same(&standing, Some(since), now)?;
+                    if is_looked_at {
+                        look(&mut standing, Some(since), now);
+                    }
+                    now += S;
+                }
+                let took = Duration::from_nanos(now - since);
+                let result = if took > terms.timeout { 2 } else { result };
+                standing.after(status(result), &terms, now, took);
+                same(&standing, None, now)?;
             }
         }
     }

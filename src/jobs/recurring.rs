@@ -176,7 +176,7 @@ impl JobReader {
     /// # Errors
     /// `is_storage` if they cannot be read.
     pub fn schedules(&self) -> Result<Vec<ScheduleRow>> {
-        if self.queue.is_behind()? { Ok(Vec::new()) } else { rows(&*self.queue, self.clock.now_by_hand()) }
+        if self.queue.has_none()? { Ok(Vec::new()) } else { rows(&*self.queue, self.clock.now_by_hand()) }
     }
 }
 

@@ -361,10 +361,7 @@ impl Jobs {
 
     /// The queue, of a version that can be read.
     pub(super) fn readable(&self) -> Result<Arc<dyn JobQueue>> {
-        if let Some(sqlite) = &self.sqlite
-            && sqlite.is_behind()?
-        {
-            self.runner.open()?;
+        if let Some(sqlite) = &self.sqlite {
             sqlite.prepare()?;
         }
         Ok(Arc::clone(&self.runner.queue))
@@ -436,12 +433,12 @@ impl JobReader {
     /// # Errors
     /// `is_storage` if it cannot be read.
     pub fn get(&self, id: JobId) -> Result<Option<JobRow>> {
-        if self.queue.is_behind()? { Ok(None) } else { self.queue.get(id) }
+        if self.queue.has_none()? { Ok(None) } else { self.queue.get(id) }
     }
 
     /// As [`Jobs::list`].
     pub fn list(&self) -> JobQuery {
-        let queue: Result<Arc<dyn JobQueue>> = match self.queue.is_behind() {
+        let queue: Result<Arc<dyn JobQueue>> = match self.queue.has_none() {
             Ok(true) => Ok(Arc::new(super::MemoryQueue::default())),
             Ok(false) => Ok(Arc::clone(&self.queue) as Arc<dyn JobQueue>),
             Err(error) => Err(error),
@@ -455,7 +452,7 @@ impl JobReader {
     /// # Errors
     /// `is_storage` if it cannot be read.
     pub fn stats(&self) -> Result<JobStats> {
-        if self.queue.is_behind()? {
+        if self.queue.has_none()? {
             return Ok(JobStats::none(self.clock.now_by_hand()));
         }
         let handled: Vec<String> = self.queue.owners()?.into_iter().flat_map(|owner| owner.kinds).collect();

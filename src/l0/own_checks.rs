@@ -11,8 +11,9 @@ use crate::{
     error::Result,
     flight::Medium,
     health::{Health, Status},
+    query::Value,
     state::{self, HealthRow},
-    store::free_disk,
+    store::{free_disk, inspect},
 };
 
 /// How long a check waits for a commit.
@@ -54,16 +55,10 @@ fn writer(handle: &Handle, _: &mut u64) -> Status {
     }
 }
 
-/// `state.db` takes a row. The first time, what runs said that are known to be dead is ended.
-fn state(handle: &Handle, before: &mut u64) -> Status {
-    if std::mem::take(before) > 0
-        && let Err(error) = end_the_dead(handle)
-    {
-        *before = u64::MAX;
-        return Status::Unhealthy(error.to_string());
-    }
+/// `state.db` takes a row. What runs said that are dead by now is ended.
+fn state(handle: &Handle, _: &mut u64) -> Status {
     let at = handle.inner.clock.now_by_hand().as_unix_ns();
-    match state::probe(&handle.inner.state, at, COMMIT_WITHIN) {
+    match end_the_dead(handle).and_then(|()| state::probe(&handle.inner.state, at, COMMIT_WITHIN)) {
         Ok(()) => Status::Healthy,
         Err(error) => Status::Unhealthy(error.to_string()),
     }
@@ -72,17 +67,32 @@ fn state(handle: &Handle, before: &mut u64) -> Status {
 /// A process that vanished has said nothing of the end of its checks.
 fn end_the_dead(handle: &Handle) -> Result<()> {
     let own = handle.shared().flight.run().to_string();
-    let latest = state::latest_health(handle.dir())?.into_iter();
-    let open = latest.filter(|row| row.after.is_some() && row.run != own);
-    let runs =
-        handle.sql("SELECT run_id, ended_at FROM runs WHERE outcome = 'running' OR ended_at IS NOT NULL", &[])?;
-    let ended: HashMap<String, String> = runs.rows.iter().map(|row| (row[0].to_string(), row[1].to_string())).collect();
-    let rows = open.filter_map(|row| {
-        let ended_at = match ended.get(&row.run) {
-            None => Some(row.at),
-            Some(at) => at.parse::<jiff::Timestamp>().ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok()),
-        };
-        Some(HealthRow { at: ended_at?.max(row.at), before: None, after: None, ..row })
+    let mut open = state::latest_health(handle.dir())?;
+    open.retain(|row| row.after.is_some() && row.run != own);
+    if open.is_empty() {
+        return Ok(());
+    }
+    let dead = inspect(handle.dir())?.dead_runs;
+    let runs = handle.sql("SELECT run_id, id, ended_at FROM runs", &[])?;
+    let runs: HashMap<_, _> = runs
+        .rows
+        .into_iter()
+        .filter_map(|row| <[_; 3]>::try_from(row).ok())
+        .map(|[run, id, ended_at]| (run.to_string(), (id, ended_at)))
+        .collect();
+    let now = handle.inner.clock.now_by_hand().as_unix_ns();
+    let ended_at = |row: &HealthRow| match runs.get(&row.run) {
+        // Its telemetry is gone: it said nothing for long.
+        None => Some(row.at),
+        Some((_, Value::Text(at))) => {
+            at.parse::<jiff::Timestamp>().ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok())
+        }
+        Some((Value::Integer(id), _)) => dead.contains(id).then_some(now),
+        Some(_) => None,
+    };
+    let rows = open.into_iter().filter_map(|row| {
+        let at = ended_at(&row)?.max(row.at);
+        Some(HealthRow { at, before: None, after: None, ..row })
     });
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() { Ok(()) } else { state::save_health(&handle.inner.state, rows) }

@@ -7,10 +7,12 @@ use rusqlite::{OptionalExtension as _, Row, params};
 use super::{STATE, State};
 use crate::{
     config::Durability,
-    database::{at_most, is_behind, open_reader},
+    database::{at_most, is_before, open_reader},
     error::{Error, Result},
 };
 
+/// The version of `state.db` that has health.
+const HEALTH_SINCE: i64 = 5;
 const WITHIN: Duration = Duration::from_secs(10);
 /// Changes that are kept of each check, and of all.
 const KEPT_OF_EACH: i64 = 1_000;
@@ -28,6 +30,8 @@ pub(crate) struct HealthRow {
     pub(crate) before: Option<String>,
     /// What it is, as JSON; nothing: it is not registered any more, or its process has ended.
     pub(crate) after: Option<String>,
+    /// The program can do without the check.
+    pub(crate) is_optional: bool,
 }
 
 /// A component's name, state, whether it is complete, its metadata as JSON, and when that was said.
@@ -35,15 +39,16 @@ pub(crate) type ComponentRow = (String, String, bool, String, i64);
 
 pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
     state.write("cannot keep a change of health", at_most(WITHIN), Durability::Normal, move |connection| {
-        let mut insert = connection
-            .prepare_cached("INSERT INTO health_change (name, run, at, before, after) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+        let mut insert = connection.prepare_cached(
+            "INSERT INTO health_change (name, run, at, before, after, is_optional) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?;
         let mut trim = connection.prepare_cached(
             "DELETE FROM health_change WHERE name = ?1 AND id <= (
                 SELECT id FROM health_change WHERE name = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
         )?;
         let mut last = 0;
-        for HealthRow { name, run, at, before, after } in &rows {
-            insert.execute(params![name, run, at, before, after])?;
+        for HealthRow { name, run, at, before, after, is_optional } in &rows {
+            insert.execute(params![name, run, at, before, after, is_optional])?;
             last = connection.last_insert_rowid();
             trim.execute(params![name, KEPT_OF_EACH])?;
         }
@@ -61,14 +66,15 @@ pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
 }
 
 fn row(row: &Row<'_>) -> rusqlite::Result<HealthRow> {
-    Ok(HealthRow { name: row.get(0)?, run: row.get(1)?, at: row.get(2)?, before: row.get(3)?, after: row.get(4)? })
+    let (name, run, at) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    Ok(HealthRow { name, run, at, before: row.get(3)?, after: row.get(4)?, is_optional: row.get(5)? })
 }
 
 /// The changes of a check since then, and of each run the one before, in their order.
 pub(crate) fn health(dir: &Path, name: &str, since: i64) -> Result<Vec<HealthRow>> {
     ask(dir, "cannot read the history of health", |connection| {
         let mut rows = connection.prepare(
-            "SELECT name, run, at, before, after FROM health_change WHERE name = ?1 AND (at > ?2 OR id IN (
+            "SELECT name, run, at, before, after, is_optional FROM health_change WHERE name = ?1 AND (at > ?2 OR id IN (
                 SELECT max(id) FROM health_change WHERE name = ?1 AND at <= ?2 GROUP BY run)) ORDER BY id",
         )?;
         rows.query_map(params![name, since], row)?.collect()
@@ -79,7 +85,7 @@ pub(crate) fn health(dir: &Path, name: &str, since: i64) -> Result<Vec<HealthRow
 pub(crate) fn latest_health(dir: &Path) -> Result<Vec<HealthRow>> {
     ask(dir, "cannot read the history of health", |connection| {
         let mut rows = connection.prepare(
-            "SELECT name, run, at, before, after FROM health_change
+            "SELECT name, run, at, before, after, is_optional FROM health_change
               WHERE id IN (SELECT max(id) FROM health_change GROUP BY name, run) ORDER BY name, id",
         )?;
         rows.query_map([], row)?.collect()
@@ -135,8 +141,7 @@ fn ask<T>(
     what: &str,
     question: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<Vec<T>>,
 ) -> Result<Vec<T>> {
-    // One of an earlier l0 has none of it.
-    if !dir.join(STATE.file).is_file() || is_behind(&STATE, dir)? {
+    if !dir.join(STATE.file).is_file() || is_before(&STATE, dir, HEALTH_SINCE)? {
         return Ok(Vec::new());
     }
     let connection = open_reader(&STATE, dir)?;

@@ -37,6 +37,7 @@ pub(crate) const STATE: Database = Database {
         include_str!("schema/0003.sql"),
         include_str!("schema/0004.sql"),
         include_str!("schema/0005.sql"),
+        include_str!("schema/0006.sql"),
     ],
     synchronous: ("FULL", "2"),
 };

@@ -18,9 +18,10 @@ use super::{
 use crate::{
     clock::{Anchor, Clock},
     config::Retention,
-    database::{open_reader, open_writer},
+    database::{bring_up_to_date, open_reader, open_writer},
     error::{Error, Result},
     redaction::Redactor,
+    state::STATE,
 };
 
 /// How long a start may take to bring a store down to a lower cap; the rest is done beside recording.
@@ -58,6 +59,8 @@ impl Opening {
             keeper.say(&connection)?;
         }
         let recovered = recover_with(dir, &connection, &mut keeper, &redactor)?;
+        // Where that fails now, who asks it is told, and who writes there tries again.
+        let _ = bring_up_to_date(&STATE, dir);
         match keeper.shrink(&connection, Instant::now() + SHRINK_WITHIN) {
             // A reader elsewhere, or no room: recording goes on, and so does the shrinking.
             Ok(_) | Err(Blocked::Pinned | Blocked::Full) => {}

@@ -36,6 +36,13 @@ fn what_checks_say_since_when_and_what_they_said_before() {
     let status = answer(home.path(), "status", 0);
     assert!(status.contains("checks healthy; cache unhealthy: cold"), "{status}");
     assert!(json(home.path(), "status")["checks"].as_array().unwrap().len() >= 2);
+    // It is told, and no reason for a script to give up, what the program can do without.
+    health.unregister("cache");
+    health.check("cache", || Status::Unhealthy("cold".to_owned())).optional().register().unwrap();
+    health.check_now("cache").unwrap();
+    assert_eq!(health.history("cache", Duration::from_secs(60)).unwrap().len(), 2);
+    let shown = answer(home.path(), "health", 0);
+    assert!(shown.contains("unhealthy, optional"), "{shown}");
     health.unregister("cache");
     health.register("cache", || Status::Healthy).unwrap();
     health.check_now("cache").unwrap();

@@ -32,7 +32,7 @@ pub(crate) fn health(
         return changes(store, name, common, window, screen);
     }
     let latest = store.health.latest()?;
-    let is_bad = latest.iter().any(|last| matches!(last.to, Status::Unhealthy(_)));
+    let is_bad = latest.iter().any(is_sick);
     let components = l0::Components::read(&store.dir)?;
     if !latest.is_empty() && !Run::running(store)?.iter().any(Run::is_running) {
         screen.note("no program records here now: this is what checks said before the last one vanished");
@@ -46,7 +46,7 @@ pub(crate) fn health(
         let rows = latest.iter().map(|last| {
             vec![
                 Text::plain(&last.name).toned(Tone::Name),
-                Text::time(last.to.as_str()).toned(tone(&last.to)),
+                Text::time(&level(last)).toned(tone(last)),
                 Text::number(human_duration(since(last.at, now))),
                 Text::time(window.second(last.at)).toned(Tone::Faint),
                 Text::plain(last.to.why().unwrap_or_default()),
@@ -106,7 +106,7 @@ fn row(change: &Transition, window: &Window) -> Vec<Text> {
     vec![
         Text::time(window.microsecond(change.at)).toned(Tone::Faint),
         Text::plain(change.from.as_ref().map_or("", Status::as_str)),
-        Text::plain(change.to.as_str()).toned(tone(&change.to)),
+        Text::plain(change.to.as_str()).toned(tone(change)),
         Text::number(change.after.map(human_duration).unwrap_or_default()),
         Text::plain(change.to.why().unwrap_or_default()),
     ]
@@ -117,10 +117,20 @@ fn since(at: Timestamp, now: Timestamp) -> Duration {
     Duration::from_nanos(u64::try_from(ns).unwrap_or(0))
 }
 
-fn tone(status: &Status) -> Tone {
-    match status {
+/// Whether the program cannot do its work, by this check.
+pub(crate) fn is_sick(last: &Transition) -> bool {
+    matches!(last.to, Status::Unhealthy(_)) && !last.is_optional
+}
+
+fn level(last: &Transition) -> String {
+    let is_worth_a_word = last.is_optional && last.to != Status::Healthy;
+    format!("{}{}", last.to.as_str(), if is_worth_a_word { ", optional" } else { "" })
+}
+
+fn tone(last: &Transition) -> Tone {
+    match &last.to {
         Status::Healthy => Tone::Good,
-        Status::Degraded(_) => Tone::Warning,
-        Status::Unhealthy(_) => Tone::Bad,
+        Status::Unhealthy(_) if is_sick(last) => Tone::Bad,
+        Status::Degraded(_) | Status::Unhealthy(_) => Tone::Warning,
     }
 }

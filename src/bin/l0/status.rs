@@ -5,16 +5,17 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanCount};
 use l0::{
     Timestamp,
-    health::{Status, Transition},
-    jobs::ScheduleRow,
-    query::Summary,
+    health::Transition,
+    jobs::{KindStats, ScheduleRow},
+    limits::LimitCounts,
+    query::{ScopeReport, Summary},
 };
 use serde_json::json;
 
 use crate::{
     args::Common,
     failure::{Failure, Outcome},
-    json,
+    health, json,
     place::Store,
     runs::{self, Run},
     screen::{Screen, Tone},
@@ -37,8 +38,11 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
     let checks = store.health.latest()?;
     let components = l0::Components::read(&store.dir)?;
     let schedules = store.jobs.schedules()?;
-    let is_sick = checks.iter().any(|check| matches!(check.to, Status::Unhealthy(_)));
-    let health = sick(&checks);
+    let kinds = store.jobs.stats()?.kinds;
+    let limits = store.reader.limits(Some(summary.since), Some(summary.until))?.scopes;
+    let maintenance = last_maintenance(store)?;
+    let is_sick = checks.iter().any(health::is_sick);
+    let well = of_checks(&checks);
     let schema = store.inspection.databases.first().and_then(|database| database.schema);
     if screen.is_json {
         screen.json(&json!({
@@ -57,7 +61,9 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
             "checks": checks,
             "components": components,
             "schedules": schedules,
-            "jobs": store.jobs.stats()?.kinds,
+            "jobs": kinds,
+            "limits": limits,
+            "last_maintenance": maintenance,
             "runs": runs,
             "summary": json::summary(&summary),
         }))?;
@@ -76,25 +82,27 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
     let dir = l0::query::harmless(&store.dir.display().to_string()).into_owned();
     screen.line(&format!("{dir}: {}{of_cap}", bytes(size.bytes())))?;
     screen.line(&format!(
-        "database {} ({} free), WAL {}, flight recorders {}\n",
+        "database {} ({} free), WAL {}, flight recorders {}{}\n",
         bytes(size.database_bytes),
         bytes(size.free_bytes),
         bytes(size.wal_bytes),
         bytes(size.flight_bytes),
+        maintenance.map(|(at, why)| format!("; rows last removed at {at} ({why})")).unwrap_or_default(),
     ))?;
-    if let Some(line) = health {
+    if let Some(line) = well {
         let line = screen.paint(&l0::query::harmless(&line), if is_sick { Tone::Bad } else { Tone::Good });
         screen.line(&format!("{line}\n"))?;
     }
-    for (name, parts) in [
+    let parts = [
         ("components", components.iter().map(|one| format!("{} {}", one.name, one.state)).collect::<Vec<_>>()),
+        ("limits", limits.iter().map(of_scope).collect()),
+        ("jobs", kinds.iter().map(of_kind).collect()),
         ("schedules", schedules.iter().map(|row| format!("{}{}", row.name, next(row, window))).collect()),
-    ] {
-        if !parts.is_empty() {
-            screen.line_within(&l0::query::harmless(&format!("{name}: {}", parts.join(", "))))?;
-        }
+    ];
+    for (name, parts) in parts.iter().filter(|(_, parts)| !parts.is_empty()) {
+        screen.line_within(&l0::query::harmless(&format!("{name}: {}", parts.join("; "))))?;
     }
-    if !components.is_empty() || !schedules.is_empty() {
+    if parts.iter().any(|(_, parts)| !parts.is_empty()) {
         screen.line("")?;
     }
     if !runs.is_empty() {
@@ -109,6 +117,41 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
     Ok(if summary.events == 0 { Outcome::Nothing } else { Outcome::Answered })
 }
 
+/// Of the jobs of a kind how many there are in each state.
+fn of_kind(kind: &KindStats) -> String {
+    let KindStats { pending, running, success, failed, cancelled, .. } = kind;
+    let states = [
+        (pending, "pending"),
+        (running, "running"),
+        (success, "success"),
+        (failed, "failed"),
+        (cancelled, "cancelled"),
+    ];
+    counted(&kind.kind, &states)
+}
+
+/// What was let pass and refused in a scope.
+fn of_scope(scope: &ScopeReport) -> String {
+    let LimitCounts { allowed, denied, dry_run_denied, .. } = &scope.counts;
+    counted(&scope.scope, &[(allowed, "allowed"), (denied, "denied"), (dry_run_denied, "would be denied")])
+}
+
+fn counted(name: &str, counts: &[(&u64, &str)]) -> String {
+    let counts: Vec<_> = counts
+        .iter()
+        .filter(|(count, _)| **count > 0)
+        .map(|(count, what)| format!("{} {what}", HumanCount(**count)))
+        .collect();
+    format!("{name} {}", counts.join(", "))
+}
+
+/// When retention last removed something, and why.
+fn last_maintenance(store: &Store) -> Result<Option<(String, String)>, Failure> {
+    let found = store.reader.sql("SELECT minute, reason FROM maintenance ORDER BY minute DESC LIMIT 1", &[])?;
+    let last = found.rows.into_iter().next().and_then(|row| <[_; 2]>::try_from(row).ok());
+    Ok(last.map(|[minute, reason]| (minute.to_string(), reason.to_string())))
+}
+
 /// When a schedule fires next, or why it does not.
 fn next(row: &ScheduleRow, window: &Window) -> String {
     match row.next_at {
@@ -119,7 +162,7 @@ fn next(row: &ScheduleRow, window: &Window) -> String {
 }
 
 /// What is to be said of checks, if any is known.
-fn sick(checks: &[Transition]) -> Option<String> {
+fn of_checks(checks: &[Transition]) -> Option<String> {
     let of = |wanted: &str| checks.iter().filter(|check| check.to.as_str() == wanted).collect::<Vec<_>>();
     let names = |wanted: &str| {
         let names: Vec<_> = of(wanted).iter().map(|check| format!("{} {}", check.name, check.to)).collect();

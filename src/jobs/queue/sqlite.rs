@@ -21,11 +21,13 @@ use super::{
 use crate::{
     clock::Timestamp,
     config::{Durability, create_directory},
-    database::{at_most, identity, is_behind, open_reader},
+    database::{at_most, bring_up_to_date, identity, is_before, open_reader},
     error::{Error, Result},
     state::{STATE, State},
 };
 
+/// The version of `state.db` that has jobs.
+const JOBS_SINCE: i64 = 3;
 /// How long a step waits for others to commit.
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -94,18 +96,14 @@ impl SqliteQueue {
         asked.map_err(|error| Error::sqlite(what, error))
     }
 
-    /// Whether the database is of an earlier l0, and so has no jobs.
-    pub(crate) fn is_behind(&self) -> Result<bool> {
-        let dir = self.state.dir();
-        if !dir.join(STATE.file).is_file() || self.reader.lock().is_some() {
-            return Ok(false);
-        }
-        is_behind(&STATE, dir)
+    /// Whether the database is of an l0 that had no jobs.
+    pub(crate) fn has_none(&self) -> Result<bool> {
+        if self.reader.lock().is_some() { Ok(false) } else { is_before(&STATE, self.state.dir(), JOBS_SINCE) }
     }
 
     /// Brings a database of an earlier l0 up to date, which only who writes does.
     pub(crate) fn prepare(&self) -> Result<()> {
-        self.step("cannot open the queue of jobs", Durability::Normal, |_| Ok(()))
+        if self.reader.lock().is_some() { Ok(()) } else { bring_up_to_date(&STATE, self.state.dir()) }
     }
 }
 

@@ -1,0 +1,11 @@
+-- state.db, version 6: whether the program can do without a check. Tables are for l0, the view at the end is the contract.
+
+ALTER TABLE health_change ADD COLUMN is_optional INTEGER NOT NULL DEFAULT 0;
+
+DROP VIEW health;
+CREATE VIEW health AS
+SELECT strftime('%Y-%m-%dT%H:%M:%S', (at - (at % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')
+           || printf('.%09dZ', (at % 1000000000 + 1000000000) % 1000000000) AS timestamp,
+       name, before AS status_before, coalesce(after ->> '$.status', 'ended') AS status,
+       after ->> '$.why' AS why, is_optional AS optional, run
+  FROM health_change;
