@@ -1,6 +1,8 @@
 //! What changes jobs: each change of a running one names its lease.
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use std::sync::LazyLock;
+
+use rusqlite::{Connection, OptionalExtension as _, Statement, ToSql, params};
 
 use super::{
     super::{Cancel, Ended, Enqueued, NewJob, Note, Outcome, OwnerId, Rescued, Settle, rules::after_death},
@@ -11,55 +13,130 @@ use crate::{
     jobs::id::{JobId, JobState, Reason},
 };
 
+/// So many jobs are put in by one statement, which opens the table and its indexes once for all of them.
+const AT_ONCE: usize = 32;
+const COLUMNS: usize = 16;
+
 pub(super) fn enqueue(connection: &Connection, jobs: &[NewJob]) -> rusqlite::Result<Vec<Enqueued>> {
-    let mut insert = connection.prepare_cached(
-        "INSERT OR IGNORE INTO job (lane, state, priority, run_at, enqueued_at, max_attempts, backoff_first_ns,
-                                    backoff_max_ns, timeout_ns, start_by, yields, payload, unique_key, correlation_id,
-                                    scheduled_for, since, schedule)
-         VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
-    )?;
+    let mut lanes = Lanes { connection, last: None };
+    let mut enqueued = Vec::with_capacity(jobs.len());
+    let mut left = jobs;
+    while !left.is_empty() {
+        // None of them can be there already.
+        let many = left.first_chunk::<AT_ONCE>().filter(|many| many.iter().all(|job| !may_be_known(job)));
+        left = match (many, left) {
+            (Some(many), _) => {
+                insert_many(connection, &mut lanes, many, &mut enqueued)?;
+                &left[AT_ONCE..]
+            }
+            (None, [job, rest @ ..]) => {
+                enqueued.push(insert(connection, &mut lanes, job)?);
+                rest
+            }
+            (None, []) => break,
+        };
+    }
+    Ok(enqueued)
+}
+
+fn may_be_known(job: &NewJob) -> bool {
+    job.unique.is_some() || job.schedule.is_some()
+}
+
+fn insert_many(
+    connection: &Connection,
+    lanes: &mut Lanes<'_>,
+    jobs: &[NewJob; AT_ONCE],
+    enqueued: &mut Vec<Enqueued>,
+) -> rusqlite::Result<()> {
+    static SQL: LazyLock<String> = LazyLock::new(|| insert_sql("INSERT", AT_ONCE));
+    let mut insert = connection.prepare_cached(&SQL)?;
+    for (job, first) in jobs.iter().zip((1..).step_by(COLUMNS)) {
+        bind(&mut insert, first, lanes, job)?;
+    }
+    insert.raw_execute()?;
+    // A new row has the number behind the highest.
+    let first = connection.last_insert_rowid() - (AT_ONCE as i64 - 1);
+    let new = (first..).zip(jobs).map(|(number, job)| Enqueued { id: id(number, enqueued_at(job)), is_new: true });
+    enqueued.extend(new);
+    Ok(())
+}
+
+fn insert(connection: &Connection, lanes: &mut Lanes<'_>, job: &NewJob) -> rusqlite::Result<Enqueued> {
+    static SQL: LazyLock<String> = LazyLock::new(|| insert_sql("INSERT OR IGNORE", 1));
+    let mut insert = connection.prepare_cached(&SQL)?;
+    bind(&mut insert, 1, lanes, job)?;
+    if insert.raw_execute()? == 1 {
+        return Ok(Enqueued { id: id(connection.last_insert_rowid(), enqueued_at(job)), is_new: true });
+    }
     let mut known = connection.prepare_cached(
         "SELECT number, enqueued_at FROM job WHERE unique_key = ?1 AND unique_key IS NOT NULL AND state < 2
          UNION ALL
          SELECT number, enqueued_at FROM job WHERE schedule = ?2 AND scheduled_for = ?3 AND schedule IS NOT NULL LIMIT 1",
     )?;
-    let mut lane: Option<(&str, &str, i64)> = None;
-    let mut enqueued = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        let lane = match lane {
-            Some((queue, kind, id)) if queue == job.queue && kind == job.kind => id,
-            _ => lane.insert((&job.queue, &job.kind, self::lane(connection, &job.queue, &job.kind)?)).2,
-        };
-        let unique = job.unique.as_ref().map(|key| unique_key(&job.kind, key));
-        let enqueued_at = job.enqueued_at.as_unix_ns().max(0);
-        let is_new = insert.execute(params![
-            lane,
-            job.priority,
-            job.run_at.as_unix_ns(),
-            enqueued_at,
-            job.terms.max_attempts,
-            duration_ns(job.terms.backoff.first),
-            job.terms.backoff.max.map(duration_ns),
-            job.terms.timeout.map(duration_ns),
-            job.terms.start_by.map(Timestamp::as_unix_ns),
-            job.terms.yields,
-            job.payload,
-            unique,
-            job.correlation_id.as_ref().map(|id| id.as_str()),
-            job.scheduled_for.map(Timestamp::as_unix_ns),
-            (!job.is_named).then_some(enqueued_at),
-            job.schedule,
-        ])? == 1;
-        let id = if is_new {
-            id(connection.last_insert_rowid(), enqueued_at)
-        } else {
-            known.query_row(params![unique, job.schedule, job.scheduled_for.map(Timestamp::as_unix_ns)], |row| {
-                Ok(id(row.get(0)?, row.get(1)?))
-            })?
-        };
-        enqueued.push(Enqueued { id, is_new });
+    let unique = job.unique.as_ref().map(|key| unique_key(&job.kind, key));
+    let scheduled_for = job.scheduled_for.map(Timestamp::as_unix_ns);
+    known.query_row(params![unique, job.schedule, scheduled_for], |row| {
+        Ok(Enqueued { id: id(row.get(0)?, row.get(1)?), is_new: false })
+    })
+}
+
+fn insert_sql(insert: &str, rows: usize) -> String {
+    let row = format!("(0, {})", ["?"; COLUMNS].join(", "));
+    format!(
+        "{insert} INTO job (state, lane, priority, run_at, enqueued_at, max_attempts, backoff_first_ns, backoff_max_ns,
+                            timeout_ns, start_by, yields, payload, unique_key, correlation_id, scheduled_for, since, schedule)
+         VALUES {}",
+        vec![row; rows].join(", ")
+    )
+}
+
+fn enqueued_at(job: &NewJob) -> i64 {
+    job.enqueued_at.as_unix_ns().max(0)
+}
+
+/// Binds a job's columns from this parameter on.
+fn bind(insert: &mut Statement<'_>, first: usize, lanes: &mut Lanes<'_>, job: &NewJob) -> rusqlite::Result<()> {
+    let unique = job.unique.as_ref().map(|key| unique_key(&job.kind, key));
+    let columns: [&dyn ToSql; COLUMNS] = [
+        &lanes.of(job)?,
+        &job.priority,
+        &job.run_at.as_unix_ns(),
+        &enqueued_at(job),
+        &job.terms.max_attempts,
+        &duration_ns(job.terms.backoff.first),
+        &job.terms.backoff.max.map(duration_ns),
+        &job.terms.timeout.map(duration_ns),
+        &job.terms.start_by.map(Timestamp::as_unix_ns),
+        &job.terms.yields,
+        &job.payload,
+        &unique,
+        &job.correlation_id.as_ref().map(|id| id.as_str()),
+        &job.scheduled_for.map(Timestamp::as_unix_ns),
+        &(!job.is_named).then_some(enqueued_at(job)),
+        &job.schedule,
+    ];
+    (first..).zip(columns).try_for_each(|(index, column)| insert.raw_bind_parameter(index, column))
+}
+
+/// Numbers of lanes; the latest is known.
+struct Lanes<'a> {
+    connection: &'a Connection,
+    last: Option<(String, String, i64)>,
+}
+
+impl Lanes<'_> {
+    fn of(&mut self, job: &NewJob) -> rusqlite::Result<i64> {
+        if let Some((queue, kind, id)) = &self.last
+            && *queue == job.queue
+            && *kind == job.kind
+        {
+            return Ok(*id);
+        }
+        let id = lane(self.connection, &job.queue, &job.kind)?;
+        self.last = Some((job.queue.clone(), job.kind.clone(), id));
+        Ok(id)
     }
-    Ok(enqueued)
 }
 
 fn lane(connection: &Connection, queue: &str, kind: &str) -> rusqlite::Result<i64> {
