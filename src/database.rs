@@ -323,6 +323,12 @@ pub(crate) fn is_known_version(database: &Database, connection: &Connection, sch
     read("application_id") == Some(database.application_id) && (1..=database.migrations.len() as i64).contains(&version)
 }
 
+/// Whether nothing is in an attached database yet: whoever makes it is at it.
+pub(crate) fn is_empty(connection: &Connection, schema: &str) -> bool {
+    let sql = format!("SELECT count(*) = 0 FROM {schema}.sqlite_schema");
+    connection.query_row(&sql, [], |row| row.get(0)).unwrap_or(false)
+}
+
 enum Pragma {
     Failed(rusqlite::Error),
     Refused(String),

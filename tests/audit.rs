@@ -189,3 +189,17 @@ fn after_the_end_it_is_closed() {
     assert!(!store.dir.path().join("state.db-wal").exists(), "one file that can be copied");
     assert_eq!(Reader::open(store.dir.path()).unwrap().events().count().unwrap(), 1);
 }
+
+#[test]
+fn who_asks_while_state_db_is_made_sees_it_when_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = builder(dir.path()).start().unwrap();
+    // Its file is there, and nothing in it yet.
+    std::fs::File::create(dir.path().join("state.db")).unwrap();
+    let before = l0.events().fetch().unwrap();
+    assert_eq!((before.items.len(), before.incomplete), (0, None));
+    l0.audit(TelemetryEvent::new("refund")).unwrap();
+    let after = l0.events().event_type("refund").fetch().unwrap();
+    assert_eq!((after.items.len(), after.incomplete), (1, None));
+    assert!(l0.sql("SELECT * FROM health", &[]).is_ok());
+}

@@ -19,7 +19,7 @@ use rusqlite::{
 use super::{StoreSize, TELEMETRY, retention::size, shared::Shared};
 use crate::{
     clock::{Clock, Timestamp, deadline},
-    database::{Database, has_wal, identity, is_known_version, open_reader, uri},
+    database::{Database, has_wal, identity, is_empty, is_known_version, open_reader, uri},
     error::{Error, Result},
     redaction::{Redactor, hashed},
     state::{STATE, known_hash_keys},
@@ -66,6 +66,8 @@ pub(crate) struct Recording {
 #[derive(Debug)]
 struct Open {
     identity: Identity,
+    /// All there is is attached: it answers further questions.
+    is_whole: bool,
     connection: Connection,
     alarm: Alarm,
     /// Set while a statement of the caller's own is prepared: it may read, and nothing else.
@@ -251,7 +253,7 @@ impl Source {
             ))
         });
         let mut idle = self.0.idle.lock();
-        if idle.len() < CONNECTIONS_KEPT && open.connection.is_autocommit() {
+        if open.is_whole && idle.len() < CONNECTIONS_KEPT && open.connection.is_autocommit() {
             idle.push(open);
         }
         answer
@@ -262,10 +264,12 @@ impl Source {
         let failed = |error| Error::sqlite("cannot prepare to read the store", error);
         connection.pragma_update(None, "query_only", false).map_err(failed)?;
         connection.pragma_update(None, "temp_store", "MEMORY").map_err(failed)?;
-        let audit_missing = self.attach_state(&connection);
-        if audit_missing != Ok(true) {
+        let attached = self.attach_state(&connection);
+        if attached != Ok(true) {
             connection.execute_batch(NO_AUDIT).map_err(failed)?;
         }
+        // One that is being made, or cannot be read now, is looked for again by the next question.
+        let is_whole = attached == Ok(true) || identity[1].is_none();
         connection.pragma_update(None, "query_only", true).map_err(failed)?;
         let alarm = Alarm(Arc::new(Mutex::new((Instant::now(), 0))));
         let (seen, interruptions) = (alarm.clone(), Arc::clone(&self.0.interruptions));
@@ -284,7 +288,7 @@ impl Source {
             }
         };
         connection.authorizer(Some(allow)).map_err(failed)?;
-        Ok(Open { identity, connection, alarm, guard, audit_missing: audit_missing.err() })
+        Ok(Open { identity, is_whole, connection, alarm, guard, audit_missing: attached.err() })
     }
 
     /// Attaches `state.db`, if there is one. A damaged one does not stop questions about telemetry: what is missing then is
@@ -313,8 +317,9 @@ impl Source {
         match attached {
             Ok(()) if is_known_version(&STATE, connection, "state") => Ok(true),
             Ok(()) => {
+                let is_being_made = is_empty(connection, "state");
                 detach();
-                Err(missing(&"it is another program's, or of a later l0"))
+                if is_being_made { Ok(false) } else { Err(missing(&"it is another program's, or of a later l0")) }
             }
             Err(error) => {
                 detach();
