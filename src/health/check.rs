@@ -84,8 +84,9 @@ pub(super) struct Check {
     /// It waits for a thread.
     pub(super) is_waiting: AtomicBool,
     pub(super) is_gone: AtomicBool,
-    /// Runs that have ended; counted under the pool's lock.
-    pub(super) runs: AtomicU64,
+    /// Runs that have begun, and those of which all is said; counted under the pool's lock.
+    pub(super) begun: AtomicU64,
+    pub(super) ended: AtomicU64,
     /// Of who changes it.
     pub(super) standing: Mutex<Standing>,
     /// Of who reads it.
@@ -242,7 +243,8 @@ impl CheckBuilder {
             running_ns: AtomicU64::new(0),
             is_waiting: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
-            runs: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             seen: ArcSwap::from_pointee(standing.clone()),
             standing: Mutex::new(standing),
         });

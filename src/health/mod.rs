@@ -99,7 +99,7 @@ impl Health {
         (service, version): (String, Option<String>),
     ) -> Self {
         let dir = state.dir().to_owned();
-        let notices = Notices::new(state, capture.run().to_string());
+        let notices = Notices::new(state, Arc::clone(&capture));
         let registry = Registry::new(clock, (capture, redactor), timer, notices);
         Self { registry, dir, service, version, own: OnceLock::new(), make_own: OnceLock::new() }
     }
@@ -226,8 +226,8 @@ impl Health {
         let checks = registry.checks();
         let checks = checks.iter().filter(|check| which(&check.terms)).map(|check| CheckReport::of(check, now_ns));
         let mut report = Report::new(question, checks.collect(), &registry.clock);
-        if question == READY && registry.is_stopped() {
-            report.status = Status::Unhealthy("l0 was shut down".to_owned());
+        if question == READY && registry.is_ending() {
+            report.status = Status::Unhealthy("l0 is shut down".to_owned());
         }
         report.service = Some(self.service.clone());
         report.version.clone_from(&self.version);
@@ -268,6 +268,11 @@ impl Health {
     /// Changes that nobody was called back for, since callbacks were slow.
     pub fn dropped_changes(&self) -> u64 {
         self.registry.notices.dropped()
+    }
+
+    /// The end begins: whoever sends the program something is to stop that.
+    pub(crate) fn begin_end(&self) {
+        self.registry.begin_end();
     }
 
     pub(crate) fn stop(&self, until: Instant) {

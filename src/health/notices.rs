@@ -1,8 +1,10 @@
-//! What is told of changes: an event at once, a row in `state.db` by a thread of its own, and the application's callbacks by
-//! another, so that a slow callback costs no history.
+//! What is told of changes: an event by who ran the check, a row in `state.db` by a thread of its own, and the application's
+//! callbacks by another, so that a slow callback costs no history.
 //!
-//! The threads are made when they are needed. Rows that the store does not take are kept and tried again; of changes so many may
-//! wait for callbacks, then the oldest are not called back for, and are counted.
+//! Whoever notes a change waits for nothing: recording an event may have to wait for room, and so is done where no lock is held,
+//! and never on the timer's thread; who comes while another is at it leaves its own to them. The threads are made when they are
+//! needed. Rows that the store does not take are kept and tried again; of changes so many may wait for callbacks, then the oldest
+//! are not called back for, and are counted.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +20,7 @@ use super::{Status, report::Transition};
 use crate::{
     capture::Capture,
     clock::{Timestamp, deadline},
-    database,
+    correlation, database,
     event::{Severity, TelemetryEvent},
     jobs::panic::{catch, discard},
     state::{self, HealthRow, State},
@@ -28,6 +30,8 @@ const CALLS_MAX: usize = 1_000;
 /// Rows that wait for a store that does not take them.
 const ROWS_MAX: usize = 10_000;
 /// After a store refused rows.
+/// How long a thread that does nothing else waits for another that is recording changes.
+const EMIT_ASIDE_WITHIN: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long a question waits for what is on its way.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
@@ -48,8 +52,11 @@ type Callback = Arc<dyn Fn(&Transition) + Send + Sync>;
 
 pub(super) struct Notices {
     state: Arc<State>,
+    capture: Arc<Capture>,
     /// Of this process's run, by which its rows are told from others'.
     run: String,
+    /// Of who records events, in their order.
+    emitting: Mutex<()>,
     line: Mutex<Line>,
     came: Condvar,
     settled: Condvar,
@@ -58,12 +65,16 @@ pub(super) struct Notices {
 #[derive(Default)]
 struct Line {
     rows: VecDeque<HealthRow>,
+    /// Not recorded yet.
+    events: VecDeque<TelemetryEvent>,
     calls: VecDeque<Transition>,
     callbacks: Vec<Callback>,
     dropped: u64,
     /// Some rows are being saved, or a callback is called.
     is_saving: bool,
     is_calling: bool,
+    /// A thread of its own records events.
+    is_emitting: bool,
     is_refused: bool,
     is_closed: bool,
     saver: Option<JoinHandle<()>>,
@@ -71,8 +82,10 @@ struct Line {
 }
 
 impl Notices {
-    pub(super) fn new(state: Arc<State>, run: String) -> Self {
-        Self { state, run, line: Mutex::default(), came: Condvar::new(), settled: Condvar::new() }
+    pub(super) fn new(state: Arc<State>, capture: Arc<Capture>) -> Self {
+        let run = capture.run().to_string();
+        let (line, emitting) = (Mutex::default(), Mutex::default());
+        Self { state, capture, run, emitting, line, came: Condvar::new(), settled: Condvar::new() }
     }
 
     pub(super) fn add_callback(&self, callback: Callback) {
@@ -84,10 +97,9 @@ impl Notices {
         line.callbacks.push(callback);
     }
 
-    pub(super) fn tell(self: &Arc<Self>, capture: &Capture, change: Change) {
-        if let Some(to) = change.to.as_ref().filter(|_| !change.is_quiet) {
-            record(capture, &change, to);
-        }
+    /// Waits for nothing; [`emit`](Self::emit) is to be called behind it.
+    pub(super) fn tell(self: &Arc<Self>, change: Change) {
+        let event = change.to.as_ref().filter(|_| !change.is_quiet).map(|to| event(&change, to));
         let mut line = self.line.lock();
         if line.is_closed {
             return;
@@ -95,10 +107,14 @@ impl Notices {
         if line.rows.len() >= ROWS_MAX {
             line.rows.pop_front();
         }
+        if line.events.len() >= ROWS_MAX {
+            line.events.pop_front();
+        }
+        line.events.extend(event);
         line.rows.push_back(self.row(&change));
         if line.saver.is_none() {
             let notices = Arc::clone(self);
-            // Without a thread the events tell.
+            // Without a thread the events tell, and the end tries again.
             line.saver = thread("l0-health", move || notices.save());
         }
         if !change.is_quiet
@@ -118,6 +134,32 @@ impl Notices {
         }
         drop(line);
         self.came.notify_all();
+    }
+
+    /// Records what has been told, unless another thread is at it for so long.
+    pub(super) fn emit(&self, within: Duration) {
+        let Some(_emitting) = self.emitting.try_lock_for(within) else { return };
+        let next = || self.line.lock().events.pop_front();
+        while let Some(event) = next() {
+            self.capture.direct(&event);
+        }
+        self.settled.notify_all();
+    }
+
+    /// The same, by a thread for as long as there is something.
+    pub(super) fn emit_aside(self: &Arc<Self>) {
+        let mut line = self.line.lock();
+        if line.events.is_empty() || line.is_emitting {
+            return;
+        }
+        let notices = Arc::clone(self);
+        let emitter = thread("l0-health-events", move || {
+            notices.emit(EMIT_ASIDE_WITHIN);
+            notices.line.lock().is_emitting = false;
+            notices.settled.notify_all();
+        });
+        // Without a thread the next who runs a check does it.
+        line.is_emitting = emitter.is_some();
     }
 
     /// As it is kept.
@@ -192,7 +234,7 @@ impl Notices {
     pub(super) fn settle(&self) {
         let until = deadline(SETTLE_WITHIN);
         let mut line = self.line.lock();
-        while (line.is_saving || !line.rows.is_empty() && !line.is_refused)
+        while (line.is_saving || !line.events.is_empty() || !line.rows.is_empty() && !line.is_refused)
             && !self.settled.wait_until(&mut line, until).timed_out()
         {}
     }
@@ -203,7 +245,8 @@ impl Notices {
     }
 
     /// Nothing comes any more; of these checks nothing is known from now on.
-    pub(super) fn stop(&self, names: Vec<Arc<str>>, at: Timestamp, until: Instant) {
+    pub(super) fn stop(self: &Arc<Self>, names: Vec<Arc<str>>, at: Timestamp, until: Instant) {
+        self.emit_aside();
         let mut line = self.line.lock();
         for name in names {
             let end = Change { name, at, from: None, to: None, is_optional: false, is_quiet: true };
@@ -213,10 +256,12 @@ impl Notices {
         self.came.notify_all();
         let own = std::thread::current().id();
         let is_caller = line.caller.as_ref().is_some_and(|thread| thread.thread().id() == own);
-        while (line.is_saving || line.is_calling && !is_caller || !line.calls.is_empty() && !is_caller)
+        let is_at_calls = |line: &Line| !is_caller && (line.is_calling || !line.calls.is_empty());
+        while (line.is_saving || line.is_emitting || is_at_calls(&line))
             && !self.settled.wait_until(&mut line, until).timed_out()
         {}
-        let rows: Vec<_> = line.rows.drain(..).collect();
+        // What a saver that is at it will save comes behind what it has.
+        let rows: Vec<_> = if line.is_saving { Vec::new() } else { line.rows.drain(..).collect() };
         let (is_saving, is_calling) = (line.is_saving, line.is_calling);
         let (saver, caller) = (line.saver.take(), line.caller.take());
         let callbacks = std::mem::take(&mut line.callbacks);
@@ -238,7 +283,7 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle
     std::thread::Builder::new().name(name.to_owned()).spawn(work).ok()
 }
 
-fn record(capture: &Capture, change: &Change, to: &Status) {
+fn event(change: &Change, to: &Status) -> TelemetryEvent {
     let severity = match to {
         Status::Healthy => Severity::Info,
         Status::Degraded(_) => Severity::Warning,
@@ -252,7 +297,11 @@ fn record(capture: &Capture, change: &Change, to: &Status) {
         .status(to.as_str())
         .message(format!("{} is {to}", change.name))
         .payload(&serde_json::json!({ "check": &*change.name, "from": before, "to": to.as_str() }));
-    capture.direct(&event);
+    // Whoever records it may be in another's scope.
+    match correlation::current() {
+        Some(id) => event.correlation_id(id),
+        None => event,
+    }
 }
 
 impl fmt::Debug for Notices {

@@ -8,7 +8,7 @@ use std::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread::JoinHandle,
+    thread::{JoinHandle, ThreadId},
     time::Duration,
 };
 
@@ -50,6 +50,8 @@ pub(super) struct Registry {
     pub(super) called: Condvar,
     pub(super) ended: Condvar,
     pub(super) notices: Arc<Notices>,
+    /// The end has begun; nothing is sent here any more.
+    pub(super) is_ending: AtomicBool,
     pub(super) is_stopped: AtomicBool,
 }
 
@@ -58,10 +60,14 @@ pub(super) struct Pool {
     pub(super) queue: VecDeque<Arc<Check>>,
     pub(super) idle: usize,
     pub(super) threads: Vec<JoinHandle<()>>,
+    /// What runs, unregistered or not, on which thread.
+    pub(super) running: Vec<(ThreadId, Arc<Check>)>,
+    /// Threads that have nothing to do any more but to end.
+    pub(super) left: Vec<ThreadId>,
 }
 
 /// What is asked most often, and until when it holds if nothing changes.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Summary {
     changes: u64,
     until_ns: u64,
@@ -92,6 +98,7 @@ impl Registry {
             called: Condvar::new(),
             ended: Condvar::new(),
             notices: Arc::new(notices),
+            is_ending: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
         });
         let weak: Weak<Self> = Arc::downgrade(&registry);
@@ -155,7 +162,7 @@ impl Registry {
             let at = self.clock.now_by_hand();
             let (name, is_optional) = (Arc::clone(&check.name), check.terms.is_optional);
             let end = Change { name, at, from: Some(from), to: None, is_optional, is_quiet: true };
-            self.notices.tell(&self.capture, end);
+            self.notices.tell(end);
         }
         drop(standing);
         drop(listing);
@@ -173,9 +180,9 @@ impl Registry {
     }
 
     /// Liveness and readiness: a look at a snapshot, unless something has changed since it was taken.
-    pub(super) fn summary(&self) -> arc_swap::Guard<Arc<Summary>> {
+    pub(super) fn summary(&self) -> Summary {
         let now_ns = self.clock.elapsed_ns();
-        let known = self.summary.load();
+        let known = **self.summary.load();
         if known.changes == self.changes.load(Ordering::Acquire) && now_ns < known.until_ns {
             return known;
         }
@@ -184,7 +191,7 @@ impl Registry {
             changes: self.changes.load(Ordering::Acquire),
             until_ns: u64::MAX,
             is_live: true,
-            is_ready: !self.is_stopped(),
+            is_ready: !self.is_ending(),
         };
         for check in self.list.load().iter().filter(|check| !check.terms.is_own) {
             let (standing, running) = (check.seen.load(), check.running_since());
@@ -199,7 +206,7 @@ impl Registry {
             summary.until_ns = summary.until_ns.min(until_ns);
         }
         self.summary.store(Arc::new(summary));
-        self.summary.load()
+        summary
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
+    thread::{self, JoinHandle, ThreadId},
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use super::{
     Status,
     check::{Check, Kind},
     notices::Change,
-    registry::Registry,
+    registry::{Pool, Registry},
     standing::Standing,
 };
 use crate::{
@@ -27,6 +28,8 @@ const OWN_THREADS: usize = 1;
 const WHY_BYTES_MAX: usize = 1_024;
 /// A run that is asked for is waited for so much longer than it may take.
 const GRACE: Duration = Duration::from_millis(500);
+/// A thread that runs checks waits so long for another that is recording changes, which may wait for room.
+const EMIT_WITHIN: Duration = Duration::from_millis(50);
 
 impl Registry {
     /// What is due is given to the threads; says when something is due again.
@@ -35,7 +38,9 @@ impl Registry {
             return None;
         }
         let now_ns = self.clock.elapsed_ns();
-        let next_ns = self.look(now_ns, |check| self.call(check))?;
+        let next_ns = self.look(now_ns, |check| self.call(check));
+        self.notices.emit_aside();
+        let next_ns = next_ns?;
         Some(Duration::from_nanos(next_ns.saturating_sub(now_ns)))
     }
 
@@ -72,11 +77,12 @@ impl Registry {
         let until_ns = aged.seen_until(running, &check.terms, now_ns).saturating_add(1);
         drop(standing);
         if is_aged {
-            self.apply(check, |standing| {
+            let note = |standing: &mut Standing| {
                 let since_ns = check.running_since().filter(|since| Some(*since) == running);
                 let changed = since_ns.and_then(|since| standing.while_running(since, &check.terms, now_ns));
                 standing.grown_old(&check.terms, now_ns).or(changed)
-            });
+            };
+            self.apply(check, note, || ());
         }
         let due_ns = check.due_ns.load(Ordering::Acquire);
         match due_ns {
@@ -94,13 +100,16 @@ impl Registry {
         self.open()?;
         let mut due = Vec::new();
         self.look(self.clock.elapsed_ns(), |check| due.push(Arc::clone(check)));
+        self.notices.emit(EMIT_WITHIN);
         Ok(due.iter().filter(|check| self.run(check)).count())
     }
 
     /// Gives a check to a thread, and makes one if there may be another.
     fn call(self: &Arc<Self>, check: &Arc<Check>) {
-        let mut pool = self.pool.lock();
-        pool.threads.retain(|thread| !thread.is_finished());
+        self.call_in(&mut self.pool.lock(), check);
+    }
+
+    fn call_in(self: &Arc<Self>, pool: &mut Pool, check: &Arc<Check>) {
         let has_waited = check.is_waiting.swap(true, Ordering::AcqRel);
         if !has_waited {
             pool.queue.push_back(Arc::clone(check));
@@ -114,13 +123,12 @@ impl Registry {
             // Without one those there are will do; without any, the check waits, and the next call tries again.
             pool.threads.extend(thread.spawn(move || registry.work()));
         }
-        drop(pool);
         self.called.notify_one();
     }
 
     fn work(&self) {
         let mut pool = self.pool.lock();
-        while !self.is_stopped.load(Ordering::Acquire) {
+        while !self.is_stopped() {
             match pool.queue.pop_front() {
                 Some(check) => {
                     drop(pool);
@@ -136,15 +144,22 @@ impl Registry {
                 }
             }
         }
+        pool.left.push(thread::current().id());
+        self.ended.notify_all();
     }
 
     /// One run; says whether it was one.
     fn run(&self, check: &Arc<Check>) -> bool {
+        let mut pool = self.pool.lock();
         let began_ns = self.clock.elapsed_ns();
         check.is_waiting.store(false, Ordering::Release);
-        if check.is_gone.load(Ordering::Acquire) || !check.begin(began_ns) {
+        if self.is_stopped() || check.is_gone.load(Ordering::Acquire) || !check.begin(began_ns) {
             return false;
         }
+        check.begun.fetch_add(1, Ordering::Release);
+        let own = thread::current().id();
+        pool.running.push((own, Arc::clone(check)));
+        drop(pool);
         self.changed();
         let late_ns = began_ns.saturating_add(ns(check.terms.timeout)).saturating_add(1);
         check.look_ns.fetch_min(late_ns, Ordering::AcqRel);
@@ -163,17 +178,15 @@ impl Registry {
         let due_ns = if took < check.terms.every { began_ns } else { ended_ns }.saturating_add(every_ns);
         check.due_ns.store(due_ns, Ordering::Release);
         let result = self.presentable(result);
-        self.apply(check, |standing| {
-            // Under its lock: who finds it running for too long finds it running.
-            check.end();
-            standing.after(result, &check.terms, ended_ns, took)
-        });
+        self.apply(check, |standing| standing.after(result, &check.terms, ended_ns, took), || check.end());
         check.look_ns.store(due_ns, Ordering::Release);
-        let pool = self.pool.lock();
-        check.runs.fetch_add(1, Ordering::Release);
+        self.arm(Duration::from_nanos(due_ns.saturating_sub(ended_ns)));
+        self.notices.emit(EMIT_WITHIN);
+        let mut pool = self.pool.lock();
+        pool.running.retain(|(thread, running)| *thread != own || !Arc::ptr_eq(running, check));
+        check.ended.fetch_add(1, Ordering::Release);
         drop(pool);
         self.ended.notify_all();
-        self.arm(Duration::from_nanos(due_ns.saturating_sub(ended_ns)));
         true
     }
 
@@ -197,37 +210,41 @@ impl Registry {
     /// A check that was made elsewhere has ended.
     pub(super) fn feed(&self, check: &Check, result: Status, took: Duration) {
         let result = self.presentable(result);
-        self.apply(check, |standing| standing.after(result, &check.terms, self.clock.elapsed_ns(), took));
+        self.apply(check, |standing| standing.after(result, &check.terms, self.clock.elapsed_ns(), took), || ());
+        self.notices.emit(EMIT_WITHIN);
     }
 
-    /// Changes how a check stands, shows that to readers, and tells of it, one after the other.
-    fn apply(&self, check: &Check, change: impl FnOnce(&mut Standing) -> Option<Status>) {
+    /// Changes how a check stands, shows that to readers, and has it told, one after the other.
+    fn apply(&self, check: &Check, change: impl FnOnce(&mut Standing) -> Option<Status>, shown: impl FnOnce()) {
         let mut standing = check.standing.lock();
         let from = standing.reported.clone();
         let to = change(&mut standing);
         check.seen.store(Arc::new(standing.clone()));
+        // Under its lock: who finds it running for too long finds it running.
+        shown();
         self.changed();
         if let Some(to) = to.filter(|_| !check.is_gone.load(Ordering::Acquire)) {
             let at = self.clock.now_by_hand();
             let is_quiet = check.terms.is_own && from.is_none() && to == Status::Healthy;
             let (name, is_optional) = (Arc::clone(&check.name), check.terms.is_optional);
             let change = Change { name, at, from, to: Some(to), is_optional, is_quiet };
-            self.notices.tell(&self.capture, change);
+            self.notices.tell(change);
         }
     }
 
     /// Runs a check on a thread of l0's, or waits for the run it is at; what it said, or that it is overdue.
     pub(super) fn check_now(self: &Arc<Self>, check: &Arc<Check>) -> Result<Status> {
         self.open()?;
-        let before = check.runs.load(Ordering::Acquire);
-        if check.running_since().is_none() {
-            self.call(check);
-        }
         let until = deadline(check.terms.timeout.saturating_add(GRACE));
         let mut pool = self.pool.lock();
+        let mut wanted = check.begun.load(Ordering::Acquire);
+        if check.running_since().is_none() {
+            wanted += 1;
+            self.call_in(&mut pool, check);
+        }
         let mut is_late = false;
         loop {
-            if check.runs.load(Ordering::Acquire) != before {
+            if check.ended.load(Ordering::Acquire) >= wanted {
                 return Ok(check.seen.load().latest.clone().unwrap_or(Status::Healthy));
             }
             self.open()?;
@@ -243,41 +260,65 @@ impl Registry {
         }
     }
 
-    pub(super) fn is_stopped(&self) -> bool {
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
+    }
+
+    fn is_stopped(&self) -> bool {
         self.is_stopped.load(Ordering::Acquire)
+    }
+
+    /// The program is not ready any more.
+    pub(super) fn begin_end(&self) {
+        self.is_ending.store(true, Ordering::Release);
+        self.changed();
     }
 
     /// Nothing is run any more; what runs, but for what hangs, is waited for until then.
     pub(super) fn stop(&self, until: Instant) {
         let listing = self.listing.lock();
+        let mut pool = self.pool.lock();
         self.is_stopped.store(true, Ordering::Release);
+        self.begin_end();
         let checks = self.list.load_full();
         drop(listing);
-        let mut pool = self.pool.lock();
         let waiting = std::mem::take(&mut pool.queue);
         self.called.notify_all();
         self.ended.notify_all();
-        let runs = |check: &Arc<Check>| {
-            let now_ns = self.clock.elapsed_ns();
-            check.running_since().is_some_and(|since| now_ns.saturating_sub(since) <= ns(check.terms.timeout))
-        };
-        while checks.iter().any(runs) && !self.ended.wait_until(&mut pool, until).timed_out() {}
-        let threads = std::mem::take(&mut pool.threads);
+        while let Some(left) = self.still_to_end(&pool)
+            && Instant::now() < until
+        {
+            self.ended.wait_until(&mut pool, deadline(left).min(until));
+        }
+        let has_left = |thread: &JoinHandle<()>, pool: &Pool| pool.left.contains(&thread.thread().id());
+        let (ended, _) = std::mem::take(&mut pool.threads).into_iter().partition::<Vec<_>, _>(|it| has_left(it, &pool));
         drop(pool);
         discard(waiting);
-        let is_idle = checks.iter().all(|check| check.running_since().is_none());
         let known = checks.iter().filter(|check| check.standing.lock().reported.is_some());
         let names = known.map(|check| Arc::clone(&check.name)).collect();
         self.notices.stop(names, self.clock.now_by_hand(), until);
-        for thread in threads {
-            // One that is at a check that hangs is left to itself.
-            if is_idle || thread.is_finished() {
-                let _ = thread.join();
-            }
-        }
+        // One that is at a check that hangs is left to itself.
+        ended.into_iter().for_each(|thread| drop(thread.join()));
         self.list.store(Arc::default());
         self.changed();
         discard(checks);
+    }
+
+    /// How long at most threads but this one are at something that does not hang; nothing if they are not.
+    fn still_to_end(&self, pool: &Pool) -> Option<Duration> {
+        let (own, now_ns) = (thread::current().id(), self.clock.elapsed_ns());
+        let left = |check: &Check| match check.running_since() {
+            Some(since_ns) => since_ns.saturating_add(ns(check.terms.timeout)).checked_sub(now_ns),
+            // All but said.
+            None => Some(u64::MAX),
+        };
+        let at_checks = pool.running.iter().filter(|(thread, _)| *thread != own);
+        let longest_ns = at_checks.filter_map(|(_, check)| left(check)).max();
+        let is_at = |id: ThreadId| pool.left.contains(&id) || pool.running.iter().any(|(thread, _)| *thread == id);
+        let is_between = pool.threads.iter().any(|thread| !is_at(thread.thread().id()));
+        // What one that runs nothing is at has no end that is known.
+        let longest_ns = if is_between { Some(u64::MAX) } else { longest_ns };
+        longest_ns.map(|ns| Duration::from_nanos(ns).saturating_add(Duration::from_millis(1)))
     }
 }
 

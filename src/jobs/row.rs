@@ -58,6 +58,8 @@ pub struct JobRow {
     pub scheduled_for: Option<Timestamp>,
     /// Somebody asked for it to be cancelled while it runs.
     pub is_cancel_asked: bool,
+    /// How long an attempt may take.
+    pub timeout: Option<Duration>,
 }
 
 impl JobRow {
@@ -86,6 +88,7 @@ impl JobRow {
             schedule: new.schedule.clone(),
             scheduled_for: new.scheduled_for,
             is_cancel_asked: false,
+            timeout: new.terms.timeout,
         }
     }
 

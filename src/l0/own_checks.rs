@@ -1,7 +1,7 @@
 //! l0's own checks: whether its parts do what they should. They depend on what they look at by a weak reference.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -10,8 +10,8 @@ use super::handle::{Handle, Inner};
 use crate::{
     error::Result,
     flight::Medium,
-    health::{Health, Status},
-    query::Value,
+    health::{Health, IntoStatus as _, Status},
+    query::{Reader, Value, human_duration},
     state::{self, HealthRow},
     store::{free_disk, inspect},
 };
@@ -24,13 +24,41 @@ const DISK_SHORT: u64 = 256 << 20;
 /// A job that has been due for longer waits for something that does not come.
 const JOB_LATE: Duration = Duration::from_secs(300);
 
+/// Of processes of which telemetry knows nothing: they are dead if they have not said for so long that they live.
+const SILENT: Duration = Duration::from_secs(600);
+/// Over which new sheds and overflows are told.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// How much a counter has grown within the window, however often it is looked at; at first, since the start.
+#[derive(Default)]
+struct Window(VecDeque<(Duration, u64)>);
+
+impl Window {
+    /// The growth, and over how long.
+    fn grown(&mut self, now: Duration, count: u64) -> (u64, Duration) {
+        let Self(looks) = self;
+        if looks.is_empty() {
+            looks.push_back((Duration::ZERO, 0));
+        }
+        while looks.get(1).is_some_and(|(at, _)| now.saturating_sub(*at) >= WINDOW) {
+            looks.pop_front();
+        }
+        let (since, before) = looks[0];
+        // Looks in the same second say the same.
+        if looks.back().is_none_or(|(at, _)| now.saturating_sub(*at) >= Duration::from_secs(1)) {
+            looks.push_back((now, count));
+        }
+        (count.saturating_sub(before), now.saturating_sub(since))
+    }
+}
+
 /// Registers them; they are run once a minute.
 pub(super) fn register(health: &Health, of: &Weak<Inner>) {
-    let own = |name: &str, check: fn(&Handle, &mut u64) -> Status| {
+    let own = |name: &str, check: fn(&Handle, &mut Window) -> Status| {
         let of = Weak::clone(of);
-        let before = parking_lot::Mutex::new(u64::MAX);
+        let window = parking_lot::Mutex::new(Window::default());
         health.own_check(name, move || match of.upgrade() {
-            Some(inner) => check(&Handle { inner }, &mut before.lock()),
+            Some(inner) => check(&Handle { inner }, &mut window.lock()),
             None => Status::Healthy,
         });
     };
@@ -46,26 +74,20 @@ pub(super) fn register(health: &Health, of: &Weak<Inner>) {
     own("l0.limits", limits);
 }
 
-/// The writer answers, and the database takes what is recorded.
-fn writer(handle: &Handle, _: &mut u64) -> Status {
+/// The writer answers, and `telemetry.db` takes a write.
+fn writer(handle: &Handle, _: &mut Window) -> Status {
     let shared = handle.shared();
-    match shared.ask().and_then(|ticket| shared.wait(ticket, COMMIT_WITHIN)) {
-        Ok(()) => Status::Healthy,
-        Err(error) => Status::Unhealthy(error.to_string()),
-    }
+    shared.probe().and_then(|ticket| shared.wait(ticket, COMMIT_WITHIN)).into_status()
 }
 
-/// `state.db` takes a row. What runs said that are dead by now is ended.
-fn state(handle: &Handle, _: &mut u64) -> Status {
-    let at = handle.inner.clock.now_by_hand().as_unix_ns();
-    match end_the_dead(handle).and_then(|()| state::probe(&handle.inner.state, at, COMMIT_WITHIN)) {
-        Ok(()) => Status::Healthy,
-        Err(error) => Status::Unhealthy(error.to_string()),
-    }
+/// `state.db` takes a row: that this run lives. What runs said that are dead by now is ended.
+fn state(handle: &Handle, _: &mut Window) -> Status {
+    let (run, at) = (handle.shared().flight.run().to_string(), handle.inner.clock.now_by_hand().as_unix_ns());
+    end_the_dead(handle, at).and_then(|()| state::note_life(&handle.inner.state, run, at, COMMIT_WITHIN)).into_status()
 }
 
-/// A process that vanished has said nothing of the end of its checks.
-fn end_the_dead(handle: &Handle) -> Result<()> {
+/// A process that vanished has said nothing of the end of its checks: what it said holds until its last sign of life.
+fn end_the_dead(handle: &Handle, now: i64) -> Result<()> {
     let own = handle.shared().flight.run().to_string();
     let mut open = state::latest_health(handle.dir())?;
     open.retain(|row| row.after.is_some() && row.run != own);
@@ -73,6 +95,7 @@ fn end_the_dead(handle: &Handle) -> Result<()> {
         return Ok(());
     }
     let dead = inspect(handle.dir())?.dead_runs;
+    let signs: HashMap<_, _> = state::signs_of_life(handle.dir())?.into_iter().collect();
     let runs = handle.sql("SELECT run_id, id, ended_at FROM runs", &[])?;
     let runs: HashMap<_, _> = runs
         .rows
@@ -80,32 +103,33 @@ fn end_the_dead(handle: &Handle) -> Result<()> {
         .filter_map(|row| <[_; 3]>::try_from(row).ok())
         .map(|[run, id, ended_at]| (run.to_string(), (id, ended_at)))
         .collect();
-    let now = handle.inner.clock.now_by_hand().as_unix_ns();
-    let ended_at = |row: &HealthRow| match runs.get(&row.run) {
-        // Its telemetry is gone: it said nothing for long.
-        None => Some(row.at),
-        Some((_, Value::Text(at))) => {
-            at.parse::<jiff::Timestamp>().ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok())
+    // The latest that is known of a run that is dead.
+    let end = |row: &HealthRow| {
+        let sign = signs.get(&row.run).copied().unwrap_or(i64::MIN).max(row.at);
+        match runs.get(&row.run) {
+            None => (Duration::from_nanos(now.saturating_sub(sign).unsigned_abs()) > SILENT).then_some(sign),
+            Some((_, Value::Text(at))) => Some(
+                at.parse::<jiff::Timestamp>()
+                    .map_or(sign, |at| i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX).max(sign)),
+            ),
+            Some((Value::Integer(id), _)) => dead.contains(id).then_some(sign),
+            Some(_) => None,
         }
-        Some((Value::Integer(id), _)) => dead.contains(id).then_some(now),
-        Some(_) => None,
     };
     let rows = open.into_iter().filter_map(|row| {
-        let at = ended_at(&row)?.max(row.at);
+        let at = end(&row)?;
         Some(HealthRow { at, before: None, after: None, ..row })
     });
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() { Ok(()) } else { state::save_health(&handle.inner.state, rows) }
 }
 
-fn reader(handle: &Handle, _: &mut u64) -> Status {
-    match handle.sql("SELECT count(*) FROM runs", &[]) {
-        Ok(_) => Status::Healthy,
-        Err(error) => Status::Unhealthy(error.to_string()),
-    }
+/// Who opens the store anew can read it.
+fn reader(handle: &Handle, _: &mut Window) -> Status {
+    Reader::open(handle.dir()).and_then(|reader| reader.sql("SELECT count(*) FROM runs", &[])).map(drop).into_status()
 }
 
-fn flight(handle: &Handle, _: &mut u64) -> Status {
+fn flight(handle: &Handle, _: &mut Window) -> Status {
     let stats = handle.stats();
     let percent = stats.buffer_used_bytes * 100 / stats.buffer_bytes.max(1);
     if percent >= 75 {
@@ -113,21 +137,22 @@ fn flight(handle: &Handle, _: &mut u64) -> Status {
             "the flight recorder is {percent} % full: the store is slower than what is recorded"
         ));
     }
-    match handle.shared().flight.medium() {
-        Medium::Directory => Status::Healthy,
-        _ if handle.shared().flight.fallback().is_none() => Status::Healthy,
-        _ => Status::Degraded(format!("the flight recorder is not where it was asked for: {}", stats.durability)),
+    let flight = &handle.shared().flight;
+    let is_where_asked = flight.medium() == Medium::Directory || flight.fallback().is_none();
+    if is_where_asked && flight.path().is_none_or(|path| path.exists()) {
+        return Status::Healthy;
+    }
+    Status::Degraded(format!("the flight recorder is not where it was asked for: {}", stats.durability))
+}
+
+fn shed(handle: &Handle, window: &mut Window) -> Status {
+    match window.grown(handle.uptime(), handle.stats().shed) {
+        (0, _) => Status::Healthy,
+        (new, over) => Status::Degraded(format!("{new} records were shed within {}", human_duration(over))),
     }
 }
 
-/// Since the look before.
-fn shed(handle: &Handle, before: &mut u64) -> Status {
-    let shed = handle.stats().shed;
-    let new = shed.saturating_sub(std::mem::replace(before, shed));
-    if new == 0 { Status::Healthy } else { Status::Degraded(format!("{new} records were shed in the last minute")) }
-}
-
-fn disk(handle: &Handle, _: &mut u64) -> Status {
+fn disk(handle: &Handle, _: &mut Window) -> Status {
     let Some(free) = free_disk(handle.dir()) else { return Status::Healthy };
     let text =
         |wanted: u64| format!("{} MiB are free in {}, {} should be", free >> 20, handle.dir().display(), wanted >> 20);
@@ -139,7 +164,7 @@ fn disk(handle: &Handle, _: &mut u64) -> Status {
     }
 }
 
-fn size(handle: &Handle, _: &mut u64) -> Status {
+fn size(handle: &Handle, _: &mut Window) -> Status {
     let size = handle.stats().store;
     if size.max_bytes > 0 && size.bytes() > size.max_bytes {
         return Status::Degraded(format!("the store has {} bytes, its cap is {}", size.bytes(), size.max_bytes));
@@ -147,7 +172,7 @@ fn size(handle: &Handle, _: &mut u64) -> Status {
     Status::Healthy
 }
 
-fn audit(handle: &Handle, _: &mut u64) -> Status {
+fn audit(handle: &Handle, _: &mut Window) -> Status {
     let (bytes, limit) = (handle.inner.state.bytes(), handle.inner.retention.max_audit_bytes);
     let text = || format!("state.db has {bytes} bytes of Retention::max_audit_bytes({limit})");
     match bytes {
@@ -158,7 +183,7 @@ fn audit(handle: &Handle, _: &mut u64) -> Status {
 }
 
 /// Jobs that wait in vain, and schedules that nobody fires.
-fn jobs(handle: &Handle, _: &mut u64) -> Status {
+fn jobs(handle: &Handle, _: &mut Window) -> Status {
     let jobs = handle.jobs();
     let (stats, schedules) = match jobs.stats().and_then(|stats| Ok((stats, jobs.schedules()?))) {
         Ok(found) => found,
@@ -171,11 +196,14 @@ fn jobs(handle: &Handle, _: &mut u64) -> Status {
         if kind.waits_for_handler {
             trouble.push(format!("{} jobs of the kind {} wait for a handler", kind.pending, kind.kind));
         } else {
-            trouble.push(format!(
-                "a job of the kind {} has been due for {}",
-                kind.kind,
-                crate::query::human_duration(late)
-            ));
+            trouble.push(format!("a job of the kind {} has been due for {}", kind.kind, human_duration(late)));
+        }
+    }
+    for row in &stats.running {
+        let Some((timeout, ran)) = row.timeout.zip(row.run_time(stats.at)) else { continue };
+        if ran.saturating_sub(timeout) > JOB_LATE {
+            let (kind, ran) = (&row.kind, human_duration(ran));
+            trouble.push(format!("the job {} of the kind {kind} has run for {ran}, and nobody has ended it", row.id));
         }
     }
     for row in schedules.iter().filter(|row| row.is_late || row.problem.is_some()) {
@@ -184,14 +212,15 @@ fn jobs(handle: &Handle, _: &mut u64) -> Status {
     if trouble.is_empty() { Status::Healthy } else { Status::Degraded(trouble.join("; ")) }
 }
 
-/// Since the look before.
-fn limits(handle: &Handle, before: &mut u64) -> Status {
+fn limits(handle: &Handle, window: &mut Window) -> Status {
     let overflowed: u64 = handle.limits().stats().iter().map(|scope| scope.overflowed).sum();
-    let new = overflowed.saturating_sub(std::mem::replace(before, overflowed));
-    if new == 0 {
-        return Status::Healthy;
+    match window.grown(handle.uptime(), overflowed) {
+        (0, _) => Status::Healthy,
+        (new, over) => Status::Degraded(format!(
+            "{new} charges shared a bucket within {}: scopes have more keys than they may",
+            human_duration(over)
+        )),
     }
-    Status::Degraded(format!("{new} charges of the last minute shared a bucket: scopes have more keys than they may"))
 }
 
 /// What is registered when health is first asked for.

@@ -84,6 +84,7 @@ impl L0 {
         }
         let until = deadline(timeout);
         let left = || until.saturating_duration_since(Instant::now());
+        self.handle.health().begin_end();
         // What runs has half of the time to be done, a quarter to heed that it should end; the writer has the rest.
         self.handle.jobs().stop(deadline(timeout / 2), deadline(timeout / 4 * 3));
         self.handle.health().stop(deadline(left() / 4));

@@ -24,8 +24,7 @@ impl Handle {
     pub fn status(&self) -> Status {
         let (inner, stats) = (&self.inner, self.stats());
         let mut problems = Vec::new();
-        let uptime_ns = inner.clock.anchor().mono_ns.saturating_sub(inner.started.mono_ns);
-        let uptime = Duration::from_nanos(uptime_ns);
+        let uptime = self.uptime();
         let mut or_problem = |what: &str, error: crate::Error| problems.push(format!("{what}: {error}"));
         fn read<T>(asked: Result<T>, what: &str, tell: &mut impl FnMut(&str, crate::Error)) -> Option<T> {
             asked.map_err(|error| tell(what, error)).ok()
@@ -64,5 +63,10 @@ impl Handle {
             store: stats.store,
             problems,
         }
+    }
+
+    /// Since l0 was started.
+    pub(super) fn uptime(&self) -> Duration {
+        Duration::from_nanos(self.inner.clock.anchor().mono_ns.saturating_sub(self.inner.started.mono_ns))
     }
 }

@@ -1,8 +1,8 @@
 //! What is kept of health: changes of checks, and components.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{Row, params};
 
 use super::{STATE, State};
 use crate::{
@@ -14,10 +14,12 @@ use crate::{
 /// The version of `state.db` that has health.
 const HEALTH_SINCE: i64 = 5;
 const WITHIN: Duration = Duration::from_secs(10);
-/// Changes that are kept of each check, and of all.
+/// Changes that are kept of each check, and of all; beside those that hold.
 const KEPT_OF_EACH: i64 = 1_000;
-const KEPT: i64 = 100_000;
+const KEPT: i64 = 20_000;
 const TRIM_EVERY: i64 = 1_000;
+/// Signs of life of runs that have long ended are not kept.
+const SIGNS_KEPT_NS: i64 = 366 * 24 * 3_600 * 1_000_000_000;
 
 /// A change of a check, or its end.
 #[derive(Clone, Debug)]
@@ -42,22 +44,26 @@ pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
         let mut insert = connection.prepare_cached(
             "INSERT INTO health_change (name, run, at, before, after, is_optional) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?;
+        // What a run said last holds, unless that was its end.
         let mut trim = connection.prepare_cached(
             "DELETE FROM health_change WHERE name = ?1 AND id <= (
-                SELECT id FROM health_change WHERE name = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+                SELECT id FROM health_change WHERE name = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)
+                AND id NOT IN (SELECT iif(after IS NULL, 0, max(id)) FROM health_change WHERE name = ?1 GROUP BY run)",
         )?;
         let mut last = 0;
         for HealthRow { name, run, at, before, after, is_optional } in &rows {
             insert.execute(params![name, run, at, before, after, is_optional])?;
             last = connection.last_insert_rowid();
+        }
+        let names: BTreeSet<_> = rows.iter().map(|row| &row.name).collect();
+        for name in names {
             trim.execute(params![name, KEPT_OF_EACH])?;
         }
-        // Now and then; the latest of each check stays.
         if last % TRIM_EVERY < rows.len() as i64 {
             connection.execute(
                 "DELETE FROM health_change WHERE id IN (
                     SELECT id FROM health_change ORDER BY id LIMIT max(0, (SELECT count(*) FROM health_change) - ?1))
-                   AND id NOT IN (SELECT max(id) FROM health_change GROUP BY name)",
+                   AND id NOT IN (SELECT iif(after IS NULL, 0, max(id)) FROM health_change GROUP BY name, run)",
                 [KEPT],
             )?;
         }
@@ -128,11 +134,23 @@ pub(crate) fn components(dir: &Path, name: Option<&str>) -> Result<Vec<Component
     })
 }
 
-/// Writes, for no other reason than to see whether that is possible.
-pub(crate) fn probe(state: &State, at: i64, within: Duration) -> Result<()> {
+/// Writes that a run lives; and sees so whether that is possible.
+pub(crate) fn note_life(state: &State, run: String, at: i64, within: Duration) -> Result<()> {
     state.write("cannot write into state.db", at_most(within), Durability::Normal, move |connection| {
-        connection.prepare_cached("UPDATE health_probe SET at = ?1")?.execute([at])?;
-        connection.query_row("SELECT at FROM health_probe", [], |row| row.get::<_, i64>(0)).optional().map(drop)
+        let sql = "INSERT INTO health_run (run, at) VALUES (?1, ?2) ON CONFLICT (run) DO UPDATE SET at = excluded.at";
+        connection.prepare_cached(sql)?.execute(params![run, at])?;
+        connection
+            .prepare_cached("DELETE FROM health_run WHERE at < ?1")?
+            .execute([at.saturating_sub(SIGNS_KEPT_NS)])
+            .map(drop)
+    })
+}
+
+/// When runs last said that they live.
+pub(crate) fn signs_of_life(dir: &Path) -> Result<Vec<(String, i64)>> {
+    ask(dir, "cannot read the history of health", |connection| {
+        let mut rows = connection.prepare("SELECT run, at FROM health_run")?;
+        rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
     })
 }
 

@@ -64,6 +64,7 @@ pub(crate) struct Shared {
     pub(super) stop: AtomicBool,
     /// The owner was dropped: the next flush marks the run as ended, should nothing follow.
     pub(super) pause: AtomicBool,
+    pub(super) probe: AtomicBool,
     /// Until when the end may be tried.
     stop_until: Mutex<Option<Instant>>,
     /// The owner was dropped by a panic.
@@ -98,6 +99,7 @@ impl Shared {
             writer_thread: Mutex::new(None),
             stop: AtomicBool::new(false),
             pause: AtomicBool::new(false),
+            probe: AtomicBool::new(false),
             stop_until: Mutex::new(None),
             panicking: AtomicBool::new(false),
             size: Mutex::new(StoreSize::default()),
@@ -216,6 +218,12 @@ impl Shared {
     /// The owner is gone, recording goes on: asks for a flush after which the run counts as ended, until more comes.
     pub(crate) fn pause(&self) -> Result<u64> {
         self.pause.store(true, Ordering::Release);
+        self.ask()
+    }
+
+    /// Asks for a flush that writes, whether there is something to store or not.
+    pub(crate) fn probe(&self) -> Result<u64> {
+        self.probe.store(true, Ordering::Release);
         self.ask()
     }
 

@@ -294,6 +294,9 @@ impl Writer {
                 ));
             }
         }
+        if self.shared.probe.swap(false, Ordering::AcqRel) {
+            self.probe()?;
+        }
         match self.shared.pause.swap(false, Ordering::AcqRel) {
             true => {
                 self.has_ended = true;
@@ -302,6 +305,17 @@ impl Writer {
             }
             false => Ok(()),
         }
+    }
+
+    /// Writes into the database, and changes nothing of it.
+    fn probe(&mut self) -> Result<()> {
+        if identity(&TELEMETRY, &self.dir) != self.identity {
+            self.begin_anew()?;
+        }
+        self.connection
+            .execute("UPDATE run SET stored = stored WHERE id = ?1", [self.run])
+            .map(drop)
+            .map_err(|error| Error::sqlite(&format!("cannot write into {}", TELEMETRY.file), error))
     }
 
     /// After a rest: what comes now may have to be recovered, and its time be extrapolated from here.

@@ -1,4 +1,11 @@
--- state.db, version 6: whether the program can do without a check. Tables are for l0, the view at the end is the contract.
+-- state.db, version 6: whether the program can do without a check, and signs of life. Tables are for l0, the view at the end is the contract.
+
+-- Runs of processes that keep health, and when they last said that they live.
+DROP TABLE health_probe;
+CREATE TABLE health_run (
+    run TEXT    PRIMARY KEY,
+    at  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 ALTER TABLE health_change ADD COLUMN is_optional INTEGER NOT NULL DEFAULT 0;
 

@@ -23,7 +23,7 @@ const COLUMNS: &str =
     "number, enqueued_at, kind, queue, CASE WHEN state = 1 AND started_at IS NULL THEN 0 ELSE state END,
     reason, priority, attempt, max_attempts, payload, run_at, started_at, finished_at, progress_done, progress_total,
     progress_message, checkpoint, result, error, unique_key, correlation_id, scheduled_for, is_cancel_asked,
-    schedule";
+    schedule, timeout_ns";
 
 fn row(row: &Row<'_>) -> rusqlite::Result<JobRow> {
     let time = |index| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(index)?.map(Timestamp::from_unix_ns));
@@ -61,6 +61,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<JobRow> {
         scheduled_for: time(21)?,
         is_cancel_asked: row.get(22)?,
         schedule: row.get(23)?,
+        timeout: row.get::<_, Option<i64>>(24)?.map(|ns| Duration::from_nanos(unsigned(ns))),
     })
 }
 
