@@ -6,6 +6,7 @@ mod own_checks;
 mod owner;
 mod picture;
 mod questions;
+mod system_checks;
 
 pub use builder::{Builder, builder, init};
 pub use handle::{Handle, Stats};

@@ -68,6 +68,15 @@ impl Default for Terms {
     }
 }
 
+/// What a job said that is a check.
+#[derive(Debug)]
+pub(crate) struct Said {
+    /// The number of the job; the later the higher.
+    pub(crate) job: u64,
+    pub(crate) result: Status,
+    pub(crate) took: Duration,
+}
+
 pub(super) type Work = Box<dyn Fn() -> Status + Send + Sync>;
 
 /// A check that is registered.
@@ -87,6 +96,8 @@ pub(super) struct Check {
     /// Runs that have begun, and those of which all is said; counted under the pool's lock.
     pub(super) begun: AtomicU64,
     pub(super) ended: AtomicU64,
+    /// The job whose result is known, of one that is a job.
+    pub(super) job: AtomicU64,
     /// Of who changes it.
     pub(super) standing: Mutex<Standing>,
     /// Of who reads it.
@@ -122,8 +133,6 @@ pub struct CheckBuilder {
     pub(super) name: String,
     pub(super) terms: Terms,
     pub(super) stale_after: Option<Duration>,
-    /// What is known of it before its first run.
-    pub(super) reported: Option<Status>,
     pub(super) work: Work,
 }
 
@@ -138,7 +147,6 @@ impl CheckBuilder {
             name: name.to_owned(),
             terms: Terms::default(),
             stale_after: None,
-            reported: None,
             work: Box::new(move || check().into_status()),
         }
     }
@@ -232,19 +240,20 @@ impl CheckBuilder {
                 self.name
             )));
         }
-        let mut standing = Standing::default();
-        (standing.ended_ns, standing.reported) = (self.registry.clock.elapsed_ns(), self.reported);
+        let standing = Standing::at(self.registry.clock.elapsed_ns());
+        let due_ns = if self.terms.kind == Kind::Scheduled { u64::MAX } else { 0 };
         let check = Arc::new(Check {
             name: self.name.into(),
             terms: self.terms,
             work: self.work,
-            due_ns: AtomicU64::new(0),
+            due_ns: AtomicU64::new(due_ns),
             look_ns: AtomicU64::new(0),
             running_ns: AtomicU64::new(0),
             is_waiting: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            job: AtomicU64::new(0),
             seen: ArcSwap::from_pointee(standing.clone()),
             standing: Mutex::new(standing),
         });

@@ -69,12 +69,6 @@ impl HealthReader {
         Ok(latest)
     }
 
-    /// What a check last said, whatever has ended since.
-    pub(super) fn last_said(&self, name: &str) -> Result<Option<Status>> {
-        let changes = self.changes(name, Timestamp::from_unix_ns(i64::MIN))?;
-        Ok(changes.into_iter().rev().find_map(|change| change.to))
-    }
-
     /// As [`Health::history`](super::Health::history).
     ///
     /// # Errors

@@ -38,8 +38,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use check::Said;
+use check::{Check, Kind, Terms};
 pub use check::{CheckBuilder, Registration};
-use check::{Kind, Terms};
 pub use history::HealthReader;
 use notices::Notices;
 use registry::Registry;
@@ -126,20 +127,43 @@ impl Health {
         let _ = builder.register();
     }
 
-    /// A check that a job is, and that is fed with what that says.
-    pub(crate) fn scheduled_check(&self, name: &str) -> Result<()> {
+    /// A check that a job is, which may take so long.
+    pub(crate) fn scheduled_check(&self, name: &str, timeout: Duration) -> Result<()> {
         let mut builder = CheckBuilder::new(self.used(), name, || Status::Healthy).tag(SCHEDULED);
         builder.terms.kind = Kind::Scheduled;
-        // What it said before the start holds until it runs again.
-        builder.reported = self.kept().last_said(name)?;
-        builder.register()
+        builder.timeout(timeout).every(timeout).register()
     }
 
-    /// What the job of a scheduled check has said.
-    pub(crate) fn feed(&self, name: &str, result: Status, took: Duration) {
-        if let Some(check) = self.registry.find(name).filter(|check| check.terms.kind == Kind::Scheduled) {
-            self.registry.feed(&check, result, took);
+    /// The checks that are jobs, by name.
+    pub(crate) fn scheduled(&self) -> Vec<String> {
+        let checks = self.registry.checks();
+        let scheduled = checks.iter().filter(|check| check.terms.kind == Kind::Scheduled);
+        scheduled.map(|check| check.name.to_string()).collect()
+    }
+
+    /// The job of a scheduled check begins here.
+    pub(crate) fn begin_scheduled(&self, name: &str) {
+        if let Some(check) = self.find_scheduled(name) {
+            self.registry.begin_elsewhere(&check);
         }
+    }
+
+    /// It has ended here.
+    pub(crate) fn end_scheduled(&self, name: &str, said: Said) {
+        if let Some(check) = self.find_scheduled(name) {
+            self.registry.end_elsewhere(&check, said);
+        }
+    }
+
+    /// It ended so long ago, perhaps in another process: that is known already, or is news.
+    pub(crate) fn hear_scheduled(&self, name: &str, said: Said, age: Duration) {
+        if let Some(check) = self.find_scheduled(name) {
+            self.registry.hear(&check, said, age);
+        }
+    }
+
+    fn find_scheduled(&self, name: &str) -> Option<Arc<Check>> {
+        self.registry.find(name).filter(|check| check.terms.kind == Kind::Scheduled)
     }
 
     /// Registers a check with what [`CheckBuilder`] says unless set.

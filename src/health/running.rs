@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Status,
-    check::{Check, Kind},
+    check::{Check, Said},
     notices::Change,
     registry::{Pool, Registry},
     standing::Standing,
@@ -62,7 +62,7 @@ impl Registry {
 
     /// Notes what time alone has changed of a check, and runs `due` if it is; says when to look again.
     fn look_at(&self, check: &Arc<Check>, now_ns: u64, due: &mut impl FnMut(&Arc<Check>)) -> u64 {
-        if check.terms.kind == Kind::Scheduled || check.is_done() {
+        if check.is_done() {
             return u64::MAX;
         }
         let running = check.running_since();
@@ -82,7 +82,7 @@ impl Registry {
                 let changed = since_ns.and_then(|since| standing.while_running(since, &check.terms, now_ns));
                 standing.grown_old(&check.terms, now_ns).or(changed)
             };
-            self.apply(check, note, || ());
+            self.apply(check, note, || (), false);
         }
         let due_ns = check.due_ns.load(Ordering::Acquire);
         match due_ns {
@@ -161,9 +161,7 @@ impl Registry {
         pool.running.push((own, Arc::clone(check)));
         drop(pool);
         self.changed();
-        let late_ns = began_ns.saturating_add(ns(check.terms.timeout)).saturating_add(1);
-        check.look_ns.fetch_min(late_ns, Ordering::AcqRel);
-        self.arm(Duration::from_nanos(late_ns.saturating_sub(began_ns)));
+        self.look_when_late(check, began_ns);
         let outcome = catch(|| (check.work)());
         let ended_ns = self.clock.elapsed_ns();
         let took = Duration::from_nanos(ended_ns.saturating_sub(began_ns));
@@ -178,7 +176,7 @@ impl Registry {
         let due_ns = if took < check.terms.every { began_ns } else { ended_ns }.saturating_add(every_ns);
         check.due_ns.store(due_ns, Ordering::Release);
         let result = self.presentable(result);
-        self.apply(check, |standing| standing.after(result, &check.terms, ended_ns, took), || check.end());
+        self.apply(check, |standing| standing.after(result, &check.terms, ended_ns, took), || check.end(), false);
         check.look_ns.store(due_ns, Ordering::Release);
         self.arm(Duration::from_nanos(due_ns.saturating_sub(ended_ns)));
         self.notices.emit(EMIT_WITHIN);
@@ -207,15 +205,49 @@ impl Registry {
         }
     }
 
-    /// A check that was made elsewhere has ended.
-    pub(super) fn feed(&self, check: &Check, result: Status, took: Duration) {
-        let result = self.presentable(result);
-        self.apply(check, |standing| standing.after(result, &check.terms, self.clock.elapsed_ns(), took), || ());
+    /// The job of a check has begun on one of its threads.
+    pub(super) fn begin_elsewhere(&self, check: &Check) {
+        let now_ns = self.clock.elapsed_ns();
+        if check.begin(now_ns) {
+            self.changed();
+            self.look_when_late(check, now_ns);
+        }
+    }
+
+    /// It has ended.
+    pub(super) fn end_elsewhere(&self, check: &Check, said: Said) {
+        check.job.fetch_max(said.job, Ordering::AcqRel);
+        let (result, now_ns) = (self.presentable(said.result), self.clock.elapsed_ns());
+        self.apply(check, |standing| standing.after(result, &check.terms, now_ns, said.took), || check.end(), false);
         self.notices.emit(EMIT_WITHIN);
     }
 
+    /// It ended so long ago, here or in another process; what is known at a start is told to nobody.
+    pub(super) fn hear(&self, check: &Check, said: Said, age: Duration) {
+        if check.job.fetch_max(said.job, Ordering::AcqRel) >= said.job {
+            return;
+        }
+        let is_first = !check.seen.load().has_run;
+        let (result, at_ns) = (self.presentable(said.result), self.clock.elapsed_ns().saturating_sub(ns(age)));
+        self.apply(check, |standing| standing.after(result, &check.terms, at_ns, said.took), || (), is_first);
+        self.notices.emit(EMIT_WITHIN);
+    }
+
+    /// A run that began then is looked at when its time is over.
+    fn look_when_late(&self, check: &Check, began_ns: u64) {
+        let late_ns = began_ns.saturating_add(ns(check.terms.timeout)).saturating_add(1);
+        check.look_ns.fetch_min(late_ns, Ordering::AcqRel);
+        self.arm(Duration::from_nanos(late_ns.saturating_sub(began_ns)));
+    }
+
     /// Changes how a check stands, shows that to readers, and has it told, one after the other.
-    fn apply(&self, check: &Check, change: impl FnOnce(&mut Standing) -> Option<Status>, shown: impl FnOnce()) {
+    fn apply(
+        &self,
+        check: &Check,
+        change: impl FnOnce(&mut Standing) -> Option<Status>,
+        shown: impl FnOnce(),
+        is_quiet: bool,
+    ) {
         let mut standing = check.standing.lock();
         let from = standing.reported.clone();
         let to = change(&mut standing);
@@ -225,7 +257,7 @@ impl Registry {
         self.changed();
         if let Some(to) = to.filter(|_| !check.is_gone.load(Ordering::Acquire)) {
             let at = self.clock.now_by_hand();
-            let is_quiet = check.terms.is_own && from.is_none() && to == Status::Healthy;
+            let is_quiet = is_quiet || check.terms.is_own && from.is_none() && to == Status::Healthy;
             let (name, is_optional) = (Arc::clone(&check.name), check.terms.is_optional);
             let change = Change { name, at, from, to: Some(to), is_optional, is_quiet };
             self.notices.tell(change);

@@ -44,6 +44,11 @@ pub(super) fn level(status: &Status) -> u8 {
 }
 
 impl Standing {
+    /// Of a check that is registered then.
+    pub(super) fn at(now_ns: u64) -> Self {
+        Self { ended_ns: now_ns, ..Self::default() }
+    }
+
     /// It is a step of the start, and has passed.
     pub(super) fn is_done(&self, terms: &Terms) -> bool {
         terms.kind == Kind::Startup && self.reported == Some(Status::Healthy)

@@ -50,6 +50,7 @@
 //! a child that does not `exec` has no jobs: calls say that l0 is closed.
 
 mod cell;
+mod checks;
 mod context;
 mod error;
 mod handle;
@@ -72,6 +73,7 @@ mod tell;
 
 use std::{io, thread};
 
+pub(crate) use checks::{CHECK_TIMEOUT, LastCheck};
 pub use context::JobContext;
 pub use error::{JobError, JobFailure, SubmitError};
 pub use handle::JobHandle;

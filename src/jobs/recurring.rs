@@ -1,25 +1,14 @@
 //! The schedules of one `L0`: what a program does with them.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use super::{
-    context::JobContext,
-    error::JobError,
     job::{Job, JobOptions, When},
     queue::{JobQueue, WhichSchedules},
     registry::{JobReader, Jobs, checked},
     schedule::{Schedule, ScheduleRow, Template},
 };
 use crate::error::{Error, Result};
-
-/// The queue of checks that are jobs, and how many run at once.
-pub(super) const CHECKS_QUEUE: &str = "checks";
-pub(super) const CHECKS_CONCURRENCY: usize = 2;
-/// What a check may take.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Jobs {
     /// Enqueues a job at each time of a schedule, from now on and after restarts, by whichever process has
@@ -75,7 +64,13 @@ impl Jobs {
         self.declare(name, &schedule, new, &options)
     }
 
-    fn declare(&self, name: &str, schedule: &Schedule, new: super::queue::NewJob, options: &JobOptions) -> Result<()> {
+    pub(super) fn declare(
+        &self,
+        name: &str,
+        schedule: &Schedule,
+        new: super::queue::NewJob,
+        options: &JobOptions,
+    ) -> Result<()> {
         checked("schedule", name)?;
         schedule.check()?;
         let delay = match options.when {
@@ -100,33 +95,6 @@ impl Jobs {
         };
         self.readable()?;
         self.runner.declare(name, schedule, &job)
-    }
-
-    /// Schedules a closure under this name, with a kind of its own, whose result is a job's like another.
-    pub(crate) fn schedule_check(
-        &self,
-        name: &str,
-        schedule: &Schedule,
-        check: impl Fn() -> Result<String, JobError> + Send + Sync + 'static,
-    ) -> Result<()> {
-        checked("check", name)?;
-        let kind = format!("check.{name}");
-        // The next fire is the next attempt.
-        let options = JobOptions::default().queue(CHECKS_QUEUE).max_attempts(1).timeout(CHECK_TIMEOUT);
-        let new = self.prepare(&kind, &(), &options)?;
-        schedule.check()?;
-        // One that hangs has been given up, with its thread; it is not begun beside itself.
-        let is_running = AtomicBool::new(false);
-        let handler = Box::new(move |_: &str, _: &JobContext| {
-            if is_running.swap(true, Ordering::AcqRel) {
-                return Err(JobError::fatal("an earlier run of this check hangs"));
-            }
-            let said = check();
-            is_running.store(false, Ordering::Release);
-            said.map(Ok)
-        });
-        self.add_handler(&kind, CHECKS_QUEUE, handler)?;
-        self.declare(name, schedule, new, &options).inspect_err(|_| self.runner.remove_kind(&kind))
     }
 
     /// All schedules of the store, by name, with when they fire next and did last.

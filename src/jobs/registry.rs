@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::{
     BYTES_MAX, DEFAULT_QUEUE,
     cell::Taken,
+    checks::{CHECKS_CONCURRENCY, CHECKS_QUEUE},
     context::{JobContext, to_json},
     error::{JobError, SubmitError},
     handle::JobHandle,
@@ -24,7 +25,6 @@ use super::{
     list::{JobQuery, JobStats},
     pool::Pool,
     queue::{Enqueued, Guarded, JobQueue, NewJob, SqliteQueue, Terms},
-    recurring::{CHECKS_CONCURRENCY, CHECKS_QUEUE},
     row::JobRow,
     runner::{Handler, Parts, Receipt, Runner, unknown_queue},
     tell::Tell,

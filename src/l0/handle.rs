@@ -24,8 +24,8 @@ use crate::{
     error::{Error, Result},
     event::{Severity, TelemetryEvent},
     flight::Medium,
-    health::{Health, IntoStatus, Status},
-    jobs::{JobError, Jobs, Schedule, panic::catch},
+    health::Health,
+    jobs::Jobs,
     limits::{Limits, ScopeStats},
     redaction::Redactor,
     state::{self, State},
@@ -233,52 +233,6 @@ impl Handle {
     /// What the program is made of, and how far its parts are. See [`Components`].
     pub fn components(&self) -> &Components {
         &self.inner.components
-    }
-
-    /// Schedules a check, as a job of its own kind and queue (`checks`, two at once): durable, once in all processes of the
-    /// store, with a timeout of a minute. It is run after [`Jobs::start`](crate::jobs::Jobs::start). What it says is the job's
-    /// result, and that of a check of this name in [`health().report()`](crate::health::Health::report) of the process that ran it.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let l0 = l0::builder().dir(dir.path()).start()?;
-    /// use l0::{health::Status, jobs::Schedule};
-    /// l0.schedule_check("backups", Schedule::cron("0 6 * * *")?, || {
-    ///     match std::fs::metadata("/var/backups/shop.tar") {
-    ///         Ok(_) => Status::Healthy,
-    ///         Err(error) => Status::Unhealthy(format!("no backup: {error}")),
-    ///     }
-    /// })?;
-    /// assert_eq!(l0.jobs().schedules()?[0].kind, "check.backups");
-    /// # Ok::<(), l0::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// `is_invalid_input` if this process has given a check of this name, or for a name that cannot be; as
-    /// [`Jobs::schedule`](crate::jobs::Jobs::schedule).
-    pub fn schedule_check<R: IntoStatus>(
-        &self,
-        name: &str,
-        schedule: Schedule,
-        check: impl Fn() -> R + Send + Sync + 'static,
-    ) -> Result<()> {
-        let (of, check_name) = (Arc::downgrade(&self.inner), name.to_owned());
-        self.inner.health.scheduled_check(name)?;
-        let scheduled = self.inner.jobs.schedule_check(name, &schedule, move || {
-            let start = std::time::Instant::now();
-            let outcome = catch(|| check().into_status());
-            let status = outcome.clone().unwrap_or_else(|panic| {
-                Status::Unhealthy(format!("panicked: {}", panic.lines().next().unwrap_or_default()))
-            });
-            if let Some(inner) = of.upgrade() {
-                inner.health.feed(&check_name, status.clone(), start.elapsed());
-            }
-            outcome.map_err(JobError::fatal)?;
-            Ok(serde_json::json!(status).to_string())
-        });
-        // What is not scheduled says nothing.
-        scheduled.inspect_err(|_| _ = self.inner.health.unregister(name))
     }
 
     /// Removes now what [`Retention`] says is too old, and gives back what the store has too much; a dry run only says what

@@ -182,9 +182,12 @@ fn audit(handle: &Handle, _: &mut Window) -> Status {
     }
 }
 
-/// Jobs that wait in vain, and schedules that nobody fires.
+/// Jobs that wait in vain, and schedules that nobody fires. What checks have said that are jobs of other processes is heard, too.
 fn jobs(handle: &Handle, _: &mut Window) -> Status {
     let jobs = handle.jobs();
+    if let Err(error) = handle.health().scheduled().iter().try_for_each(|name| handle.hear_scheduled(name)) {
+        return Status::Unhealthy(error.to_string());
+    }
     let (stats, schedules) = match jobs.stats().and_then(|stats| Ok((stats, jobs.schedules()?))) {
         Ok(found) => found,
         Err(error) => return Status::Unhealthy(error.to_string()),

@@ -1,0 +1,78 @@
+//! Checks that are jobs: what their jobs say is what health reports.
+
+use std::{sync::Arc, time::Instant};
+
+use super::Handle;
+use crate::{
+    error::Result,
+    health::{IntoStatus, Said, Status},
+    jobs::{CHECK_TIMEOUT, JobError, LastCheck, Schedule, panic::catch},
+};
+
+impl Handle {
+    /// Schedules a check, as a job of its own kind and queue (`checks`, two at once): durable, once in all processes of the
+    /// store, with a timeout of a minute. It is run after [`Jobs::start`](crate::jobs::Jobs::start). What it says is the job's
+    /// result, and that of a check of this name in [`health().report()`](crate::health::Health::report) of the process that ran it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let l0 = l0::builder().dir(dir.path()).start()?;
+    /// use l0::{health::Status, jobs::Schedule};
+    /// l0.schedule_check("backups", Schedule::cron("0 6 * * *")?, || {
+    ///     match std::fs::metadata("/var/backups/shop.tar") {
+    ///         Ok(_) => Status::Healthy,
+    ///         Err(error) => Status::Unhealthy(format!("no backup: {error}")),
+    ///     }
+    /// })?;
+    /// assert_eq!(l0.jobs().schedules()?[0].kind, "check.backups");
+    /// # Ok::<(), l0::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `is_invalid_input` if this process has given a check of this name, or for a name that cannot be; as
+    /// [`Jobs::schedule`](crate::jobs::Jobs::schedule).
+    pub fn schedule_check<R: IntoStatus>(
+        &self,
+        name: &str,
+        schedule: Schedule,
+        check: impl Fn() -> R + Send + Sync + 'static,
+    ) -> Result<()> {
+        let (of, check_name) = (Arc::downgrade(&self.inner), name.to_owned());
+        let (jobs, health) = (&self.inner.jobs, &self.inner.health);
+        health.scheduled_check(name, CHECK_TIMEOUT)?;
+        // One of this name that was unregistered has left its handler.
+        jobs.forget_check(name);
+        let scheduled = jobs.schedule_check(name, &schedule, move |id| {
+            if let Some(inner) = of.upgrade() {
+                inner.health.begin_scheduled(&check_name);
+            }
+            let start = Instant::now();
+            let outcome = catch(|| check().into_status());
+            let result = outcome.clone().unwrap_or_else(|panic| {
+                Status::Unhealthy(format!("panicked: {}", panic.lines().next().unwrap_or_default()))
+            });
+            let said = serde_json::json!(result).to_string();
+            if let Some(inner) = of.upgrade() {
+                let job = id.row().map_or(0, |(number, _)| number);
+                inner.health.end_scheduled(&check_name, Said { job, result, took: start.elapsed() });
+            }
+            outcome.map_err(JobError::fatal)?;
+            Ok(said)
+        });
+        // What is not scheduled says nothing.
+        scheduled.and_then(|()| self.hear_scheduled(name)).inspect_err(|_| _ = health.unregister(name))
+    }
+
+    /// Takes over what a check that is a job last said, in whichever process.
+    pub(super) fn hear_scheduled(&self, name: &str) -> Result<()> {
+        if let Some(LastCheck { number: job, said, took, age }) = self.inner.jobs.last_check(name)? {
+            let result = match said {
+                Ok(json) => serde_json::from_str(&json).unwrap_or(Status::Unhealthy(json)),
+                Err(error) => Status::Unhealthy(error),
+            };
+            self.inner.health.hear_scheduled(name, Said { job, result, took }, age);
+        }
+        Ok(())
+    }
+}
