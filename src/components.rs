@@ -9,6 +9,7 @@ use crate::{
     clock::{Clock, Timestamp},
     error::{Error, Result},
     query::harmless,
+    redaction::Redactor,
     state::{self, State},
 };
 
@@ -32,6 +33,7 @@ pub struct Components {
     state: Arc<State>,
     clock: Clock,
     capture: Arc<Capture>,
+    redactor: Arc<Redactor>,
 }
 
 /// One component. It is kept over restarts, until it is set anew.
@@ -78,11 +80,13 @@ impl Components {
         read(dir.as_ref(), None)
     }
 
-    pub(crate) fn new(state: Arc<State>, clock: Clock, capture: Arc<Capture>) -> Self {
-        Self { state, clock, capture }
+    pub(crate) fn new(state: Arc<State>, clock: Clock, capture: Arc<Capture>, redactor: Arc<Redactor>) -> Self {
+        Self { state, clock, capture, redactor }
     }
 
     /// Says how a component is, with whatever else there is to know of it. Blocks for a commit, ten seconds at most.
+    ///
+    /// Secrets that redaction knows, by their names or how they look, are not kept, as with a payload.
     ///
     /// # Errors
     /// `is_invalid_input` for a name, a state or metadata that cannot be kept; `is_storage` or `is_timeout` if the store does not
@@ -101,7 +105,10 @@ impl Components {
                 "the metadata of {name:?} has {bytes} bytes, more than {METADATA_BYTES_MAX}: keep it in a file, and its name here"
             )));
         }
-        let row = (name.to_owned(), state.to_owned(), false, metadata, self.clock.now_by_hand().as_unix_ns());
+        let metadata = self.redactor.json_by_name(&metadata).unwrap_or(metadata);
+        let metadata = self.redactor.json_by_value(&metadata).unwrap_or(metadata);
+        let state = self.redactor.text(state).unwrap_or_else(|| state.to_owned());
+        let row = (name.to_owned(), state, false, metadata, self.clock.now_by_hand().as_unix_ns());
         state::put_component(&self.state, row)
     }
 

@@ -195,7 +195,8 @@ impl CheckBuilder {
         self
     }
 
-    /// A result that is older than this says nothing any more: the check is unhealthy.
+    /// A result that is older than this says nothing any more: the check is unhealthy. To be longer than the interval and what a
+    /// run takes, or the check is unhealthy before each run.
     pub fn stale_after(mut self, d: Duration) -> Self {
         self.stale_after = Some(d);
         self
@@ -233,12 +234,10 @@ impl CheckBuilder {
         }
         let Terms { every, timeout, .. } = self.terms;
         self.terms.stale_after = self.stale_after.unwrap_or_else(|| every.saturating_mul(3).saturating_add(timeout));
-        if timeout.is_zero() || self.terms.stale_after < every {
-            return Err(Error::invalid_input(format!(
-                "the check {:?} would never be healthy: give it a timeout that is not zero, and a stale_after that is not \
-                 shorter than its interval",
-                self.name
-            )));
+        if timeout.is_zero() {
+            let name = &self.name;
+            let why = format!("the check {name:?} would never be healthy: give it a timeout that is not zero");
+            return Err(Error::invalid_input(why));
         }
         let standing = Standing::at(self.registry.clock.elapsed_ns());
         let due_ns = if self.terms.kind == Kind::Scheduled { u64::MAX } else { 0 };

@@ -359,7 +359,12 @@ impl Builder {
             service.clone(),
         );
         let inner = Inner {
-            components: Components::new(Arc::clone(&state), config.clock.clone(), Arc::clone(&capture)),
+            components: Components::new(
+                Arc::clone(&state),
+                config.clock.clone(),
+                Arc::clone(&capture),
+                Arc::clone(&redactor),
+            ),
             health,
             service,
             jobs,
