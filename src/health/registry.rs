@@ -194,7 +194,8 @@ impl Registry {
             is_ready: !self.is_ending(),
         };
         for check in self.list.load().iter().filter(|check| !check.terms.is_own) {
-            let (standing, running) = (check.seen.load(), check.running_since());
+            let running = check.running_since();
+            let standing = check.seen.load();
             let status = standing.seen(running, &check.terms, now_ns);
             let is_failing = level(&status) == 2 && !check.terms.is_optional;
             match check.terms.kind {

@@ -80,13 +80,14 @@ pub struct Transition {
 
 impl CheckReport {
     pub(super) fn of(check: &Check, now_ns: u64) -> Self {
-        let standing = check.seen.load();
+        // In this order: what is at work and has ended meanwhile is shown as it was at work.
         let running_since = check.running_since();
+        let standing = check.seen.load();
         let ago = |at_ns: u64| Duration::from_nanos(now_ns.saturating_sub(at_ns));
         Self {
             name: check.name.to_string(),
             status: standing.seen(running_since, &check.terms, now_ns),
-            age: standing.has_run.then(|| ago(standing.ended_ns)),
+            age: standing.has_run.then(|| ago(standing.ended_ns).saturating_add(standing.earlier)),
             contiguous_failures: standing.failures,
             took: standing.has_run.then_some(standing.took),
             running_for: running_since.map(ago),

@@ -228,8 +228,14 @@ impl Registry {
             return;
         }
         let is_first = !check.seen.load().has_run;
-        let (result, at_ns) = (self.presentable(said.result), self.clock.elapsed_ns().saturating_sub(ns(age)));
-        self.apply(check, |standing| standing.after(result, &check.terms, at_ns, said.took), || (), is_first);
+        let (result, now_ns) = (self.presentable(said.result), self.clock.elapsed_ns());
+        let at_ns = now_ns.saturating_sub(ns(age));
+        let hear = |standing: &mut Standing| {
+            let changed = standing.after(result, &check.terms, at_ns, said.took);
+            standing.earlier = age.saturating_sub(Duration::from_nanos(now_ns - at_ns));
+            changed
+        };
+        self.apply(check, hear, || (), is_first);
         self.notices.emit(EMIT_WITHIN);
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Standing {
     pub(super) has_run: bool,
     /// When that was, or else when it was registered; and how long it took.
     pub(super) ended_ns: u64,
+    /// That was earlier by so much: before there was this clock.
+    pub(super) earlier: Duration,
     pub(super) took: Duration,
     /// Results in a row that were unhealthy.
     pub(super) failures: u32,
@@ -58,7 +60,7 @@ impl Standing {
     pub(super) fn after(&mut self, result: Status, terms: &Terms, now_ns: u64, took: Duration) -> Option<Status> {
         let was_overdue = std::mem::take(&mut self.overdue) > 0;
         (self.has_run, self.ended_ns, self.took) = (true, now_ns, took);
-        self.stale_was = None;
+        (self.stale_was, self.earlier) = (None, Duration::ZERO);
         // That it took too long was seen while it did.
         if was_overdue && took > terms.timeout {
             if self.reported.as_ref().is_some_and(|reported| level(reported) == 2) {

@@ -29,6 +29,8 @@ const SILENT: Duration = Duration::from_secs(600);
 /// Over which new sheds and overflows are told.
 const WINDOW: Duration = Duration::from_secs(60);
 
+const LOOKS_MAX: usize = 120;
+
 /// How much a counter has grown within the window, however often it is looked at; at first, since the start.
 #[derive(Default)]
 struct Window(VecDeque<(Duration, u64)>);
@@ -44,9 +46,12 @@ impl Window {
             looks.pop_front();
         }
         let (since, before) = looks[0];
-        // Looks in the same second say the same.
-        if looks.back().is_none_or(|(at, _)| now.saturating_sub(*at) >= Duration::from_secs(1)) {
+        let is_news = |(at, known): &(Duration, u64)| now.saturating_sub(*at) >= WINDOW / 60 || *known != count;
+        if looks.back().is_none_or(is_news) {
             looks.push_back((now, count));
+        }
+        if looks.len() > LOOKS_MAX {
+            looks.remove(1);
         }
         (count.saturating_sub(before), now.saturating_sub(since))
     }
