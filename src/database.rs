@@ -119,7 +119,7 @@ pub(crate) fn open_reader(database: &Database, dir: &Path) -> Result<Connection>
 
 /// Whether the database is there, and of an l0 before the one that made this version of it.
 pub(crate) fn is_before(database: &Database, dir: &Path, version_wanted: i64) -> Result<bool> {
-    if !dir.join(database.file).is_file() {
+    if !dir.join(database.file).exists() {
         return Ok(false);
     }
     let version = open_any(database, dir)?.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));

@@ -110,6 +110,11 @@ fn system_status_complete() {
     l0.flush().unwrap();
     let status = l0.status();
     assert_eq!(status.problems, [""; 0]);
+    assert!(status.process.uptime > std::time::Duration::ZERO && status.recording.per_second > 0.0);
+    assert_eq!(status.recording.stored, l0.stats().stored);
+    assert!(status.recording.buffer_bytes > 0 && status.recording.durability.contains("may die without loss"));
+    assert!(status.job_queues.iter().any(|(queue, _)| queue == "checks") && status.job_kinds == ["report"]);
+    assert!(status.store.database_bytes > 0 && status.store.max_bytes > 0);
     let shown = status.to_string();
     for part in [
         "shop 1.2.3 (pid",
@@ -123,6 +128,7 @@ fn system_status_complete() {
         "handlers for report",
         "nightly: report 30 2 * * * UTC",
         "recorded",
+        "flight recorder: ",
         "MiB",
     ] {
         assert!(shown.contains(part), "{part}: {shown}");

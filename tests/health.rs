@@ -542,13 +542,19 @@ fn a_thousand_checks_are_run_and_read() {
 fn what_a_check_says_is_kept_without_its_secrets_and_not_at_any_length() {
     let scene = scene();
     let health = scene.l0.health();
-    let leak = || Err::<(), _>(format!("postgres://shop:hunter2secret@db said {}", "no ".repeat(100_000)));
-    health.register("db", leak).unwrap();
+    let said = || format!("postgres://shop:hunter2secret@db said {}", "no ".repeat(100_000));
+    health.register("db", move || Err::<(), _>(said())).unwrap();
+    health.register("cache", move || Status::Degraded(said())).unwrap();
     scene.pass(Duration::ZERO);
     let history = health.history("db", MINUTE).unwrap();
     let why = history[0].to.why().unwrap();
     assert!(why.contains("said no no") && why.len() < 2_000, "{} bytes", why.len());
-    for text in [why, scene.of("db").status.why().unwrap(), &health.ready().render(Format::Plain).body] {
+    for text in [
+        why,
+        scene.of("db").status.why().unwrap(),
+        scene.of("cache").status.why().unwrap(),
+        &health.ready().render(Format::Plain).body,
+    ] {
         assert!(!text.contains("hunter2secret"), "{text:.100}");
     }
     let Scene { l0, dir, .. } = scene;
@@ -697,6 +703,40 @@ fn a_check_that_is_always_in_one_state_is_not_forgotten_over_one_that_flaps() {
     assert_eq!(health.history("flapping", 60 * MINUTE).unwrap().len(), 1_000);
     assert_eq!(health.history("stable", 60 * MINUTE).unwrap().len(), 1);
     assert!((health.uptime("stable", 60 * MINUTE).unwrap() - 1.0).abs() < 1e-9);
+    // Nor what another process says, over the changes of this one.
+    let other = builder(scene.dir.path()).start().unwrap();
+    other.health().register("flapping", || Status::Degraded("of the other".to_owned())).unwrap();
+    other.health().check_now("flapping").unwrap();
+    assert!(other.health().history("flapping", MINUTE).unwrap().iter().any(|change| change.to.as_str() == "degraded"));
+    for number in 0..1_100 {
+        flapping.set(if number % 2 == 0 { bad() } else { Status::Healthy });
+        scene.pass(Duration::from_millis(10));
+    }
+    assert_eq!(scene.of("flapping").status, Status::Healthy);
+    health.history("flapping", MINUTE).unwrap();
+    let latest = HealthReader::open(scene.dir.path()).latest().unwrap();
+    let last = latest.iter().find(|last| last.name == "flapping").unwrap();
+    assert_eq!(last.to, Status::Degraded("of the other".to_owned()));
+}
+
+#[test]
+fn checks_that_come_and_go_do_not_fill_the_store() {
+    let scene = scene();
+    let health = scene.l0.health();
+    health.register("db", || Status::Healthy).unwrap();
+    scene.pass(Duration::ZERO);
+    assert_eq!(health.history("db", MINUTE).unwrap().len(), 1);
+    let state = rusqlite::Connection::open(scene.dir.path().join("state.db")).unwrap();
+    let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)
+                INSERT INTO health_change (id, name, run, at) SELECT 100000 + i, 'conn ' || i, 'run', 0 FROM n";
+    state.execute_batch(many).unwrap();
+    state.execute_batch("UPDATE health_change SET id = 150999 WHERE id = 150000").unwrap();
+    health.register("another", || Status::Healthy).unwrap();
+    scene.pass(Duration::ZERO);
+    assert_eq!(health.history("another", MINUTE).unwrap().len(), 1);
+    let count: i64 = state.query_row("SELECT count(*) FROM health_change", [], |row| row.get(0)).unwrap();
+    assert!((20_000..20_100).contains(&count), "{count}");
+    assert_eq!(health.history("db", MINUTE).unwrap().len(), 1, "what holds is kept, however old");
 }
 
 #[test]
@@ -817,6 +857,13 @@ fn pages_are_as_their_formats_say() {
     assert_eq!(page.content_type, "text/plain; charset=utf-8");
     assert_eq!(page.body, "[+]cache ok: degraded: cold\n[+]db:primary ok\nreadyz check passed\n");
     assert_eq!(health.live().render(Format::Kubernetes).body, "livez check passed\n");
+    health.check("odd", || Status::Unhealthy("\n\n what is the matter \n".to_owned())).tag("odd").register().unwrap();
+    health.check("mute", || Status::Unhealthy(String::new())).tag("odd").register().unwrap();
+    scene.pass(Duration::ZERO);
+    let page = health.tagged("odd").render(Format::Kubernetes).body;
+    assert_eq!(page, "[-]mute failed\n[-]odd failed: what is the matter\nhealthz check failed\n");
+    health.unregister("odd");
+    health.unregister("mute");
     let plain = health.ready().render(Format::Plain).body;
     assert!(plain.starts_with("degraded: cache: cold") && !plain.contains('\u{1b}'), "{plain}");
     cache.set(bad());
@@ -856,4 +903,16 @@ fn bad_input_is_refused_with_advice() {
         assert!(error.unwrap_err().is_invalid_input());
     }
     assert_eq!(components.get("nothing").unwrap(), None);
+    // A step keeps what is known of it, is done until it is set anew, and is kept without secrets.
+    let known =
+        serde_json::json!({ "password": "hunter2secret", "commit": "2f1c7b9e4d5a6f708192a3b4c5d6e7f801234567" });
+    components.set("db", "migrating", &known).unwrap();
+    components.complete("db").unwrap();
+    let step = components.get("db").unwrap().unwrap();
+    assert_eq!((step.state.as_str(), step.complete), ("complete", true));
+    let kept: serde_json::Value = step.metadata_as().unwrap();
+    assert_eq!(kept["commit"], known["commit"]);
+    assert!(!step.metadata.contains("hunter2secret"), "{}", step.metadata);
+    components.set("db", "migrating", &known).unwrap();
+    assert!(!components.get("db").unwrap().unwrap().complete);
 }

@@ -112,7 +112,7 @@ fn what_another_process_found_is_heard() {
     for l0 in [&one, &two] {
         l0.schedule_check("backups", Schedule::every(HOUR), check(&says)).unwrap();
     }
-    let mut pass = |runs: &l0::L0| {
+    let pass = |runs: &l0::L0| {
         one_time.advance(HOUR);
         two_time.advance(HOUR);
         assert_eq!(runs.jobs().run_due().unwrap(), 1);

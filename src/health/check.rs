@@ -176,8 +176,8 @@ impl CheckBuilder {
         self
     }
 
-    /// How long a run may take. One that takes longer has failed; while it hangs it is not started again, and each interval is a
-    /// further failure.
+    /// How long a run may take. One that takes longer has failed; while it hangs it is not started again, and each interval (of
+    /// half a second at least) is a further failure.
     pub fn timeout(mut self, d: Duration) -> Self {
         self.terms.timeout = d;
         self

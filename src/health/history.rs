@@ -84,6 +84,14 @@ impl HealthReader {
     /// # Errors
     /// `is_storage` if the history cannot be read, `is_invalid_input` if nothing is known of such a check in this time.
     pub fn uptime(&self, name: &str, last: Duration) -> Result<f64> {
+        self.observed_uptime(name, last).map(|(share, _)| share)
+    }
+
+    /// The same, and how much of this time it is of: that in which something was known.
+    ///
+    /// # Errors
+    /// As [`uptime`](Self::uptime).
+    pub fn observed_uptime(&self, name: &str, last: Duration) -> Result<(f64, Duration)> {
         let now = self.clock.now_by_hand();
         let since = now.saturating_sub(last);
         share(self.changes(name, since)?, since, now)
@@ -102,8 +110,8 @@ impl HealthReader {
     }
 }
 
-/// The share of a time in which nobody said unhealthy, of that in which somebody said something.
-fn share(changes: Vec<Kept>, since: Timestamp, now: Timestamp) -> Option<f64> {
+/// The share of a time in which nobody said unhealthy, of that in which somebody said something; and how much that is.
+fn share(changes: Vec<Kept>, since: Timestamp, now: Timestamp) -> Option<(f64, Duration)> {
     let (mut up_ns, mut known_ns, mut last) = (0_i64, 0_i64, since);
     // What each run says, whether it is well.
     let mut said: BTreeMap<String, bool> = BTreeMap::new();
@@ -124,9 +132,9 @@ fn share(changes: Vec<Kept>, since: Timestamp, now: Timestamp) -> Option<f64> {
     }
     until(now, &said);
     match known_ns {
-        1.. => Some(up_ns as f64 / known_ns as f64),
+        1.. => Some((up_ns as f64 / known_ns as f64, Duration::from_nanos(known_ns.unsigned_abs()))),
         // It has only just said so.
-        _ => (!said.is_empty()).then(|| f64::from(u8::from(is_up(&said)))),
+        _ => (!said.is_empty()).then(|| (f64::from(u8::from(is_up(&said))), Duration::ZERO)),
     }
 }
 
@@ -178,7 +186,7 @@ mod tests {
 
     fn share_of(changes: &[(u8, i64, Option<bool>)], since: i64, now: i64) -> Option<f64> {
         let changes = changes.iter().map(|(run, at, to)| change(*run, *at, *to)).collect();
-        share(changes, Timestamp::from_unix_ns(since), Timestamp::from_unix_ns(now))
+        share(changes, Timestamp::from_unix_ns(since), Timestamp::from_unix_ns(now)).map(|(share, _)| share)
     }
 
     proptest! {

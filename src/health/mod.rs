@@ -258,7 +258,8 @@ impl Health {
         report
     }
 
-    /// The changes of a check in this time, the earliest first, of this and earlier processes; the latest thousand at most.
+    /// The changes of a check in this time, the earliest first, of this and other processes; the latest thousand at most. Waits for
+    /// what is on its way into the store, two seconds at most.
     ///
     /// # Errors
     /// `is_storage` if they cannot be read.
@@ -269,7 +270,7 @@ impl Health {
     /// The share of this time, from 0 to 1, in which a check was not unhealthy; of the time in which something was known of it,
     /// which is not before its first result, nor between the end of a process and the first result of the next. Of several
     /// processes that have such a check all must be well. What a process said that was killed holds until its death, or until
-    /// another that asks for health finds it dead.
+    /// another that asks for health finds it dead. Waits as [`history`](Self::history) does.
     ///
     /// # Errors
     /// `is_storage` if the history cannot be read, `is_invalid_input` if nothing is known of such a check in this time.

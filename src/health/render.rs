@@ -109,8 +109,8 @@ impl Report {
         for check in &self.checks {
             let name = harmless(&check.name);
             match &check.status {
-                Status::Unhealthy(why) => text.push_str(&format!("[-]{name} failed: {}\n", one_line(why))),
-                Status::Degraded(why) => text.push_str(&format!("[+]{name} ok: degraded: {}\n", one_line(why))),
+                Status::Unhealthy(why) => text.push_str(&format!("[-]{name} failed{}\n", because(why))),
+                Status::Degraded(why) => text.push_str(&format!("[+]{name} ok: degraded{}\n", because(why))),
                 Status::Healthy => text.push_str(&format!("[+]{name} ok\n")),
             }
         }
@@ -119,8 +119,10 @@ impl Report {
     }
 }
 
-fn one_line(text: &str) -> String {
-    harmless(text.lines().next().unwrap_or_default()).into_owned()
+/// The first line that says something.
+fn because(why: &str) -> String {
+    let line = why.lines().find(|line| !line.trim().is_empty());
+    line.map(|line| format!(": {}", harmless(line.trim()))).unwrap_or_default()
 }
 
 /// As the draft has it.

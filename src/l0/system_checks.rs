@@ -12,7 +12,9 @@ use crate::{
 impl Handle {
     /// Schedules a check, as a job of its own kind and queue (`checks`, two at once): durable, once in all processes of the
     /// store, with a timeout of a minute. It is run after [`Jobs::start`](crate::jobs::Jobs::start). What it says is the job's
-    /// result, and that of a check of this name in [`health().report()`](crate::health::Health::report) of the process that ran it.
+    /// result, and that of a check of this name in [`health().report()`](crate::health::Health::report): at once where it was run,
+    /// within a minute in other processes that have it, and at the start of the next. Until it has run it is healthy; one that
+    /// hangs is overdue. Blocks for two commits, ten seconds each at most.
     ///
     /// ```
     /// # use std::time::Duration;

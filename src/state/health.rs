@@ -159,7 +159,7 @@ fn ask<T>(
     what: &str,
     question: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<Vec<T>>,
 ) -> Result<Vec<T>> {
-    if !dir.join(STATE.file).is_file() || is_before(&STATE, dir, HEALTH_SINCE)? {
+    if !dir.join(STATE.file).exists() || is_before(&STATE, dir, HEALTH_SINCE)? {
         return Ok(Vec::new());
     }
     let connection = open_reader(&STATE, dir)?;

@@ -33,6 +33,9 @@ fn what_checks_say_since_when_and_what_they_said_before() {
     let row = rows["checks"].as_array().unwrap().iter().find(|row| row["name"] == "cache").unwrap();
     assert_eq!((row["to"]["status"].as_str(), row["from"].is_null()), (Some("unhealthy"), true));
     assert_eq!(rows["components"][0]["complete"], true);
+    for at in [&row["at"], &rows["components"][0]["changed_at"]] {
+        assert!(at.as_str().is_some_and(|at| at.starts_with("20") && at.ends_with('Z')), "{at}");
+    }
     let status = answer(home.path(), "status", 0);
     assert!(status.contains("checks healthy; cache unhealthy: cold"), "{status}");
     assert!(json(home.path(), "status")["checks"].as_array().unwrap().len() >= 2);

@@ -7,7 +7,7 @@ use clap::{ArgAction, Args as Group, CommandFactory as _, Parser, Subcommand, Va
 const EXIT_CODES: &str = "\
 Exit codes:
   0  answered
-  1  the answer is no: no such trace, the doctor found something wrong, or with --exit-code: nothing was found
+  1  the answer is no: no such trace, the doctor or a check found something wrong, or with --exit-code: nothing was found
   2  the question makes no sense: arguments, a search, a time, SQL
   3  there is no store, or it cannot be read or written
   4  it took too long; narrow the question, or ask again

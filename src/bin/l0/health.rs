@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::{
     args::{Common, Health},
     failure::{Failure, Outcome},
+    json,
     place::Store,
     runs::Run,
     screen::{Screen, Text, Tone},
@@ -38,7 +39,7 @@ pub(crate) fn health(
         screen.note("no program records here now: this is what checks said before the last one vanished");
     }
     if screen.is_json {
-        screen.json(&json!({ "checks": latest, "components": components }))?;
+        screen.json(&json!({ "checks": json::readable(&latest), "components": json::readable(&components) }))?;
     } else if latest.is_empty() && components.is_empty() {
         screen.note("no check is known here: none has run, or its program has ended");
     } else {
@@ -79,10 +80,12 @@ fn changes(
     changes.retain(|change| window.until.is_none_or(|until| change.at <= until));
     let surplus = changes.len().saturating_sub(common.limit.map_or(usize::MAX, |limit| limit as usize));
     changes.drain(..surplus);
-    let uptime = store.health.uptime(name, last).ok();
+    let uptime = store.health.observed_uptime(name, last).ok();
     if screen.is_json {
-        screen.json(&json!({ "check": name, "uptime": uptime, "changes": changes }))?;
-        return Ok(Outcome::of_count(changes.len()));
+        let (uptime, known) = (uptime.map(|(share, _)| share), uptime.map(|(_, known)| json::milliseconds(known)));
+        let (count, changes) = (changes.len(), json::readable(&changes));
+        screen.json(&json!({ "check": name, "uptime": uptime, "known_ms": known, "changes": changes }))?;
+        return Ok(Outcome::of_count(count));
     }
     if changes.is_empty() && uptime.is_none() {
         screen.note(&format!("nothing is known of a check {}", harmless(name)));
@@ -90,12 +93,13 @@ fn changes(
     }
     let rows = changes.iter().map(|change| row(change, window)).collect();
     screen.table(&["at", "from", "to", "after", "why"], &["from"], rows)?;
-    if let Some(uptime) = uptime {
+    if let Some((uptime, known)) = uptime {
         screen.line("")?;
         screen.line(&format!(
-            "{} was not unhealthy for {:.3} % of {}",
+            "{} was not unhealthy for {:.3} % of the {} that are known of the last {}",
             harmless(name),
             uptime * 100.0,
+            human_duration(known),
             human_duration(last)
         ))?;
     }

@@ -1,6 +1,6 @@
 //! `jobs` and `job`: what is to be done, is being done and was done; and one job in full.
 
-use std::{slice, time::Duration};
+use std::time::Duration;
 
 use l0::{
     Timestamp,
@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::{
     args::{Common, Job, Jobs},
     failure::{Failure, Outcome},
+    json,
     place::Store,
     screen::{Screen, Text, Tone},
     when::Window,
@@ -45,7 +46,9 @@ pub(crate) fn jobs(
     let outcome = Outcome::of_count(page.items.len());
     let next = page.next.as_ref().map(|next| next.as_str().to_owned());
     if screen.is_json {
-        screen.json(&json!({ "kinds": stats.kinds, "jobs": page.items, "next": next }))?;
+        screen.json(
+            &json!({ "kinds": json::readable(&stats.kinds), "jobs": json::readable(&page.items), "next": next }),
+        )?;
         return Ok(outcome);
     }
     if stats.kinds.is_empty() {
@@ -138,7 +141,7 @@ pub(crate) fn job(store: &Store, job: &Job, window: &Window, screen: &mut Screen
         return Ok(Outcome::No);
     };
     if screen.is_json {
-        screen.json_array(slice::from_ref(&job))?;
+        screen.json(&json::readable(&[&job]))?;
         return Ok(Outcome::Answered);
     }
     let now = Timestamp::now();

@@ -6,6 +6,7 @@ use l0::{
     Timestamp,
     query::{ErrorGroup, EventRow, SpanNode, SpanSummary, Summary, Trace, TraceRow, Value as Cell},
 };
+use serde::Serialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
 pub(crate) fn milliseconds(d: Duration) -> Value {
@@ -23,6 +24,53 @@ fn time(at: Timestamp) -> Value {
 /// A payload as the object it is; as a text where its numbers or depth are beyond what JSON's readers agree on.
 fn payload(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
+
+/// Names of times, which l0's own types have in nanoseconds.
+const TIMES: [&str; 12] = [
+    "at",
+    "since",
+    "until",
+    "changed_at",
+    "enqueued_at",
+    "run_at",
+    "started_at",
+    "finished_at",
+    "next_at",
+    "last_at",
+    "last_fired_at",
+    "scheduled_for",
+];
+
+/// A type of l0's with times and durations as everywhere here: ISO 8601, and milliseconds under a name that says so.
+pub(crate) fn readable(row: &impl Serialize) -> Value {
+    plain(json!(row))
+}
+
+fn plain(value: Value) -> Value {
+    match value {
+        Value::Array(rows) => rows.into_iter().map(plain).collect(),
+        Value::Object(fields) => Value::Object(fields.into_iter().map(|(name, value)| field(name, value)).collect()),
+        other => other,
+    }
+}
+
+fn field(name: String, value: Value) -> (String, Value) {
+    if let Some(ns) = value.as_i64().filter(|_| TIMES.contains(&name.as_str())) {
+        return (name, time(Timestamp::from_unix_ns(ns)));
+    }
+    if let Some(d) = duration(&value) {
+        return (format!("{name}_ms"), milliseconds(d));
+    }
+    match value {
+        Value::String(text) if name == "metadata" => (name, payload(&text)),
+        other => (name, plain(other)),
+    }
+}
+
+fn duration(value: &Value) -> Option<Duration> {
+    let fields = value.as_object().filter(|fields| fields.len() == 2)?;
+    Some(Duration::new(fields.get("secs")?.as_u64()?, u32::try_from(fields.get("nanos")?.as_u64()?).ok()?))
 }
 
 pub(crate) fn event(row: &EventRow) -> Value {

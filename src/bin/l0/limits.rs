@@ -8,6 +8,7 @@ use l0::{
 use crate::{
     args::Common,
     failure::{Failure, Outcome},
+    json,
     place::Store,
     screen::{Screen, Text, Tone},
     when::Window,
@@ -21,7 +22,7 @@ pub(crate) fn limits(store: &Store, common: &Common, window: &Window, screen: &m
     screen.incomplete(report.incomplete.as_deref());
     let outcome = Outcome::of_count(report.scopes.len());
     if screen.is_json {
-        screen.json(&report)?;
+        screen.json(&json::readable(&report))?;
         return Ok(outcome);
     }
     if report.scopes.is_empty() {

@@ -5,6 +5,7 @@ use l0::query::human_duration;
 use crate::{
     args::Common,
     failure::{Failure, Outcome},
+    json,
     place::Store,
     screen::{Screen, Text, Tone},
     when::Window,
@@ -20,7 +21,7 @@ pub(crate) fn schedules(
     let count = rows.len();
     rows.truncate(common.limit.map_or(usize::MAX, |limit| limit as usize));
     if screen.is_json {
-        screen.json_array(&rows)?;
+        screen.json(&json::readable(&rows))?;
         return Ok(Outcome::of_count(count));
     }
     if rows.is_empty() {
