@@ -13,7 +13,7 @@ use std::{
 
 use l0::{
     ManualClock, Timestamp,
-    health::{HealthReader, Status},
+    health::{Format, HealthReader, Status},
     jobs::{JobState, Schedule},
 };
 use parking_lot::Mutex;
@@ -89,8 +89,14 @@ fn one_that_hangs_is_overdue() {
     assert_eq!(seen(&l0, "backups").status, Status::Healthy);
     assert_eq!(seen(&l0, "backups").running_for, Some(Duration::ZERO));
     time.advance(Duration::from_secs(61));
-    let why = seen(&l0, "backups").status.why().unwrap().to_owned();
-    assert!(why.starts_with("overdue: still running after 61.0 s"), "{why}");
+    let check = seen(&l0, "backups");
+    assert_eq!(check.status, Status::Unhealthy("overdue: still running, its timeout is 60.0 s".to_owned()));
+    assert!(check.to_string().contains("60.0 s (running for 61.0 s)"), "{check}");
+    let page = l0.health().tagged("scheduled").render(Format::Kubernetes).body;
+    assert!(
+        page.starts_with("[-]backups failed: overdue: still running, its timeout is 60.0 s (running for 61.0 s)\n"),
+        "{page}"
+    );
     l0.health().run_due().unwrap();
     assert!(latest(dir.path(), "backups").first().is_some_and(|last| last.as_str() == "unhealthy"), "it is told, too");
     goes_on.store(true, SeqCst);

@@ -89,7 +89,7 @@ impl Report {
             if let Some(age) = check.age {
                 one.insert("time".to_owned(), json!(self.at.saturating_sub(age).to_string()));
             }
-            if let Some(why) = check.status.why() {
+            if let Some(why) = check.why() {
                 one.insert("output".to_owned(), json!(why));
             }
             // A colon stands between a component and what is measured.
@@ -108,11 +108,12 @@ impl Report {
         let mut text = String::new();
         for check in &self.checks {
             let name = harmless(&check.name);
-            match &check.status {
-                Status::Unhealthy(why) => text.push_str(&format!("[-]{name} failed{}\n", because(why))),
-                Status::Degraded(why) => text.push_str(&format!("[+]{name} ok: degraded{}\n", because(why))),
-                Status::Healthy => text.push_str(&format!("[+]{name} ok\n")),
-            }
+            let why = check.why().map(|why| because(&why)).unwrap_or_default();
+            text.push_str(&match &check.status {
+                Status::Unhealthy(_) => format!("[-]{name} failed{why}\n"),
+                Status::Degraded(_) => format!("[+]{name} ok: degraded{why}\n"),
+                Status::Healthy => format!("[+]{name} ok\n"),
+            });
         }
         text.push_str(&format!("{} check {}\n", self.question, if self.is_ok() { "passed" } else { "failed" }));
         text

@@ -1,6 +1,6 @@
 //! What readers get: the checks at a moment, and changes.
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use serde::Serialize;
 
@@ -57,6 +57,8 @@ pub struct CheckReport {
     pub kind: &'static str,
     /// Its tags.
     pub tags: Vec<String>,
+    #[serde(skip)]
+    is_overdue: bool,
 }
 
 /// A check that is reported otherwise than before.
@@ -91,6 +93,7 @@ impl CheckReport {
             contiguous_failures: standing.failures,
             took: standing.has_run.then_some(standing.took),
             running_for: running_since.map(ago),
+            is_overdue: running_since.is_some_and(|since| ago(since) > check.terms.timeout),
             is_optional: check.terms.is_optional,
             kind: match check.terms.kind {
                 Kind::Readiness => "readiness",
@@ -100,6 +103,15 @@ impl CheckReport {
             },
             tags: check.terms.tags.clone(),
         }
+    }
+
+    /// Why it is not healthy; of one that hangs, for how long it has by now.
+    pub(super) fn why(&self) -> Option<Cow<'_, str>> {
+        let why = self.status.why()?;
+        Some(match self.running_for.filter(|_| self.is_overdue && level(&self.status) == 2) {
+            Some(running_for) => format!("{why} (running for {})", human_duration(running_for)).into(),
+            None => why.into(),
+        })
     }
 
     /// What it counts in the whole.
@@ -160,7 +172,10 @@ impl Report {
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = harmless(&self.name);
-        write!(f, "{name:<24} {}", self.status)?;
+        write!(f, "{name:<24} {}", self.status.as_str())?;
+        if let Some(why) = self.why().filter(|why| !why.is_empty()) {
+            write!(f, ": {}", harmless(&why))?;
+        }
         if let Some(age) = self.age {
             write!(f, " ({} ago", human_duration(age))?;
             if let Some(took) = self.took {

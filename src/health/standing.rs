@@ -29,8 +29,8 @@ pub(super) struct Standing {
     better: u32,
     /// Times at which it was found to be running for too long, in this run.
     overdue: u32,
-    /// What is reported is that the result is too old; the word of what it was.
-    stale_was: Option<&'static str>,
+    /// What is reported is that the result is too old.
+    is_stale: bool,
 }
 
 /// While it hangs it is not looked at more often.
@@ -60,7 +60,7 @@ impl Standing {
     pub(super) fn after(&mut self, result: Status, terms: &Terms, now_ns: u64, took: Duration) -> Option<Status> {
         let was_overdue = std::mem::take(&mut self.overdue) > 0;
         (self.has_run, self.ended_ns, self.took) = (true, now_ns, took);
-        (self.stale_was, self.earlier) = (None, Duration::ZERO);
+        (self.is_stale, self.earlier) = (false, Duration::ZERO);
         // That it took too long was seen while it did.
         if was_overdue && took > terms.timeout {
             if self.reported.as_ref().is_some_and(|reported| level(reported) == 2) {
@@ -78,10 +78,9 @@ impl Standing {
             return None;
         }
         let reported = self.reported.as_ref().filter(|reported| level(reported) < 2)?;
-        let was = reported.as_str();
-        let stale = stale(was, terms, self.ended_ns, now_ns)?;
+        let stale = stale(reported.as_str(), terms, self.ended_ns, now_ns)?;
         (self.worse, self.better) = (0, 0);
-        (self.reported, self.stale_was) = (Some(stale), Some(was));
+        (self.reported, self.is_stale) = (Some(stale), true);
         self.reported.clone()
     }
 
@@ -91,7 +90,7 @@ impl Standing {
         let mut changed = None;
         while self.overdue < overdue(since_ns, terms, now_ns) {
             self.overdue += 1;
-            changed = self.take(still_running(since_ns, terms, now_ns), terms).or(changed);
+            changed = self.take(still_running(terms), terms).or(changed);
         }
         changed
     }
@@ -138,7 +137,11 @@ impl Standing {
                 _ => self.worse.saturating_add(times.saturating_sub(self.overdue)) >= terms.fail_after,
             };
             if times > 0 && is_believed {
-                return still_running(since_ns, terms, now_ns);
+                return match &self.reported {
+                    // That is noted.
+                    Some(overdue @ Status::Unhealthy(_)) if self.overdue > 0 => overdue.clone(),
+                    _ => still_running(terms),
+                };
             }
         }
         let Some(reported) = &self.reported else {
@@ -151,8 +154,8 @@ impl Standing {
                 (_, Some(_)) => Status::Unhealthy(format!("has not passed {} times in a row yet", terms.pass_after)),
             };
         };
-        let was = self.stale_was.unwrap_or(reported.as_str());
-        stale(was, terms, self.ended_ns, now_ns).unwrap_or_else(|| reported.clone())
+        let stale = if self.is_stale { None } else { stale(reported.as_str(), terms, self.ended_ns, now_ns) };
+        stale.unwrap_or_else(|| reported.clone())
     }
 
     /// Until when it is seen as it is now, if nothing comes.
@@ -192,19 +195,17 @@ fn stale(was: &str, terms: &Terms, ended_ns: u64, now_ns: u64) -> Option<Status>
     let age = Duration::from_nanos(now_ns.saturating_sub(ended_ns));
     let is_stale = terms.kind != Kind::Scheduled && age > terms.stale_after;
     let text = || {
-        let age = human_duration(age);
+        let longer = human_duration(terms.stale_after);
         // That is so whenever it is left to itself.
         let is_always = terms.stale_after <= terms.every;
         let advice = if is_always { ": its stale_after is to be longer than its interval" } else { "" };
-        format!("has not run for {age}, and was {was} then{advice}")
+        format!("has not run for longer than {longer}, and was {was} then{advice}")
     };
     is_stale.then(|| Status::Unhealthy(text()))
 }
 
-fn still_running(since_ns: u64, terms: &Terms, now_ns: u64) -> Status {
-    let running = human_duration(Duration::from_nanos(now_ns.saturating_sub(since_ns)));
-    let timeout = human_duration(terms.timeout);
-    Status::Unhealthy(format!("overdue: still running after {running}, its timeout is {timeout}"))
+fn still_running(terms: &Terms) -> Status {
+    Status::Unhealthy(format!("overdue: still running, its timeout is {}", human_duration(terms.timeout)))
 }
 
 #[cfg(test)]
@@ -243,8 +244,14 @@ mod tests {
             assert_eq!(changed.is_none(), is_healthy, "{at}");
             assert_eq!(told.while_running(10 * S, &terms, at * S), None, "once");
         }
-        assert!(standing.seen(since, &terms, 33 * S).why().unwrap().starts_with("overdue: still running after 23.0 s"));
-        assert!(standing.seen(None, &terms, 62 * S).why().unwrap().contains("has not run for 61.0 s"));
+        assert!(
+            standing
+                .seen(since, &terms, 33 * S)
+                .why()
+                .unwrap()
+                .starts_with("overdue: still running, its timeout is 2.00 s")
+        );
+        assert!(standing.seen(None, &terms, 62 * S).why().unwrap().contains("has not run for longer than 60.0 s"));
         assert_eq!(standing.seen_until(None, &terms, 2 * S), 61 * S);
         assert_eq!(standing.seen_until(since, &terms, 11 * S), 12 * S);
         assert_eq!(standing.seen_until(since, &terms, 13 * S), 22 * S);
