@@ -1,5 +1,7 @@
 //! Which jobs are next: the heads of the lanes, by priority and time.
 
+use std::sync::LazyLock;
+
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{
@@ -51,6 +53,7 @@ pub(super) fn claim(connection: &Connection, claim: &Claim) -> rusqlite::Result<
     let (due, next_due) = due(connection, claim)?;
     let mut exchanged = Exchanged { next_due: next_due.map(Timestamp::from_unix_ns), ..Exchanged::default() };
     let mut taking = Taking::new(claim);
+    let mut taken = [Vec::new(), Vec::new()];
     for due in due {
         let candidate = candidate(connection, due.number)?;
         let (kind, may_be_ahead) = &claim.kinds[due.kind];
@@ -76,13 +79,7 @@ pub(super) fn claim(connection: &Connection, claim: &Claim) -> rusqlite::Result<
             }
             take @ (Take::Now | Take::Ahead) => {
                 let is_ahead = take == Take::Ahead;
-                connection
-                    .prepare_cached(
-                        "UPDATE job SET state = 1, owner = ?2, claims = claims + 1, attempt = attempt + 1, started_at = ?3,
-                                is_interrupted = 0
-                          WHERE number = ?1",
-                    )?
-                    .execute(params![due.number, claim.owner.0, (!is_ahead).then_some(claim.now.as_unix_ns())])?;
+                taken[usize::from(is_ahead)].push(due.number);
                 exchanged.claimed.push(Claimed {
                     lease: Lease { id: candidate.id, owner: claim.owner, token: candidate.claims + 1 },
                     kind: kind.clone(),
@@ -100,7 +97,35 @@ pub(super) fn claim(connection: &Connection, claim: &Claim) -> rusqlite::Result<
             }
         }
     }
+    let [now, ahead] = taken;
+    take(connection, claim, &now, Some(claim.now.as_unix_ns()))?;
+    take(connection, claim, &ahead, None)?;
     Ok(exchanged)
+}
+
+/// Gives these jobs to who claims them.
+fn take(connection: &Connection, claim: &Claim, numbers: &[i64], started_at: Option<i64>) -> rusqlite::Result<()> {
+    // One statement opens the table and its indexes once for all its rows.
+    const AT_ONCE: usize = 32;
+    static SQL: LazyLock<[String; 2]> = LazyLock::new(|| [1, AT_ONCE].map(take_sql));
+    for some in numbers.chunks(AT_ONCE) {
+        let mut update = connection.prepare_cached(&SQL[usize::from(some.len() > 1)])?;
+        // Numbers that are not bound are no job's.
+        update.clear_bindings();
+        update.raw_bind_parameter(1, claim.owner.0)?;
+        update.raw_bind_parameter(2, started_at)?;
+        (3..).zip(some).try_for_each(|(index, number)| update.raw_bind_parameter(index, number))?;
+        update.raw_execute()?;
+    }
+    Ok(())
+}
+
+fn take_sql(numbers: usize) -> String {
+    format!(
+        "UPDATE job SET state = 1, owner = ?1, claims = claims + 1, attempt = attempt + 1, started_at = ?2, is_interrupted = 0
+          WHERE number IN ({})",
+        (3..3 + numbers).map(|index| format!("?{index}")).collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// The jobs that are due, as many as are wanted and a few for those that are missed, in their order; and if there are no more

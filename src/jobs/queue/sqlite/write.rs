@@ -151,16 +151,106 @@ fn lane(connection: &Connection, queue: &str, kind: &str) -> rusqlite::Result<i6
     Ok(connection.last_insert_rowid())
 }
 
+/// The columns of a job that has ended: its lease, then what is said of it.
+const ENDED: usize = 12;
+
+/// What a row of a [`Settle`] has in common, whatever its outcome.
+struct Facts<'a> {
+    at: i64,
+    started_at: Option<i64>,
+    progress: [Option<i64>; 2],
+    message: Option<&'a str>,
+}
+
+impl<'a> Facts<'a> {
+    fn of(settle: &'a Settle) -> Self {
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let progress = settle.progress.as_ref();
+        Self {
+            at: settle.at.as_unix_ns(),
+            started_at: settle.started_at.map(Timestamp::as_unix_ns),
+            progress: [progress.map(|progress| count(progress.done)), progress.map(|progress| count(progress.total))],
+            message: progress.map(|progress| progress.message.as_str()),
+        }
+    }
+}
+
 /// Of each, the state it came to; `None` if its lease is not current.
 pub(super) fn settle(connection: &Connection, settle: &[Settle]) -> rusqlite::Result<Vec<Option<JobState>>> {
-    let mut end = connection.prepare_cached(
-        "UPDATE job SET state = ?4, reason = ?5, error = ?6, result = ?7, finished_at = ?8,
-                started_at = ?9, owner = NULL,
-                checkpoint = CASE WHEN ?4 = 2 THEN NULL ELSE checkpoint END,
-                progress_done = coalesce(?10, progress_done), progress_total = coalesce(?11, progress_total),
-                progress_message = coalesce(?12, progress_message)
-          WHERE number = ?1 AND state = 1 AND owner = ?2 AND claims = ?3",
-    )?;
+    let mut states = vec![None; settle.len()];
+    let mut ended = Vec::with_capacity(settle.len());
+    for (index, settle) in settle.iter().enumerate() {
+        match &settle.outcome {
+            Outcome::Again { reason, error, run_at, counts } => {
+                states[index] = again(connection, settle, (*reason, error.as_deref(), *run_at, *counts))?;
+            }
+            Outcome::Success { result } => {
+                ended.push((index, JobState::Success, Reason::None, None, Some(result.as_str())));
+            }
+            Outcome::Failed { reason, error } => {
+                ended.push((index, JobState::Failed, *reason, Some(error.as_str()), None));
+            }
+            Outcome::Cancelled => ended.push((index, JobState::Cancelled, Reason::Cancelled, None, None)),
+        }
+    }
+    // One statement opens the table and its indexes once for all its rows.
+    static SQL: LazyLock<[String; 2]> = LazyLock::new(|| [1, AT_ONCE / 2].map(end_sql));
+    for some in ended.chunks(AT_ONCE / 2) {
+        let mut end = connection.prepare_cached(&SQL[usize::from(some.len() > 1)])?;
+        // Rows that are not bound are no job's.
+        end.clear_bindings();
+        for ((index, state, reason, error, result), first) in some.iter().zip((1..).step_by(ENDED)) {
+            let (lease, facts) = (&settle[*index].lease, Facts::of(&settle[*index]));
+            let columns: [&dyn ToSql; ENDED] = [
+                &number(lease.id),
+                &lease.owner.0,
+                &lease.token,
+                &(*state as i64),
+                &(*reason as i64),
+                error,
+                result,
+                &facts.at,
+                &facts.started_at,
+                &facts.progress[0],
+                &facts.progress[1],
+                &facts.message,
+            ];
+            (first..).zip(columns).try_for_each(|(index, column)| end.raw_bind_parameter(index, column))?;
+        }
+        let mut rows = end.raw_query();
+        while let Some(row) = rows.next()? {
+            let changed: i64 = row.get(0)?;
+            // Of a lease that was given twice one has ended it.
+            if let Some((index, state, ..)) = some.iter().find(|(index, ..)| number(settle[*index].lease.id) == changed)
+            {
+                states[*index] = Some(*state);
+            }
+        }
+    }
+    Ok(states)
+}
+
+fn end_sql(rows: usize) -> String {
+    let row = format!("({})", ["?"; ENDED].join(", "));
+    format!(
+        "UPDATE job SET state = v.column4, reason = v.column5, error = v.column6, result = v.column7, finished_at = v.column8,
+                started_at = v.column9, owner = NULL,
+                checkpoint = CASE WHEN v.column4 = 2 THEN NULL ELSE checkpoint END,
+                progress_done = coalesce(v.column10, progress_done), progress_total = coalesce(v.column11, progress_total),
+                progress_message = coalesce(v.column12, progress_message)
+           FROM (VALUES {}) AS v
+          WHERE number = v.column1 AND +state = 1 AND +owner = v.column2 AND claims = v.column3
+         RETURNING number",
+        vec![row; rows].join(", ")
+    )
+}
+
+/// One that is to be tried again, or was not begun.
+fn again(
+    connection: &Connection,
+    settle: &Settle,
+    (reason, error, run_at, counts): (Reason, Option<&str>, Timestamp, bool),
+) -> rusqlite::Result<Option<JobState>> {
     // Somebody may have asked for its end while it ran. What was not begun stays for the reason it was pending.
     let mut again = connection.prepare_cached(
         "UPDATE job SET state = CASE WHEN is_cancel_asked THEN 4 ELSE 0 END,
@@ -174,58 +264,23 @@ pub(super) fn settle(connection: &Connection, settle: &[Settle]) -> rusqlite::Re
           WHERE number = ?1 AND state = 1 AND owner = ?2 AND claims = ?3
          RETURNING state",
     )?;
-    let mut states = Vec::with_capacity(settle.len());
-    for Settle { lease, started_at, at, progress, outcome } in settle {
-        let (number, owner, at) = (number(lease.id), lease.owner.0, at.as_unix_ns());
-        let started_at = started_at.map(Timestamp::as_unix_ns);
-        let [done, total] =
-            [progress.as_ref().map(|progress| progress.done), progress.as_ref().map(|progress| progress.total)]
-                .map(|count| count.map(|count| i64::try_from(count).unwrap_or(i64::MAX)));
-        let message = progress.as_ref().map(|progress| &progress.message);
-        let mut end = |state: JobState, reason: Reason, error: Option<&str>, result: Option<&str>| {
-            let changed = end.execute(params![
-                number,
-                owner,
-                lease.token,
-                state as i64,
-                reason as i64,
-                error,
-                result,
-                at,
-                started_at,
-                done,
-                total,
-                message
-            ])?;
-            Ok::<_, rusqlite::Error>((changed == 1).then_some(state))
-        };
-        states.push(match outcome {
-            Outcome::Success { result } => end(JobState::Success, Reason::None, None, Some(result))?,
-            Outcome::Failed { reason, error } => end(JobState::Failed, *reason, Some(error), None)?,
-            Outcome::Cancelled => end(JobState::Cancelled, Reason::Cancelled, None, None)?,
-            Outcome::Again { reason, error, run_at, counts } => again
-                .query_row(
-                    params![
-                        number,
-                        owner,
-                        lease.token,
-                        *reason as i64,
-                        error,
-                        run_at.as_unix_ns(),
-                        !counts,
-                        at,
-                        started_at,
-                        done,
-                        total,
-                        message,
-                        Reason::Cancelled as i64
-                    ],
-                    |row| row.get(0).map(JobState::from_code),
-                )
-                .optional()?,
-        });
-    }
-    Ok(states)
+    let (lease, facts) = (&settle.lease, Facts::of(settle));
+    let columns = params![
+        number(lease.id),
+        lease.owner.0,
+        lease.token,
+        reason as i64,
+        error,
+        run_at.as_unix_ns(),
+        !counts,
+        facts.at,
+        facts.started_at,
+        facts.progress[0],
+        facts.progress[1],
+        facts.message,
+        Reason::Cancelled as i64
+    ];
+    again.query_row(columns, |row| row.get(0).map(JobState::from_code)).optional()
 }
 
 pub(super) fn note(connection: &Connection, notes: &[Note]) -> rusqlite::Result<Vec<bool>> {
