@@ -395,6 +395,50 @@ fn who_asks_for_a_run_is_not_told_of_an_earlier_one() {
 }
 
 #[test]
+fn a_check_that_is_asked_for_has_a_thread_though_others_hang() {
+    let dir = tempfile::tempdir().unwrap();
+    let l0 = builder(dir.path()).start().unwrap();
+    let goes_on = Arc::new(AtomicBool::new(false));
+    let (check, begun) = hanging(&goes_on);
+    l0.health().check("hanging", check).register().unwrap();
+    begun.recv_timeout(LONG).unwrap();
+    assert_ne!(l0.health().check_now("l0.disk").unwrap().as_str(), "unhealthy");
+    assert_eq!(l0.health().check_now("l0.audit").unwrap(), Status::Healthy);
+    goes_on.store(true, SeqCst);
+}
+
+#[test]
+fn a_liveness_check_that_is_never_looked_at_says_so_where_it_is_told() {
+    let scene = scene();
+    let health = scene.l0.health();
+    let (goes_on, (tell, told)) = (Arc::new(AtomicBool::new(false)), mpsc::channel());
+    health.on_change(move |change: &Transition| {
+        let _ = tell.send((change.name.clone(), change.to.clone()));
+    });
+    // All runs are at this one.
+    let (check, begun) = hanging(&goes_on);
+    health.check("hanging", check).every(MINUTE).register().unwrap();
+    let handle: l0::Handle = scene.l0.clone();
+    let running = std::thread::spawn(move || handle.health().run_due());
+    begun.recv_timeout(LONG).unwrap();
+    health.check("loop", || Status::Healthy).liveness().every(MINUTE).stale_after(2 * MINUTE).register().unwrap();
+    scene.time.advance(3 * MINUTE);
+    assert!(!health.is_live() && !health.live().is_ok());
+    let handle: l0::Handle = scene.l0.clone();
+    let looking = std::thread::spawn(move || handle.health().run_due());
+    let why = loop {
+        let (name, to) = told.recv_timeout(LONG).unwrap();
+        if name == "loop" && to != Status::Healthy {
+            break to.why().unwrap().to_owned();
+        }
+    };
+    assert!(why.starts_with("has not run for longer than"), "{why}");
+    goes_on.store(true, SeqCst);
+    running.join().unwrap().unwrap();
+    looking.join().unwrap().unwrap();
+}
+
+#[test]
 fn a_process_that_lives_is_not_restarted_over_hysteresis() {
     let scene = scene();
     let health = scene.l0.health();
@@ -504,6 +548,11 @@ fn a_recorder_that_has_no_room_holds_up_no_check() {
     };
     l0.health().check("quick", quick).every(10 * millis).register().unwrap();
     wait_for("a check beside them", || runs.load(SeqCst) > 200);
+    for _ in 0..4 {
+        // They have other things to tell than that they hang.
+        let said = l0.health().check_now("flapping 1").unwrap();
+        assert!(said.why().is_none_or(|why| why.starts_with("xxx")), "{said}");
+    }
     is_over.store(true, SeqCst);
     other.execute_batch("ROLLBACK").unwrap();
     filling.join().unwrap();
@@ -738,10 +787,10 @@ fn checks_that_come_and_go_do_not_fill_the_store() {
     scene.pass(Duration::ZERO);
     assert_eq!(health.history("db", MINUTE).unwrap().len(), 1);
     let state = rusqlite::Connection::open(scene.dir.path().join("state.db")).unwrap();
-    let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)
+    let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 25000)
                 INSERT INTO health_change (id, name, run, at) SELECT 100000 + i, 'conn ' || i, 'run', 0 FROM n";
     state.execute_batch(many).unwrap();
-    state.execute_batch("UPDATE health_change SET id = 150999 WHERE id = 150000").unwrap();
+    state.execute_batch("UPDATE health_change SET id = 125999 WHERE id = 125000").unwrap();
     health.register("another", || Status::Healthy).unwrap();
     scene.pass(Duration::ZERO);
     assert_eq!(health.history("another", MINUTE).unwrap().len(), 1);

@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 
 use l0::{
     ManualClock, Retention, TelemetryEvent, Timestamp,
-    health::Status,
+    health::{HealthReader, Status},
     jobs::{Job, JobOptions, Schedule},
     limits::{Quota, ScopeConfig},
 };
@@ -68,6 +68,48 @@ fn a_database_that_is_gone_or_garbage_is_noticed_without_anything_to_store() {
     // It heals by itself.
     assert_eq!(says(&l0, "l0.writer"), Status::Healthy);
     assert_eq!(says(&l0, "l0.reader"), Status::Healthy);
+}
+
+#[test]
+fn the_writer_writes_whether_there_is_something_to_store_or_not() {
+    let (l0, _, dir) = by_hand(Retention::default());
+    l0.flush().unwrap();
+    let wal = || fs::metadata(dir.path().join("telemetry.db-wal")).unwrap().len();
+    let (before, stored) = (wal(), l0.sql("SELECT stored FROM runs", &[]).unwrap());
+    assert_eq!(says(&l0, "l0.writer"), Status::Healthy);
+    assert!(wal() > before, "{} bytes before and behind", before);
+    assert_eq!(l0.sql("SELECT stored FROM runs", &[]).unwrap().rows, stored.rows, "and changes nothing");
+}
+
+#[test]
+fn who_lives_is_not_taken_for_dead_and_says_so_again_if_it_was() {
+    let (l0, _, dir) = by_hand(Retention::default());
+    l0.health().register("db", || Err::<(), _>("no answer")).unwrap();
+    l0.health().check_now("db").unwrap();
+    assert_eq!(l0.health().history("db", MINUTE).unwrap().len(), 1);
+    let state = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();
+    let now = START.as_unix_ns();
+    // Others, of whose processes nothing is to be seen from here: one that has spoken of late, and one that has not.
+    let sql = "INSERT INTO health_change (name, run, at, after) VALUES (?1, ?1, ?2, '{\"status\":\"healthy\"}')";
+    for (name, at) in [("speaks", now - MINUTE.as_nanos() as i64), ("silent", now - 11 * MINUTE.as_nanos() as i64)] {
+        state.execute(sql, (name, now - 60 * MINUTE.as_nanos() as i64)).unwrap();
+        state.execute("INSERT INTO health_run (run, at) VALUES (?1, ?2)", (name, at)).unwrap();
+    }
+    // One of them has found this one dead.
+    let sql = "INSERT INTO health_change (name, run, at) SELECT name, run, at FROM health_change WHERE name = 'db'";
+    state.execute_batch(sql).unwrap();
+    let latest = || {
+        let latest = HealthReader::open(dir.path()).latest().unwrap().into_iter();
+        latest.map(|last| last.name).filter(|name| !name.starts_with("l0.")).collect::<Vec<_>>()
+    };
+    assert_eq!(latest(), ["silent", "speaks"]);
+    assert_eq!(says(&l0, "l0.state"), Status::Healthy);
+    l0.health().history("db", MINUTE).unwrap();
+    assert_eq!(latest(), ["db", "speaks"]);
+    let signs = || state.query_row("SELECT count(*) FROM health_run", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(signs(), 2, "the silent one has none any more");
+    l0.shutdown(MINUTE).unwrap();
+    assert_eq!((latest(), signs()), (vec!["speaks".to_owned()], 1));
 }
 
 #[test]

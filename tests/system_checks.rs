@@ -160,3 +160,85 @@ fn a_name_is_free_again_when_its_check_was_unregistered() {
     assert!(seen(&l0, "backups").age.is_some());
     assert_eq!(l0.jobs().list().state(JobState::Success).fetch().unwrap().items.len(), 1);
 }
+
+#[test]
+fn one_that_took_too_long_has_failed_whatever_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let (l0, time) = open(dir.path(), START);
+    let hand = time.clone();
+    let check = move || {
+        hand.advance(Duration::from_secs(70));
+        Status::Healthy
+    };
+    l0.schedule_check("backups", Schedule::every(HOUR), check).unwrap();
+    time.advance(HOUR);
+    assert_eq!(l0.jobs().run_due().unwrap(), 1);
+    let why = seen(&l0, "backups").status.why().unwrap().to_owned();
+    assert!(why.starts_with("took 70.0s, longer than its timeout"), "{why}");
+    let history = l0.health().history("backups", HOUR).unwrap();
+    assert_eq!(history.iter().map(|change| change.to.as_str()).collect::<Vec<_>>(), ["unhealthy"]);
+}
+
+#[test]
+fn a_run_that_hangs_is_not_talked_over_by_another_process_nor_by_one_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, one_time) = open(dir.path(), START);
+    let (two, two_time) = open(dir.path(), START);
+    let (goes_on, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (open, begin) = (Arc::clone(&goes_on), Arc::clone(&begun));
+    let hang = move || {
+        begin.store(true, SeqCst);
+        wait_for("the end of a check", || open.load(SeqCst));
+        Status::Degraded("of the old one".to_owned())
+    };
+    one.schedule_check("backups", Schedule::every(HOUR), hang).unwrap();
+    two.schedule_check("backups", Schedule::every(HOUR), || Status::Healthy).unwrap();
+    let pass = |d: Duration| {
+        one_time.advance(d);
+        two_time.advance(d);
+    };
+    pass(HOUR);
+    let jobs: l0::Handle = one.clone();
+    let running = std::thread::spawn(move || jobs.jobs().run_due());
+    wait_for("a run", || begun.load(SeqCst));
+    pass(HOUR);
+    two.jobs().run_due().unwrap();
+    assert_eq!(seen(&two, "backups").status, Status::Healthy);
+    one.health().run_due().unwrap();
+    one.health().check_now("l0.jobs").unwrap();
+    assert_eq!(seen(&one, "backups").status.as_str(), "unhealthy", "it still hangs here");
+    // Another of its name has nothing to do with it.
+    one.health().unregister("backups");
+    one.schedule_check("backups", Schedule::every(HOUR), || Status::Healthy).unwrap();
+    assert_eq!(seen(&one, "backups").status, Status::Healthy, "it hears of the other process");
+    goes_on.store(true, SeqCst);
+    running.join().unwrap().unwrap();
+    assert_eq!(seen(&one, "backups").status, Status::Healthy);
+}
+
+#[test]
+fn jobs_of_a_store_that_was_replaced_are_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let (l0, time) = open(dir.path(), START);
+    let says = Arc::new(Mutex::new(Status::Healthy));
+    let said = Arc::clone(&says);
+    let schedule = |l0: &l0::L0, said: Arc<Mutex<Status>>| {
+        l0.schedule_check("backups", Schedule::every(HOUR), move || said.lock().clone()).unwrap();
+    };
+    schedule(&l0, said);
+    for _ in 0..3 {
+        time.advance(HOUR);
+        assert_eq!(l0.jobs().run_due().unwrap(), 1);
+    }
+    for file in ["state.db", "state.db-wal", "state.db-shm"] {
+        std::fs::remove_file(dir.path().join(file)).unwrap();
+    }
+    // Another process has found something, in the new one.
+    let (other, other_time) = open(dir.path(), START.saturating_add(4 * HOUR));
+    schedule(&other, Arc::new(Mutex::new(bad())));
+    other_time.advance(HOUR);
+    assert_eq!(other.jobs().run_due().unwrap(), 1);
+    time.advance(2 * HOUR);
+    assert_eq!(l0.health().check_now("l0.jobs").unwrap(), Status::Healthy);
+    assert_eq!(seen(&l0, "backups").status, bad());
+}

@@ -120,17 +120,28 @@ impl Capture {
 
     /// Records what has no callsite.
     pub(crate) fn direct(&self, event: &TelemetryEvent) {
+        self.direct_in(event, true);
+    }
+
+    /// The same, of something that has nothing to do with where this thread is.
+    pub(crate) fn direct_aside(&self, event: &TelemetryEvent) {
+        self.direct_in(event, false);
+    }
+
+    fn direct_in(&self, event: &TelemetryEvent, is_of_here: bool) {
         local::with(|local| {
             if !self.is_recording(local) {
                 return;
             }
-            let span = local.current_of_capture(self.id);
+            let span = if is_of_here { local.current_of_capture(self.id) } else { SpanRef::default() };
             let head =
                 Head { kind: Kind::Direct, severity: event.severity, flags: 0, callsite: 0, span: span.id, other: 0 };
             let mut scratch = local.take_scratch();
             let mut encoder = Encoder::new(&mut scratch, self.caps, head);
             encoder.set_strict(self.strict(false, false));
-            self.put_scope(&mut encoder, &span);
+            if is_of_here {
+                self.put_scope(&mut encoder, &span);
+            }
             self.put_column(&mut encoder, key::EVENT_TYPE, &event.event_type);
             let correlation_id = event.correlation_id.as_ref().map(|id| id.as_str());
             for (key, text) in [

@@ -71,8 +71,8 @@ impl Default for Terms {
 /// What a job said that is a check.
 #[derive(Debug)]
 pub(crate) struct Said {
-    /// The number of the job; the later the higher.
-    pub(crate) job: u64,
+    /// When the job was enqueued, and its number: a later one has a higher number, unless the store was replaced.
+    pub(crate) job: (i64, u64),
     pub(crate) result: Status,
     pub(crate) took: Duration,
 }
@@ -97,7 +97,7 @@ pub(super) struct Check {
     pub(super) begun: AtomicU64,
     pub(super) ended: AtomicU64,
     /// The job whose result is known, of one that is a job.
-    pub(super) job: AtomicU64,
+    job: Mutex<(i64, u64)>,
     /// Of who changes it.
     pub(super) standing: Mutex<Standing>,
     /// Of who reads it.
@@ -116,6 +116,16 @@ impl Check {
 
     pub(super) fn end(&self) {
         self.running_ns.store(0, Ordering::Release);
+    }
+
+    /// Whether the result of this job, or of a later one, is known; from now on it is.
+    pub(super) fn knows(&self, job: (i64, u64)) -> bool {
+        let mut known = self.job.lock();
+        let is_known = job.0 <= known.0 && job.1 <= known.1;
+        if !is_known {
+            *known = job;
+        }
+        is_known
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -252,7 +262,7 @@ impl CheckBuilder {
             is_gone: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
-            job: AtomicU64::new(0),
+            job: Mutex::new((i64::MIN, 0)),
             seen: ArcSwap::from_pointee(standing.clone()),
             standing: Mutex::new(standing),
         });

@@ -64,6 +64,10 @@ const READY: &str = "readyz";
 /// The tag of checks that are jobs.
 const SCHEDULED: &str = "scheduled";
 
+/// One that a job is; forgotten by the registry when it is unregistered.
+#[derive(Clone, Debug)]
+pub(crate) struct ScheduledCheck(Arc<Check>);
+
 /// Checks of an application, by [`Handle::health`](crate::Handle::health).
 ///
 /// ```
@@ -128,42 +132,37 @@ impl Health {
     }
 
     /// A check that a job is, which may take so long.
-    pub(crate) fn scheduled_check(&self, name: &str, timeout: Duration) -> Result<()> {
+    pub(crate) fn scheduled_check(&self, name: &str, timeout: Duration) -> Result<ScheduledCheck> {
         let mut builder = CheckBuilder::new(self.used(), name, || Status::Healthy).tag(SCHEDULED);
         builder.terms.kind = Kind::Scheduled;
-        builder.timeout(timeout).every(timeout).register()
+        builder.timeout(timeout).every(timeout).add().map(ScheduledCheck)
     }
 
     /// The checks that are jobs, by name.
-    pub(crate) fn scheduled(&self) -> Vec<String> {
+    pub(crate) fn scheduled(&self) -> Vec<(String, ScheduledCheck)> {
         let checks = self.registry.checks();
         let scheduled = checks.iter().filter(|check| check.terms.kind == Kind::Scheduled);
-        scheduled.map(|check| check.name.to_string()).collect()
+        scheduled.map(|check| (check.name.to_string(), ScheduledCheck(Arc::clone(check)))).collect()
     }
 
-    /// The job of a scheduled check begins here.
-    pub(crate) fn begin_scheduled(&self, name: &str) {
-        if let Some(check) = self.find_scheduled(name) {
-            self.registry.begin_elsewhere(&check);
-        }
+    /// Its job begins here.
+    pub(crate) fn begin_scheduled(&self, check: &ScheduledCheck) {
+        self.registry.begin_elsewhere(&check.0);
     }
 
     /// It has ended here.
-    pub(crate) fn end_scheduled(&self, name: &str, said: Said) {
-        if let Some(check) = self.find_scheduled(name) {
-            self.registry.end_elsewhere(&check, said);
-        }
+    pub(crate) fn end_scheduled(&self, check: &ScheduledCheck, said: Said) {
+        self.registry.end_elsewhere(&check.0, said);
     }
 
     /// It ended so long ago, perhaps in another process: that is known already, or is news.
-    pub(crate) fn hear_scheduled(&self, name: &str, said: Said, age: Duration) {
-        if let Some(check) = self.find_scheduled(name) {
-            self.registry.hear(&check, said, age);
-        }
+    pub(crate) fn hear_scheduled(&self, check: &ScheduledCheck, said: Said, age: Duration) {
+        self.registry.hear(&check.0, said, age);
     }
 
-    fn find_scheduled(&self, name: &str) -> Option<Arc<Check>> {
-        self.registry.find(name).filter(|check| check.terms.kind == Kind::Scheduled)
+    /// Has kept what these checks are reported to be, which somebody took for ended.
+    pub(crate) fn say_again(&self, names: &[String]) {
+        self.registry.say_again(names);
     }
 
     /// Registers a check with what [`CheckBuilder`] says unless set.

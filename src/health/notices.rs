@@ -1,9 +1,8 @@
-//! What is told of changes: an event by who ran the check, a row in `state.db` by a thread of its own, and the application's
+//! What is told of changes: an event, a row in `state.db` by a thread of its own, and the application's
 //! callbacks by another, so that a slow callback costs no history.
 //!
-//! Whoever notes a change waits for nothing: recording an event may have to wait for room, and so is done where no lock is held,
-//! and never on the timer's thread; who comes while another is at it leaves its own to them. The threads are made when they are
-//! needed. Rows that the store does not take are kept and tried again; of changes so many may wait for callbacks, then the oldest
+//! Whoever notes a change waits for nothing: recording an event may have to wait for room, and so is done by a thread for the
+//! purpose, or by who asked for a run, where no lock is held. The threads are made when they are needed. Rows that the store does not take are kept and tried again; of changes so many may wait for callbacks, then the oldest
 //! are not called back for, and are counted.
 
 use std::{
@@ -136,17 +135,22 @@ impl Notices {
         self.came.notify_all();
     }
 
-    /// Records what has been told, unless another thread is at it for so long.
+    /// Records what has been told by now, unless another thread is at it for so long.
     pub(super) fn emit(&self, within: Duration) {
+        let left = self.line.lock().events.len();
+        self.emit_some(within, left);
+    }
+
+    fn emit_some(&self, within: Duration, most: usize) {
         let Some(_emitting) = self.emitting.try_lock_for(within) else { return };
         let next = || self.line.lock().events.pop_front();
-        while let Some(event) = next() {
-            self.capture.direct(&event);
+        for event in (0..most).map_while(|_| next()) {
+            self.capture.direct_aside(&event);
         }
         self.settled.notify_all();
     }
 
-    /// The same, by a thread for as long as there is something.
+    /// Has it recorded by a thread, for as long as there is something.
     pub(super) fn emit_aside(self: &Arc<Self>) {
         let mut line = self.line.lock();
         if line.events.is_empty() || line.is_emitting {
@@ -154,11 +158,18 @@ impl Notices {
         }
         let notices = Arc::clone(self);
         let emitter = thread("l0-health-events", move || {
-            notices.emit(EMIT_ASIDE_WITHIN);
-            notices.line.lock().is_emitting = false;
+            loop {
+                notices.emit_some(EMIT_ASIDE_WITHIN, usize::MAX);
+                let mut line = notices.line.lock();
+                // What came at the very end is not left behind.
+                if line.events.is_empty() || line.is_closed {
+                    line.is_emitting = false;
+                    break;
+                }
+            }
             notices.settled.notify_all();
         });
-        // Without a thread the next who runs a check does it.
+        // Without a thread the next who asks for a run does it.
         line.is_emitting = emitter.is_some();
     }
 

@@ -28,7 +28,7 @@ const OWN_THREADS: usize = 1;
 const WHY_BYTES_MAX: usize = 1_024;
 /// A run that is asked for is waited for so much longer than it may take.
 const GRACE: Duration = Duration::from_millis(500);
-/// A thread that runs checks waits so long for another that is recording changes, which may wait for room.
+/// Who asks for a run waits so long for another that is recording changes, which may wait for room.
 const EMIT_WITHIN: Duration = Duration::from_millis(50);
 
 impl Registry {
@@ -100,22 +100,24 @@ impl Registry {
         self.open()?;
         let mut due = Vec::new();
         self.look(self.clock.elapsed_ns(), |check| due.push(Arc::clone(check)));
+        let count = due.iter().filter(|check| self.run(check)).count();
         self.notices.emit(EMIT_WITHIN);
-        Ok(due.iter().filter(|check| self.run(check)).count())
+        Ok(count)
     }
 
     /// Gives a check to a thread, and makes one if there may be another.
     fn call(self: &Arc<Self>, check: &Arc<Check>) {
-        self.call_in(&mut self.pool.lock(), check);
+        self.call_in(&mut self.pool.lock(), check, false);
     }
 
-    fn call_in(self: &Arc<Self>, pool: &mut Pool, check: &Arc<Check>) {
+    fn call_in(self: &Arc<Self>, pool: &mut Pool, check: &Arc<Check>, is_waited_for: bool) {
         let has_waited = check.is_waiting.swap(true, Ordering::AcqRel);
         if !has_waited {
             pool.queue.push_back(Arc::clone(check));
         }
         // Those of l0's own are in no hurry, unless the threads there are hang.
-        let most = if check.terms.is_own && !has_waited { OWN_THREADS } else { THREADS_MAX };
+        let is_in_no_hurry = check.terms.is_own && !has_waited && !is_waited_for;
+        let most = if is_in_no_hurry { OWN_THREADS } else { THREADS_MAX };
         if pool.idle < pool.queue.len() && pool.threads.len() < most {
             let registry = Arc::clone(self);
             let number = self.spawned.fetch_add(1, Ordering::Relaxed) + 1;
@@ -126,13 +128,14 @@ impl Registry {
         self.called.notify_one();
     }
 
-    fn work(&self) {
+    fn work(self: &Arc<Self>) {
         let mut pool = self.pool.lock();
         while !self.is_stopped() {
             match pool.queue.pop_front() {
                 Some(check) => {
                     drop(pool);
                     self.run(&check);
+                    self.notices.emit_aside();
                     // It may be the last that holds the application's closure.
                     discard(check);
                     pool = self.pool.lock();
@@ -166,9 +169,6 @@ impl Registry {
         let ended_ns = self.clock.elapsed_ns();
         let took = Duration::from_nanos(ended_ns.saturating_sub(began_ns));
         let result = match outcome {
-            Ok(_) if took > check.terms.timeout => {
-                Status::Unhealthy(format!("took {took:.1?}, longer than its timeout of {:?}", check.terms.timeout))
-            }
             Ok(status) => status,
             Err(panic) => Status::Unhealthy(format!("panicked: {}", panic.lines().next().unwrap_or_default())),
         };
@@ -176,15 +176,17 @@ impl Registry {
         let due_ns = if took < check.terms.every { began_ns } else { ended_ns }.saturating_add(every_ns);
         check.due_ns.store(due_ns, Ordering::Release);
         let result = self.presentable(result);
-        self.apply(check, |standing| standing.after(result, &check.terms, ended_ns, took), || check.end(), false);
-        check.look_ns.store(due_ns, Ordering::Release);
-        self.arm(Duration::from_nanos(due_ns.saturating_sub(ended_ns)));
-        self.notices.emit(EMIT_WITHIN);
+        let shown = || {
+            check.look_ns.store(due_ns, Ordering::Release);
+            check.end();
+        };
+        self.apply(check, |standing| standing.after(result, &check.terms, ended_ns, took), shown, false);
         let mut pool = self.pool.lock();
         pool.running.retain(|(thread, running)| *thread != own || !Arc::ptr_eq(running, check));
         check.ended.fetch_add(1, Ordering::Release);
         drop(pool);
         self.ended.notify_all();
+        self.arm(Duration::from_nanos(due_ns.saturating_sub(ended_ns)));
         true
     }
 
@@ -208,7 +210,7 @@ impl Registry {
     /// The job of a check has begun on one of its threads.
     pub(super) fn begin_elsewhere(&self, check: &Check) {
         let now_ns = self.clock.elapsed_ns();
-        if check.begin(now_ns) {
+        if !check.is_gone.load(Ordering::Acquire) && check.begin(now_ns) {
             self.changed();
             self.look_when_late(check, now_ns);
         }
@@ -216,15 +218,24 @@ impl Registry {
 
     /// It has ended.
     pub(super) fn end_elsewhere(&self, check: &Check, said: Said) {
-        check.job.fetch_max(said.job, Ordering::AcqRel);
+        if check.is_gone.load(Ordering::Acquire) {
+            return;
+        }
+        if check.knows(said.job) {
+            // Of a later job something was heard while this took its time.
+            check.end();
+            return self.changed();
+        }
         let (result, now_ns) = (self.presentable(said.result), self.clock.elapsed_ns());
-        self.apply(check, |standing| standing.after(result, &check.terms, now_ns, said.took), || check.end(), false);
+        let took = check.running_since().map_or(said.took, |since| Duration::from_nanos(now_ns.saturating_sub(since)));
+        self.apply(check, |standing| standing.after(result, &check.terms, now_ns, took), || check.end(), false);
         self.notices.emit(EMIT_WITHIN);
     }
 
-    /// It ended so long ago, here or in another process; what is known at a start is told to nobody.
+    /// It ended so long ago, here or in another process; what is known at a start is told to nobody. While it runs here, what that
+    /// comes to is waited for.
     pub(super) fn hear(&self, check: &Check, said: Said, age: Duration) {
-        if check.job.fetch_max(said.job, Ordering::AcqRel) >= said.job {
+        if check.running_since().is_some() || check.knows(said.job) {
             return;
         }
         let is_first = !check.seen.load().has_run;
@@ -237,6 +248,18 @@ impl Registry {
         };
         self.apply(check, hear, || (), is_first);
         self.notices.emit(EMIT_WITHIN);
+    }
+
+    /// Has kept what checks of these names are reported to be, which somebody took for ended.
+    pub(super) fn say_again(&self, names: &[String]) {
+        for check in names.iter().filter_map(|name| self.find(name)) {
+            let standing = check.standing.lock();
+            if let Some(to) = standing.reported.clone().filter(|_| !check.is_gone.load(Ordering::Acquire)) {
+                let (name, is_optional) = (Arc::clone(&check.name), check.terms.is_optional);
+                let at = self.clock.now_by_hand();
+                self.notices.tell(Change { name, at, from: None, to: Some(to), is_optional, is_quiet: true });
+            }
+        }
     }
 
     /// A run that began then is looked at when its time is over.
@@ -278,11 +301,14 @@ impl Registry {
         let mut wanted = check.begun.load(Ordering::Acquire);
         if check.running_since().is_none() {
             wanted += 1;
-            self.call_in(&mut pool, check);
+            self.call_in(&mut pool, check, true);
         }
         let mut is_late = false;
         loop {
             if check.ended.load(Ordering::Acquire) >= wanted {
+                drop(pool);
+                // Who asks is to find what it has come to.
+                self.notices.emit(EMIT_WITHIN);
                 return Ok(check.seen.load().latest.clone().unwrap_or(Status::Healthy));
             }
             self.open()?;
@@ -353,7 +379,7 @@ impl Registry {
         let at_checks = pool.running.iter().filter(|(thread, _)| *thread != own);
         let longest_ns = at_checks.filter_map(|(_, check)| left(check)).max();
         let is_at = |id: ThreadId| pool.left.contains(&id) || pool.running.iter().any(|(thread, _)| *thread == id);
-        let is_between = pool.threads.iter().any(|thread| !is_at(thread.thread().id()));
+        let is_between = pool.threads.iter().map(|thread| thread.thread().id()).any(|id| id != own && !is_at(id));
         // What one that runs nothing is at has no end that is known.
         let longest_ns = if is_between { Some(u64::MAX) } else { longest_ns };
         longest_ns.map(|ns| Duration::from_nanos(ns).saturating_add(Duration::from_millis(1)))

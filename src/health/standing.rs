@@ -59,6 +59,13 @@ impl Standing {
     /// After a result: what is reported then, if that is another state than before.
     pub(super) fn after(&mut self, result: Status, terms: &Terms, now_ns: u64, took: Duration) -> Option<Status> {
         let was_overdue = std::mem::take(&mut self.overdue) > 0;
+        // Whatever it says, it has taken too long.
+        let result = match result {
+            Status::Healthy | Status::Degraded(_) if took > terms.timeout => {
+                Status::Unhealthy(format!("took {took:.1?}, longer than its timeout of {:?}", terms.timeout))
+            }
+            result => result,
+        };
         (self.has_run, self.ended_ns, self.took) = (true, now_ns, took);
         (self.is_stale, self.earlier) = (false, Duration::ZERO);
         // That it took too long was seen while it did.
@@ -77,8 +84,12 @@ impl Standing {
         if self.is_done(terms) {
             return None;
         }
-        let reported = self.reported.as_ref().filter(|reported| level(reported) < 2)?;
-        let stale = stale(reported.as_str(), terms, self.ended_ns, now_ns)?;
+        let was = match &self.reported {
+            Some(reported) if level(reported) < 2 => reported.as_str(),
+            None if terms.kind == Kind::Liveness => Status::Healthy.as_str(),
+            _ => return None,
+        };
+        let stale = stale(was, terms, self.ended_ns, now_ns)?;
         (self.worse, self.better) = (0, 0);
         (self.reported, self.is_stale) = (Some(stale), true);
         self.reported.clone()
@@ -371,7 +382,8 @@ mod tests {
                 }
                 let took = Duration::from_nanos(now - since);
                 let result = if took > terms.timeout { 2 } else { result };
-                standing.after(status(result), &terms, now, took);
+                let changed = standing.after(status(result), &terms, now, took);
+                prop_assert!(took <= terms.timeout || changed.is_none_or(|changed| level(&changed) == 2));
                 same(&standing, None, now)?;
             }
         }

@@ -26,8 +26,7 @@ const LOOKED_AT: u32 = 20;
 /// What the latest job of a check came to, in whichever process.
 #[derive(Debug)]
 pub(crate) struct LastCheck {
-    /// The later the higher.
-    pub(crate) number: u64,
+    pub(crate) id: JobId,
     /// Its result as JSON, or why it failed.
     pub(crate) said: std::result::Result<String, String>,
     pub(crate) took: Duration,
@@ -72,7 +71,6 @@ impl Jobs {
         let now = self.runner.clock.now_by_hand();
         let latest = self.list().kind(&kind(name)).limit(LOOKED_AT).fetch()?.items;
         Ok(latest.into_iter().find_map(|row| {
-            let (number, _) = row.id.row()?;
             let ns = now.as_unix_ns().saturating_sub(row.finished_at?.as_unix_ns());
             let (took, age) = (row.run_time(now)?, Duration::from_nanos(u64::try_from(ns).unwrap_or(0)));
             let said = match row.state {
@@ -80,7 +78,7 @@ impl Jobs {
                 JobState::Failed => Err(row.error?),
                 _ => return None,
             };
-            Some(LastCheck { number, said, took, age })
+            Some(LastCheck { id: row.id, said, took, age })
         }))
     }
 }

@@ -1,7 +1,7 @@
 //! l0's own checks: whether its parts do what they should. They depend on what they look at by a weak reference.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -9,9 +9,9 @@ use std::{
 use super::handle::{Handle, Inner};
 use crate::{
     error::Result,
-    flight::Medium,
+    flight::{FlightState, Medium},
     health::{Health, IntoStatus as _, Status},
-    query::{Reader, Value, human_duration},
+    query::{Reader, human_duration},
     state::{self, HealthRow},
     store::{free_disk, inspect},
 };
@@ -24,7 +24,7 @@ const DISK_SHORT: u64 = 256 << 20;
 /// A job that has been due for longer waits for something that does not come.
 const JOB_LATE: Duration = Duration::from_secs(300);
 
-/// Of processes of which telemetry knows nothing: they are dead if they have not said for so long that they live.
+/// A process that has not said for so long that it lives is dead; it says so each minute.
 const SILENT: Duration = Duration::from_secs(600);
 /// Over which new sheds and overflows are told.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -85,48 +85,47 @@ fn writer(handle: &Handle, _: &mut Window) -> Status {
     shared.probe().and_then(|ticket| shared.wait(ticket, COMMIT_WITHIN)).into_status()
 }
 
-/// `state.db` takes a row: that this run lives. What runs said that are dead by now is ended.
+/// `state.db` takes a row: that this run lives. What runs said that are dead by now is ended, where that can be found out.
 fn state(handle: &Handle, _: &mut Window) -> Status {
     let (run, at) = (handle.shared().flight.run().to_string(), handle.inner.clock.now_by_hand().as_unix_ns());
-    end_the_dead(handle, at).and_then(|()| state::note_life(&handle.inner.state, run, at, COMMIT_WITHIN)).into_status()
+    let noted = state::note_life(&handle.inner.state, run, at, COMMIT_WITHIN);
+    if noted.is_ok() {
+        let _ = end_the_dead(handle, at);
+    }
+    noted.into_status()
 }
 
 /// A process that vanished has said nothing of the end of its checks: what it said holds until its last sign of life.
 fn end_the_dead(handle: &Handle, now: i64) -> Result<()> {
     let own = handle.shared().flight.run().to_string();
-    let mut open = state::latest_health(handle.dir())?;
-    open.retain(|row| row.after.is_some() && row.run != own);
+    let (mine, mut open): (Vec<_>, Vec<_>) =
+        state::latest_health(handle.dir())?.into_iter().partition(|row| row.run == own);
+    // This one lives, whatever another has found: one that was stopped for a while, or that is in another container.
+    let ended: Vec<_> = mine.into_iter().filter(|row| row.after.is_none()).map(|row| row.name).collect();
+    handle.health().say_again(&ended);
+    open.retain(|row| row.after.is_some());
     if open.is_empty() {
         return Ok(());
     }
-    let dead = inspect(handle.dir())?.dead_runs;
     let signs: HashMap<_, _> = state::signs_of_life(handle.dir())?.into_iter().collect();
-    let runs = handle.sql("SELECT run_id, id, ended_at FROM runs", &[])?;
-    let runs: HashMap<_, _> = runs
-        .rows
-        .into_iter()
-        .filter_map(|row| <[_; 3]>::try_from(row).ok())
-        .map(|[run, id, ended_at]| (run.to_string(), (id, ended_at)))
-        .collect();
-    // The latest that is known of a run that is dead.
-    let end = |row: &HealthRow| {
-        let sign = signs.get(&row.run).copied().unwrap_or(i64::MIN).max(row.at);
-        match runs.get(&row.run) {
-            None => (Duration::from_nanos(now.saturating_sub(sign).unsigned_abs()) > SILENT).then_some(sign),
-            Some((_, Value::Text(at))) => Some(
-                at.parse::<jiff::Timestamp>()
-                    .map_or(sign, |at| i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX).max(sign)),
-            ),
-            Some((Value::Integer(id), _)) => dead.contains(id).then_some(sign),
-            Some(_) => None,
-        }
-    };
+    let killed: HashSet<_> = killed(handle)?.into_iter().collect();
     let rows = open.into_iter().filter_map(|row| {
-        let at = end(&row)?;
-        Some(HealthRow { at, before: None, after: None, ..row })
+        let sign = signs.get(&row.run).copied().unwrap_or(i64::MIN).max(row.at);
+        let is_silent = Duration::from_nanos(now.saturating_sub(sign).unsigned_abs()) > SILENT;
+        (is_silent || killed.contains(&row.run)).then_some(HealthRow { at: sign, before: None, after: None, ..row })
     });
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() { Ok(()) } else { state::save_health(&handle.inner.state, rows) }
+}
+
+/// Runs that are known to be dead: noted so, or their flight file is nobody's any more. That a process is not seen is not enough,
+/// for it may be another container's.
+fn killed(handle: &Handle) -> Result<Vec<String>> {
+    let noted = handle.sql("SELECT run_id FROM runs WHERE outcome = 'killed'", &[])?;
+    let noted = noted.rows.iter().flatten().map(ToString::to_string);
+    let files = inspect(handle.dir())?.flight_files.into_iter().filter(|file| file.state == FlightState::Orphaned);
+    let left = files.filter_map(|file| Some(file.path.file_stem()?.to_str()?.to_owned()));
+    Ok(noted.chain(left).collect())
 }
 
 /// Who opens the store anew can read it.
@@ -190,7 +189,9 @@ fn audit(handle: &Handle, _: &mut Window) -> Status {
 /// Jobs that wait in vain, and schedules that nobody fires. What checks have said that are jobs of other processes is heard, too.
 fn jobs(handle: &Handle, _: &mut Window) -> Status {
     let jobs = handle.jobs();
-    if let Err(error) = handle.health().scheduled().iter().try_for_each(|name| handle.hear_scheduled(name)) {
+    if let Err(error) =
+        handle.health().scheduled().iter().try_for_each(|(name, check)| handle.hear_scheduled(name, check))
+    {
         return Status::Unhealthy(error.to_string());
     }
     let (stats, schedules) = match jobs.stats().and_then(|stats| Ok((stats, jobs.schedules()?))) {

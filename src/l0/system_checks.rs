@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Instant};
 use super::Handle;
 use crate::{
     error::Result,
-    health::{IntoStatus, Said, Status},
-    jobs::{CHECK_TIMEOUT, JobError, LastCheck, Schedule, panic::catch},
+    health::{IntoStatus, Said, ScheduledCheck, Status},
+    jobs::{CHECK_TIMEOUT, JobError, JobId, LastCheck, Schedule, panic::catch},
 };
 
 impl Handle {
@@ -40,14 +40,15 @@ impl Handle {
         schedule: Schedule,
         check: impl Fn() -> R + Send + Sync + 'static,
     ) -> Result<()> {
-        let (of, check_name) = (Arc::downgrade(&self.inner), name.to_owned());
+        let of = Arc::downgrade(&self.inner);
         let (jobs, health) = (&self.inner.jobs, &self.inner.health);
-        health.scheduled_check(name, CHECK_TIMEOUT)?;
+        let scheduled = health.scheduled_check(name, CHECK_TIMEOUT)?;
+        let own = scheduled.clone();
         // One of this name that was unregistered has left its handler.
         jobs.forget_check(name);
-        let scheduled = jobs.schedule_check(name, &schedule, move |id| {
+        let given = jobs.schedule_check(name, &schedule, move |id| {
             if let Some(inner) = of.upgrade() {
-                inner.health.begin_scheduled(&check_name);
+                inner.health.begin_scheduled(&own);
             }
             let start = Instant::now();
             let outcome = catch(|| check().into_status());
@@ -56,25 +57,32 @@ impl Handle {
             });
             let said = serde_json::json!(result).to_string();
             if let Some(inner) = of.upgrade() {
-                let job = id.row().map_or(0, |(number, _)| number);
-                inner.health.end_scheduled(&check_name, Said { job, result, took: start.elapsed() });
+                inner.health.end_scheduled(&own, Said { job: key(id), result, took: start.elapsed() });
             }
             outcome.map_err(JobError::fatal)?;
             Ok(said)
         });
         // What is not scheduled says nothing.
-        scheduled.and_then(|()| self.hear_scheduled(name)).inspect_err(|_| _ = health.unregister(name))
+        given.and_then(|()| self.hear_scheduled(name, &scheduled)).inspect_err(|_| _ = health.unregister(name))
     }
 
     /// Takes over what a check that is a job last said, in whichever process.
-    pub(super) fn hear_scheduled(&self, name: &str) -> Result<()> {
-        if let Some(LastCheck { number: job, said, took, age }) = self.inner.jobs.last_check(name)? {
+    pub(super) fn hear_scheduled(&self, name: &str, check: &ScheduledCheck) -> Result<()> {
+        if let Some(LastCheck { id, said, took, age }) = self.inner.jobs.last_check(name)? {
             let result = match said {
                 Ok(json) => serde_json::from_str(&json).unwrap_or(Status::Unhealthy(json)),
                 Err(error) => Status::Unhealthy(error),
             };
-            self.inner.health.hear_scheduled(name, Said { job, result, took }, age);
+            self.inner.health.hear_scheduled(check, Said { job: key(id), result, took }, age);
         }
         Ok(())
+    }
+}
+
+/// What tells later jobs from earlier ones; by the time in its id, if the queue has no numbers.
+fn key(id: JobId) -> (i64, u64) {
+    match id.row() {
+        Some((number, enqueued_at)) => (enqueued_at.as_unix_ns(), number),
+        None => ((id.as_uuid().as_u64_pair().0 >> 16).cast_signed().saturating_mul(1_000_000), 0),
     }
 }

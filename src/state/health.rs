@@ -18,6 +18,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 const KEPT_OF_EACH: i64 = 1_000;
 const KEPT: i64 = 20_000;
 const TRIM_EVERY: i64 = 1_000;
+const TRIMMED_AT_ONCE: i64 = 10_000;
 /// Signs of life of runs that have long ended are not kept.
 const SIGNS_KEPT_NS: i64 = 366 * 24 * 3_600 * 1_000_000_000;
 
@@ -55,6 +56,17 @@ pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
             insert.execute(params![name, run, at, before, after, is_optional])?;
             last = connection.last_insert_rowid();
         }
+        // A run of which all has ended needs no sign of life; one that lives gives another within a minute.
+        let ended: BTreeSet<_> = rows.iter().filter(|row| row.after.is_none()).map(|row| &row.run).collect();
+        for run in ended {
+            connection
+                .prepare_cached(
+                    "DELETE FROM health_run WHERE run = ?1 AND NOT EXISTS (
+                        SELECT 1 FROM health_change WHERE run = ?1 AND after IS NOT NULL
+                         AND id IN (SELECT max(id) FROM health_change WHERE run = ?1 GROUP BY name))",
+                )?
+                .execute([run])?;
+        }
         let names: BTreeSet<_> = rows.iter().map(|row| &row.name).collect();
         for name in names {
             trim.execute(params![name, KEPT_OF_EACH])?;
@@ -62,9 +74,10 @@ pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
         if last % TRIM_EVERY < rows.len() as i64 {
             connection.execute(
                 "DELETE FROM health_change WHERE id IN (
-                    SELECT id FROM health_change ORDER BY id LIMIT max(0, (SELECT count(*) FROM health_change) - ?1))
+                    SELECT id FROM health_change ORDER BY id
+                     LIMIT min(?2, max(0, (SELECT count(*) FROM health_change) - ?1)))
                    AND id NOT IN (SELECT iif(after IS NULL, 0, max(id)) FROM health_change GROUP BY name, run)",
-                [KEPT],
+                [KEPT, TRIMMED_AT_ONCE],
             )?;
         }
         Ok(())

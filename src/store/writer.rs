@@ -307,15 +307,23 @@ impl Writer {
         }
     }
 
-    /// Writes into the database, and changes nothing of it.
+    /// Writes into the database, and changes nothing of it. SQLite does not write what it finds to be the same, so it is another
+    /// for a moment.
     fn probe(&mut self) -> Result<()> {
         if identity(&TELEMETRY, &self.dir) != self.identity {
             self.begin_anew()?;
         }
-        self.connection
-            .execute("UPDATE run SET stored = stored WHERE id = ?1", [self.run])
-            .map(drop)
-            .map_err(|error| Error::sqlite(&format!("cannot write into {}", TELEMETRY.file), error))
+        let run = self.run;
+        let written = self.connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE;
+             UPDATE run SET stored = stored + 1 WHERE id = {run};
+             UPDATE run SET stored = stored - 1 WHERE id = {run};
+             COMMIT"
+        ));
+        written.map_err(|error| {
+            let _ = self.connection.execute_batch("ROLLBACK");
+            Error::sqlite(&format!("cannot write into {}", TELEMETRY.file), error)
+        })
     }
 
     /// After a rest: what comes now may have to be recovered, and its time be extrapolated from here.

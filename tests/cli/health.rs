@@ -60,3 +60,21 @@ fn what_checks_say_since_when_and_what_they_said_before() {
     assert!(!text(&output.stdout).contains("cache"), "{}", text(&output.stdout));
     assert!(answer(home.path(), "health cache", 0).contains("unhealthy"));
 }
+
+#[test]
+fn without_its_state_a_store_still_says_what_was_recorded() {
+    let home = private_dir();
+    let l0 = l0::builder().dir(home.path()).filter("info").start().unwrap();
+    l0.record(l0::TelemetryEvent::new("order.placed"));
+    l0.components().complete("migrations").unwrap();
+    l0.shutdown(Duration::from_secs(5)).unwrap();
+    for file in ["state.db", "state.db-wal", "state.db-shm"] {
+        let _ = std::fs::remove_file(home.path().join(file));
+    }
+    std::fs::write(home.path().join("state.db"), "no database at all, though it has its name").unwrap();
+    let output = command(home.path(), &words("status")).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("order.placed"), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("state.db"), "{}", text(&output.stderr));
+    assert_eq!(json(home.path(), "status")["components"], serde_json::json!([]));
+}

@@ -34,7 +34,7 @@ pub(crate) fn health(
     }
     let latest = store.health.latest()?;
     let is_bad = latest.iter().any(is_sick);
-    let components = l0::Components::read(&store.dir)?;
+    let components = l0::Components::read(&store.state)?;
     if !latest.is_empty() && !Run::running(store)?.iter().any(Run::is_running) {
         screen.note("no program records here now: this is what checks said before the last one vanished");
     }
@@ -47,7 +47,7 @@ pub(crate) fn health(
         let rows = latest.iter().map(|last| {
             vec![
                 Text::plain(&last.name).toned(Tone::Name),
-                Text::time(&level(last)).toned(tone(last)),
+                Text::time(level(last)).toned(tone(last)),
                 Text::number(human_duration(since(last.at, now))),
                 Text::time(window.second(last.at)).toned(Tone::Faint),
                 Text::plain(last.to.why().unwrap_or_default()),

@@ -42,6 +42,9 @@ const TIMES: [&str; 12] = [
     "scheduled_for",
 ];
 
+/// Names of durations that may be missing.
+const DURATIONS: [&str; 6] = ["after", "oldest_pending", "p50", "p95", "p99", "timeout"];
+
 /// A type of l0's with times and durations as everywhere here: ISO 8601, and milliseconds under a name that says so.
 pub(crate) fn readable(row: &impl Serialize) -> Value {
     plain(json!(row))
@@ -61,6 +64,9 @@ fn field(name: String, value: Value) -> (String, Value) {
     }
     if let Some(d) = duration(&value) {
         return (format!("{name}_ms"), milliseconds(d));
+    }
+    if value.is_null() && DURATIONS.contains(&name.as_str()) {
+        return (format!("{name}_ms"), value);
     }
     match value {
         Value::String(text) if name == "metadata" => (name, payload(&text)),

@@ -24,6 +24,8 @@ pub(crate) struct Store {
     pub(crate) reader: Reader,
     pub(crate) jobs: JobReader,
     pub(crate) health: HealthReader,
+    /// Where its `state.db` is asked.
+    pub(crate) state: PathBuf,
     /// Where the program records.
     pub(crate) dir: PathBuf,
     /// What it was before it was opened.
@@ -84,6 +86,7 @@ impl Place {
         Ok(Store {
             jobs: JobReader::open(asked(&copy, &self.dir)),
             health: HealthReader::open(asked(&copy, &self.dir)),
+            state: asked(&copy, &self.dir).to_owned(),
             reader,
             dir: self.dir,
             may_recover: may_recover && inspection.is_writable && copy.is_none(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanCount};
 use l0::{
-    Timestamp,
+    Component, Components, Timestamp,
     health::Transition,
     jobs::{KindStats, ScheduleRow},
     limits::LimitCounts,
@@ -35,10 +35,11 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
     let summary = store.reader.summary_between(since, until)?;
     let size = store.reader.size()?;
     let (who, figures) = verdict(&runs, &summary, window);
-    let checks = store.health.latest()?;
-    let components = l0::Components::read(&store.dir)?;
-    let schedules = store.jobs.schedules()?;
-    let kinds = store.jobs.stats()?.kinds;
+    // Without its state there is still what was recorded.
+    let (checks, components, schedules, kinds) = of_state(store).unwrap_or_else(|error| {
+        screen.note(&error.to_string());
+        Default::default()
+    });
     let limits = store.reader.limits(Some(summary.since), Some(summary.until))?.scopes;
     let maintenance = last_maintenance(store)?;
     let is_sick = checks.iter().any(health::is_sick);
@@ -115,6 +116,13 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
         screen.line_within(line)?;
     }
     Ok(if summary.events == 0 { Outcome::Nothing } else { Outcome::Answered })
+}
+
+type OfState = (Vec<Transition>, Vec<Component>, Vec<ScheduleRow>, Vec<KindStats>);
+
+fn of_state(store: &Store) -> l0::Result<OfState> {
+    let components = Components::read(&store.state)?;
+    Ok((store.health.latest()?, components, store.jobs.schedules()?, store.jobs.stats()?.kinds))
 }
 
 /// Of the jobs of a kind how many there are in each state.
