@@ -15,7 +15,7 @@
 //! for a program whose telemetry is sick still serves. They are made when health is first asked for, by a report, a check or
 //! [`Handle::status`](crate::Handle::status): a program that does not has no threads of health.
 //!
-//! What a check says is shown, told and kept without the secrets that redaction knows, and cut at a kilobyte.
+//! What a check says is shown, told and kept without the secrets that redaction knows, and cut at a kilobyte; its name as it is.
 //!
 //! # Time
 //!

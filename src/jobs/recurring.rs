@@ -19,9 +19,10 @@ impl Jobs {
     /// on, and [`schedules`](Self::schedules) says so, until it is [unscheduled](Self::unschedule).
     ///
     /// Each fire time has one job, whatever dies in between and however many processes share the store; the next fire time is
-    /// committed with it, and does not depend on what becomes of the job. [`JobContext::scheduled_for`](super::JobContext::scheduled_for) says which time a job is
-    /// for. What happens to times at which nobody was there [`Misfire`](super::Misfire) says, and to those at which the job
-    /// before is still at work [`Overlap`](super::Overlap).
+    /// committed with it, and does not depend on what becomes of the job.
+    /// [`JobContext::scheduled_for`](super::JobContext::scheduled_for) says which time a job is for. What happens to times at which
+    /// nobody was there [`Misfire`](super::Misfire) says, and to those at which the job before is still at work
+    /// [`Overlap`](super::Overlap).
     ///
     /// ```
     /// # use std::time::Duration;
