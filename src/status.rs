@@ -124,8 +124,7 @@ impl fmt::Display for Status {
             Some((at, why)) => writeln!(f, "; rows last removed at {:.19}Z ({why})", at.to_string())?,
             None => writeln!(f)?,
         }
-        let used = self.limits.iter().filter(|scope| scope.allowed + scope.denied + scope.dry_run_denied > 0);
-        for (index, scope) in used.enumerate() {
+        for (index, scope) in self.limits.iter().enumerate() {
             if index == 0 {
                 writeln!(f, "\nlimits")?;
             }
@@ -134,6 +133,8 @@ impl fmt::Display for Status {
         }
         if let Some(jobs) = self.jobs.as_ref().filter(|jobs| !jobs.kinds.is_empty() || jobs.spawned.finished > 0) {
             write!(f, "\n{jobs}")?;
+        } else if !self.job_kinds.is_empty() {
+            writeln!(f, "\njobs")?;
         }
         if !self.job_kinds.is_empty() {
             writeln!(f, "  handlers for {}", harmless(&self.job_kinds.join(", ")))?;

@@ -40,7 +40,10 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
         screen.note(&error.to_string());
         Default::default()
     });
-    let limits = store.reader.limits(Some(summary.since), Some(summary.until))?.scopes;
+    let limits = match summary.since < summary.until {
+        true => store.reader.limits(Some(summary.since), Some(summary.until))?.scopes,
+        false => Vec::new(),
+    };
     let maintenance = last_maintenance(store)?;
     let is_sick = checks.iter().any(health::is_sick);
     let well = of_checks(&checks);
