@@ -242,3 +242,20 @@ fn jobs_of_a_store_that_was_replaced_are_later() {
     assert_eq!(l0.health().check_now("l0.jobs").unwrap(), Status::Healthy);
     assert_eq!(seen(&l0, "backups").status, bad());
 }
+
+#[test]
+fn a_job_that_is_run_again_says_what_it_comes_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (l0, time) = open(dir.path(), START);
+    let is_well = Arc::new(AtomicBool::new(false));
+    let well = Arc::clone(&is_well);
+    let check = move || if well.load(SeqCst) { Status::Healthy } else { panic!("out of order") };
+    l0.schedule_check("backups", Schedule::every(HOUR), check).unwrap();
+    time.advance(HOUR);
+    assert_eq!(l0.jobs().run_due().unwrap(), 1);
+    assert_eq!(seen(&l0, "backups").status.as_str(), "unhealthy");
+    is_well.store(true, SeqCst);
+    assert!(l0.jobs().retry(l0.jobs().list().kind("check.backups").fetch().unwrap().items[0].id).unwrap());
+    assert_eq!(l0.jobs().run_due().unwrap(), 1);
+    assert_eq!(seen(&l0, "backups").status, Status::Healthy);
+}

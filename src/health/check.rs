@@ -128,6 +128,12 @@ impl Check {
         is_known
     }
 
+    /// Whether the result of a later job is known. One that is run again is the same.
+    pub(super) fn knows_later(&self, job: (i64, u64)) -> bool {
+        let is_same = *self.job.lock() == job;
+        !is_same && self.knows(job)
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.seen.load().is_done(&self.terms)
     }

@@ -28,9 +28,9 @@ use crate::{
 const CALLS_MAX: usize = 1_000;
 /// Rows that wait for a store that does not take them.
 const ROWS_MAX: usize = 10_000;
-/// After a store refused rows.
 /// How long a thread that does nothing else waits for another that is recording changes.
 const EMIT_ASIDE_WITHIN: Duration = Duration::from_secs(60);
+/// After a store refused rows.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long a question waits for what is on its way.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);

@@ -221,7 +221,7 @@ impl Registry {
         if check.is_gone.load(Ordering::Acquire) {
             return;
         }
-        if check.knows(said.job) {
+        if check.knows_later(said.job) {
             // Of a later job something was heard while this took its time.
             check.end();
             return self.changed();

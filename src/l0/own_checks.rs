@@ -2,6 +2,8 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    fs::File,
+    path::Path,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -26,6 +28,8 @@ const JOB_LATE: Duration = Duration::from_secs(300);
 
 /// A process that has not said for so long that it lives is dead; it says so each minute.
 const SILENT: Duration = Duration::from_secs(600);
+/// One that is noted as killed, and has not said for so long that it lives, is dead.
+const BEATS: Duration = Duration::from_secs(150);
 /// Over which new sheds and overflows are told.
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -108,24 +112,29 @@ fn end_the_dead(handle: &Handle, now: i64) -> Result<()> {
         return Ok(());
     }
     let signs: HashMap<_, _> = state::signs_of_life(handle.dir())?.into_iter().collect();
-    let killed: HashSet<_> = killed(handle)?.into_iter().collect();
+    let (noted, left) = (noted_as_killed(handle)?, left_by_the_dead(handle)?);
     let rows = open.into_iter().filter_map(|row| {
         let sign = signs.get(&row.run).copied().unwrap_or(i64::MIN).max(row.at);
-        let is_silent = Duration::from_nanos(now.saturating_sub(sign).unsigned_abs()) > SILENT;
-        (is_silent || killed.contains(&row.run)).then_some(HealthRow { at: sign, before: None, after: None, ..row })
+        let silence = Duration::from_nanos(now.saturating_sub(sign).unsigned_abs());
+        let is_dead = left.contains(&row.run) || silence > BEATS && noted.contains(&row.run) || silence > SILENT;
+        is_dead.then_some(HealthRow { at: sign, before: None, after: None, ..row })
     });
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() { Ok(()) } else { state::save_health(&handle.inner.state, rows) }
 }
 
-/// Runs that are known to be dead: noted so, or their flight file is nobody's any more. That a process is not seen is not enough,
-/// for it may be another container's.
-fn killed(handle: &Handle) -> Result<Vec<String>> {
+/// Runs that somebody has noted as killed, which may have been a look from another container at one that lives.
+fn noted_as_killed(handle: &Handle) -> Result<HashSet<String>> {
     let noted = handle.sql("SELECT run_id FROM runs WHERE outcome = 'killed'", &[])?;
-    let noted = noted.rows.iter().flatten().map(ToString::to_string);
-    let files = inspect(handle.dir())?.flight_files.into_iter().filter(|file| file.state == FlightState::Orphaned);
-    let left = files.filter_map(|file| Some(file.path.file_stem()?.to_str()?.to_owned()));
-    Ok(noted.chain(left).collect())
+    Ok(noted.rows.iter().flatten().map(ToString::to_string).collect())
+}
+
+/// Runs whose flight file nobody holds any more.
+fn left_by_the_dead(handle: &Handle) -> Result<HashSet<String>> {
+    let is_held = |path: &Path| !File::open(path).is_ok_and(|file| file.try_lock_shared().is_ok());
+    let files = inspect(handle.dir())?.flight_files.into_iter();
+    let left = files.filter(|file| file.state == FlightState::Orphaned && !is_held(&file.path));
+    Ok(left.filter_map(|file| Some(file.path.file_stem()?.to_str()?.to_owned())).collect())
 }
 
 /// Who opens the store anew can read it.

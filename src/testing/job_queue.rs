@@ -1,5 +1,6 @@
 //! The conformance suite of job queues: what any [`JobQueue`] must do, told by a model that is too simple to be wrong.
 
+mod batches;
 mod cases;
 mod model;
 

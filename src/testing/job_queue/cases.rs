@@ -2,6 +2,7 @@
 
 use std::{sync::Barrier, thread, time::Duration};
 
+use super::batches;
 use crate::{
     clock::Timestamp,
     jobs::{
@@ -16,35 +17,36 @@ use crate::{
 const S: i64 = 1_000_000_000;
 const START: i64 = 1_800_000_000 * S;
 
-fn at(seconds: i64) -> Timestamp {
+pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_unix_ns(START + seconds * S)
 }
 
-fn job(kind: &str, seconds: i64) -> NewJob {
+pub(super) fn job(kind: &str, seconds: i64) -> NewJob {
     NewJob::new(kind, "{}", at(seconds))
 }
 
-fn claim_at(queue: &dyn JobQueue, owner: OwnerId, limit: usize, seconds: i64) -> Vec<Claimed> {
+pub(super) fn claim_at(queue: &dyn JobQueue, owner: OwnerId, limit: usize, seconds: i64) -> Vec<Claimed> {
     let claim = Claim::new(owner, "default", &["a", "b"], limit, at(seconds));
     queue.exchange(Vec::new(), Some(claim)).unwrap().claimed
 }
 
-fn settle(queue: &dyn JobQueue, lease: Lease, outcome: Outcome, seconds: i64) -> Option<JobState> {
+pub(super) fn settle(queue: &dyn JobQueue, lease: Lease, outcome: Outcome, seconds: i64) -> Option<JobState> {
     let settle = Settle { lease, started_at: Some(at(seconds)), at: at(seconds), progress: None, outcome };
     queue.exchange(vec![settle], None).unwrap().settled[0]
 }
 
-fn success() -> Outcome {
+pub(super) fn success() -> Outcome {
     Outcome::Success { result: "1".to_owned() }
 }
 
-fn again(seconds: i64, counts: bool) -> Outcome {
+pub(super) fn again(seconds: i64, counts: bool) -> Outcome {
     Outcome::Again { reason: Reason::Error, error: Some("no".to_owned()), run_at: at(seconds), counts }
 }
 
 pub(super) fn run<Q: JobQueue>(make: &impl Fn() -> Q) {
     ids_lead_to_jobs(&make());
-    many_at_once(&make());
+    batches::stale_beside_current(&make());
+    batches::many_at_once(&make());
     order_of_claims(&make());
     leases_fence(&make());
     unique_keys(&make());
@@ -152,74 +154,6 @@ fn ids_lead_to_jobs(queue: &dyn JobQueue) {
     assert_eq!(queue.get(other).unwrap(), None, "another job's number is not enough");
     assert_eq!(queue.get(uuid::Uuid::now_v7().into()).unwrap(), None);
     assert!(queue.enqueue(Vec::new()).unwrap().is_empty());
-}
-
-fn many_at_once(queue: &dyn JobQueue) {
-    let owner = queue.register("test", &[]).unwrap();
-    // Some of them are there already, or are given twice.
-    let of = |number: i64| NewJob {
-        payload: number.to_string(),
-        unique: (number % 50 == 40).then(|| "key".to_owned()),
-        ..job(if number % 3 == 0 && number % 50 != 40 { "b" } else { "a" }, number)
-    };
-    let first = queue.enqueue(vec![of(40)]).unwrap()[0].id;
-    let enqueued = queue.enqueue((100..300).map(of).collect()).unwrap();
-    assert_eq!(enqueued.len(), 200);
-    for (number, enqueued) in (100..).zip(&enqueued) {
-        let is_known = number % 50 == 40;
-        assert_eq!((enqueued.is_new, enqueued.id == first), (!is_known, is_known), "{number}");
-        let row = queue.get(enqueued.id).unwrap().expect("it is there");
-        let number = if is_known { 40 } else { number };
-        assert_eq!((row.payload, row.enqueued_at, row.state), (number.to_string(), at(number), JobState::Pending));
-    }
-    let claimed = claim_at(queue, owner, 150, 1_000);
-    let numbers: Vec<i64> = claimed.iter().map(|claimed| claimed.payload.parse().unwrap()).collect();
-    let due = std::iter::once(40).chain((100..).filter(|number| number % 50 != 40));
-    assert_eq!(numbers, due.take(150).collect::<Vec<_>>());
-    for claimed in &claimed {
-        let row = queue.get(claimed.lease.id).unwrap().unwrap();
-        assert_eq!((row.state, row.started_at), (JobState::Running, Some(at(1_000))));
-    }
-    // They end in different ways, and of some the lease is another's by now.
-    let outcome = |number: i64| match number % 5 {
-        0 => success(),
-        1 => Outcome::Failed { reason: Reason::TimedOut, error: format!("{number} took too long") },
-        2 => Outcome::Cancelled,
-        3 => again(2_000, true),
-        _ => Outcome::Success { result: number.to_string() },
-    };
-    let is_stale = |number: i64| number % 7 == 0;
-    let settles = claimed.iter().zip(&numbers).map(|(claimed, number)| Settle {
-        lease: Lease { token: claimed.lease.token + i64::from(is_stale(*number)), ..claimed.lease },
-        started_at: Some(at(*number)),
-        at: at(1_001),
-        progress: (number % 11 == 0).then(|| Progress::new(3, 4, "nearly")),
-        outcome: outcome(*number),
-    });
-    let settled = queue.exchange(settles.collect(), None).unwrap().settled;
-    assert_eq!(settled.len(), 150);
-    for ((claimed, number), state) in claimed.iter().zip(numbers).zip(settled) {
-        let row = queue.get(claimed.lease.id).unwrap().unwrap();
-        if is_stale(number) {
-            assert_eq!((state, row.state), (None, JobState::Running), "{number}");
-            continue;
-        }
-        let expected = match outcome(number) {
-            Outcome::Success { .. } => JobState::Success,
-            Outcome::Failed { .. } => JobState::Failed,
-            Outcome::Cancelled => JobState::Cancelled,
-            Outcome::Again { .. } => JobState::Pending,
-        };
-        assert_eq!((state, row.state, row.started_at), (Some(expected), expected, Some(at(number))), "{number}");
-        assert_eq!(row.progress.is_some(), number % 11 == 0);
-        let is_final = expected != JobState::Pending;
-        assert_eq!(row.finished_at, is_final.then_some(at(1_001)));
-        match outcome(number) {
-            Outcome::Success { result } => assert_eq!((row.result, row.error), (Some(result), None)),
-            Outcome::Failed { reason, error } => assert_eq!((row.reason, row.error), (reason, Some(error))),
-            _ => {}
-        }
-    }
 }
 
 fn order_of_claims(queue: &dyn JobQueue) {

@@ -219,9 +219,10 @@ pub(super) fn settle(connection: &Connection, settle: &[Settle]) -> rusqlite::Re
         }
         let mut rows = end.raw_query();
         while let Some(row) = rows.next()? {
-            let changed: i64 = row.get(0)?;
+            let changed: (i64, i64) = (row.get(0)?, row.get(1)?);
             // Of a lease that was given twice one has ended it.
-            if let Some((index, state, ..)) = some.iter().find(|(index, ..)| number(settle[*index].lease.id) == changed)
+            if let Some((index, state, ..)) =
+                some.iter().find(|(index, ..)| (number(settle[*index].lease.id), settle[*index].lease.token) == changed)
             {
                 states[*index] = Some(*state);
             }
@@ -240,7 +241,7 @@ fn end_sql(rows: usize) -> String {
                 progress_message = coalesce(v.column12, progress_message)
            FROM (VALUES {}) AS v
           WHERE number = v.column1 AND +state = 1 AND +owner = v.column2 AND claims = v.column3
-         RETURNING number",
+         RETURNING number, claims",
         vec![row; rows].join(", ")
     )
 }
