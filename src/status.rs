@@ -102,12 +102,12 @@ impl fmt::Display for Status {
             self.components.iter().try_for_each(|component| writeln!(f, "  {component}"))?;
         }
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        let Recording { recorded, stored, shed, per_second, durability, last_error, .. } = &self.recording;
+        let Recording { recorded, stored, shed, per_second, buffer_used_bytes, buffer_bytes, durability, last_error } =
+            &self.recording;
         writeln!(
             f,
             "\nrecording: {recorded} recorded ({per_second:.1}/s), {stored} stored, {shed} shed; {durability}"
         )?;
-        let Recording { buffer_used_bytes, buffer_bytes, .. } = &self.recording;
         writeln!(f, "flight recorder: {:.1} of {:.0} MiB wait", mib(*buffer_used_bytes), mib(*buffer_bytes))?;
         if let Some(error) = last_error {
             writeln!(f, "  the store does not take it now: {}", harmless(error))?;

@@ -255,7 +255,14 @@ fn a_job_that_is_run_again_says_what_it_comes_to() {
     assert_eq!(l0.jobs().run_due().unwrap(), 1);
     assert_eq!(seen(&l0, "backups").status.as_str(), "unhealthy");
     is_well.store(true, SeqCst);
+    let (other, other_time) = open(dir.path(), START.saturating_add(HOUR));
+    other.schedule_check("backups", Schedule::every(HOUR), || Status::Healthy).unwrap();
+    assert_eq!(seen(&other, "backups").status.as_str(), "unhealthy");
     assert!(l0.jobs().retry(l0.jobs().list().kind("check.backups").fetch().unwrap().items[0].id).unwrap());
     assert_eq!(l0.jobs().run_due().unwrap(), 1);
     assert_eq!(seen(&l0, "backups").status, Status::Healthy);
+    // Another process hears of it, though it knows the job.
+    other_time.advance(Duration::from_secs(60));
+    other.health().check_now("l0.jobs").unwrap();
+    assert_eq!(seen(&other, "backups").status, Status::Healthy);
 }

@@ -74,7 +74,6 @@ pub(crate) struct Said {
     /// When the job was enqueued, and its number: a later one has a higher number, unless the store was replaced.
     pub(crate) job: (i64, u64),
     pub(crate) result: Status,
-    pub(crate) took: Duration,
 }
 
 pub(super) type Work = Box<dyn Fn() -> Status + Send + Sync>;
@@ -118,20 +117,16 @@ impl Check {
         self.running_ns.store(0, Ordering::Release);
     }
 
-    /// Whether the result of this job, or of a later one, is known; from now on it is.
-    pub(super) fn knows(&self, job: (i64, u64)) -> bool {
+    /// Whether the result of a later job is known; if not, this one's is from now on. With that, whether it was already: a job that
+    /// is run again is the same.
+    pub(super) fn knows_later(&self, job: (i64, u64)) -> (bool, bool) {
         let mut known = self.job.lock();
-        let is_known = job.0 <= known.0 && job.1 <= known.1;
-        if !is_known {
+        let is_same = *known == job;
+        let is_later = !is_same && job.0 <= known.0 && job.1 <= known.1;
+        if !is_later {
             *known = job;
         }
-        is_known
-    }
-
-    /// Whether the result of a later job is known. One that is run again is the same.
-    pub(super) fn knows_later(&self, job: (i64, u64)) -> bool {
-        let is_same = *self.job.lock() == job;
-        !is_same && self.knows(job)
+        (is_later, is_same)
     }
 
     pub(super) fn is_done(&self) -> bool {

@@ -155,9 +155,9 @@ impl Health {
         self.registry.end_elsewhere(&check.0, said);
     }
 
-    /// It ended so long ago, perhaps in another process: that is known already, or is news.
-    pub(crate) fn hear_scheduled(&self, check: &ScheduledCheck, said: Said, age: Duration) {
-        self.registry.hear(&check.0, said, age);
+    /// It took so long and ended so long ago, perhaps in another process: that is known already, or is news.
+    pub(crate) fn hear_scheduled(&self, check: &ScheduledCheck, said: Said, took: Duration, age: Duration) {
+        self.registry.hear(&check.0, said, took, age);
     }
 
     /// Has kept what these checks are reported to be, which somebody took for ended.
@@ -268,8 +268,9 @@ impl Health {
 
     /// The share of this time, from 0 to 1, in which a check was not unhealthy; of the time in which something was known of it,
     /// which is not before its first result, nor between the end of a process and the first result of the next. Of several
-    /// processes that have such a check all must be well. What a process said that was killed holds until its death, or until
-    /// another that asks for health finds it dead. Waits as [`history`](Self::history) does.
+    /// processes that have such a check all must be well. What a process said that was killed holds until its last sign of life, at
+    /// most a minute before its death, when another that asks for health has found it dead; until then it holds. Waits as
+    /// [`history`](Self::history) does.
     ///
     /// # Errors
     /// `is_storage` if the history cannot be read, `is_invalid_input` if nothing is known of such a check in this time.

@@ -1,9 +1,10 @@
-//! What is told of changes: an event, a row in `state.db` by a thread of its own, and the application's
-//! callbacks by another, so that a slow callback costs no history.
+//! What is told of changes: an event, a row in `state.db` by a thread of its own, and the application's callbacks by another, so
+//! that a slow callback costs no history.
 //!
 //! Whoever notes a change waits for nothing: recording an event may have to wait for room, and so is done by a thread for the
-//! purpose, or by who asked for a run, where no lock is held. The threads are made when they are needed. Rows that the store does not take are kept and tried again; of changes so many may wait for callbacks, then the oldest
-//! are not called back for, and are counted.
+//! purpose, or by who asked for a run, where no lock is held. The threads are made when they are needed. Rows that the store does
+//! not take are kept and tried again; of changes so many may wait for callbacks, then the oldest are not called back for, and are
+//! counted.
 
 use std::{
     collections::VecDeque,

@@ -13,7 +13,7 @@ use super::{
     check::{Check, Said},
     notices::Change,
     registry::{Pool, Registry},
-    standing::Standing,
+    standing::{Standing, level},
 };
 use crate::{
     clock::deadline,
@@ -168,14 +168,10 @@ impl Registry {
         let outcome = catch(|| (check.work)());
         let ended_ns = self.clock.elapsed_ns();
         let took = Duration::from_nanos(ended_ns.saturating_sub(began_ns));
-        let result = match outcome {
-            Ok(status) => status,
-            Err(panic) => Status::Unhealthy(format!("panicked: {}", panic.lines().next().unwrap_or_default())),
-        };
         let every_ns = ns(check.terms.every);
         let due_ns = if took < check.terms.every { began_ns } else { ended_ns }.saturating_add(every_ns);
         check.due_ns.store(due_ns, Ordering::Release);
-        let result = self.presentable(result);
+        let result = self.presentable(Status::of_run(outcome));
         let shown = || {
             check.look_ns.store(due_ns, Ordering::Release);
             check.end();
@@ -221,32 +217,38 @@ impl Registry {
         if check.is_gone.load(Ordering::Acquire) {
             return;
         }
-        if check.knows_later(said.job) {
+        if check.knows_later(said.job).0 {
             // Of a later job something was heard while this took its time.
             check.end();
             return self.changed();
         }
         let (result, now_ns) = (self.presentable(said.result), self.clock.elapsed_ns());
-        let took = check.running_since().map_or(said.took, |since| Duration::from_nanos(now_ns.saturating_sub(since)));
+        let took = Duration::from_nanos(check.running_since().map_or(0, |since| now_ns.saturating_sub(since)));
         self.apply(check, |standing| standing.after(result, &check.terms, now_ns, took), || check.end(), false);
         self.notices.emit(EMIT_WITHIN);
     }
 
-    /// It ended so long ago, here or in another process; what is known at a start is told to nobody. While it runs here, what that
-    /// comes to is waited for.
-    pub(super) fn hear(&self, check: &Check, said: Said, age: Duration) {
-        if check.running_since().is_some() || check.knows(said.job) {
+    /// It took so long and ended so long ago, here or in another process; what is known at a start is told to nobody. While it runs
+    /// here, what that comes to is waited for.
+    pub(super) fn hear(&self, check: &Check, said: Said, took: Duration, age: Duration) {
+        if check.running_since().is_some() {
             return;
         }
-        let is_first = !check.seen.load().has_run;
+        let seen = check.seen.load();
+        let (is_later, is_same) = check.knows_later(said.job);
+        // A job that was run again elsewhere has come to something else.
+        let is_known = is_same && seen.latest.as_ref().is_some_and(|latest| level(latest) == level(&said.result));
+        if is_later || is_known {
+            return;
+        }
         let (result, now_ns) = (self.presentable(said.result), self.clock.elapsed_ns());
         let at_ns = now_ns.saturating_sub(ns(age));
         let hear = |standing: &mut Standing| {
-            let changed = standing.after(result, &check.terms, at_ns, said.took);
+            let changed = standing.after(result, &check.terms, at_ns, took);
             standing.earlier = age.saturating_sub(Duration::from_nanos(now_ns - at_ns));
             changed
         };
-        self.apply(check, hear, || (), is_first);
+        self.apply(check, hear, || (), !seen.has_run);
         self.notices.emit(EMIT_WITHIN);
     }
 

@@ -381,7 +381,6 @@ mod tests {
                     now += S;
                 }
                 let took = Duration::from_nanos(now - since);
-                let result = if took > terms.timeout { 2 } else { result };
                 let changed = standing.after(status(result), &terms, now, took);
                 prop_assert!(took <= terms.timeout || changed.is_none_or(|changed| level(&changed) == 2));
                 same(&standing, None, now)?;

@@ -44,6 +44,12 @@ impl<E: fmt::Display> IntoStatus for Result<(), E> {
 }
 
 impl Status {
+    /// What a run came to: what it said, or that it panicked.
+    pub(crate) fn of_run(outcome: Result<Self, String>) -> Self {
+        outcome
+            .unwrap_or_else(|panic| Self::Unhealthy(format!("panicked: {}", panic.lines().next().unwrap_or_default())))
+    }
+
     /// `healthy`, `degraded` or `unhealthy`.
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -129,7 +129,7 @@ fn noted_as_killed(handle: &Handle) -> Result<HashSet<String>> {
     Ok(noted.rows.iter().flatten().map(ToString::to_string).collect())
 }
 
-/// Runs whose flight file nobody holds any more.
+/// Runs whose flight file nobody holds any more. One whose process is not to be seen, and who holds it, is in another container.
 fn left_by_the_dead(handle: &Handle) -> Result<HashSet<String>> {
     let is_held = |path: &Path| !File::open(path).is_ok_and(|file| file.try_lock_shared().is_ok());
     let files = inspect(handle.dir())?.flight_files.into_iter();

@@ -1,6 +1,6 @@
 //! Checks that are jobs: what their jobs say is what health reports.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use super::Handle;
 use crate::{
@@ -50,20 +50,20 @@ impl Handle {
             if let Some(inner) = of.upgrade() {
                 inner.health.begin_scheduled(&own);
             }
-            let start = Instant::now();
             let outcome = catch(|| check().into_status());
-            let result = outcome.clone().unwrap_or_else(|panic| {
-                Status::Unhealthy(format!("panicked: {}", panic.lines().next().unwrap_or_default()))
-            });
+            let result = Status::of_run(outcome.clone());
             let said = serde_json::json!(result).to_string();
             if let Some(inner) = of.upgrade() {
-                inner.health.end_scheduled(&own, Said { job: key(id), result, took: start.elapsed() });
+                inner.health.end_scheduled(&own, Said { job: key(id), result });
             }
             outcome.map_err(JobError::fatal)?;
             Ok(said)
         });
         // What is not scheduled says nothing.
-        given.and_then(|()| self.hear_scheduled(name, &scheduled)).inspect_err(|_| _ = health.unregister(name))
+        given.inspect_err(|_| _ = health.unregister(name))?;
+        // What cannot be read now is heard within a minute.
+        let _ = self.hear_scheduled(name, &scheduled);
+        Ok(())
     }
 
     /// Takes over what a check that is a job last said, in whichever process.
@@ -73,7 +73,7 @@ impl Handle {
                 Ok(json) => serde_json::from_str(&json).unwrap_or(Status::Unhealthy(json)),
                 Err(error) => Status::Unhealthy(error),
             };
-            self.inner.health.hear_scheduled(check, Said { job: key(id), result, took }, age);
+            self.inner.health.hear_scheduled(check, Said { job: key(id), result }, took, age);
         }
         Ok(())
     }

@@ -116,7 +116,11 @@ fn bind(insert: &mut Statement<'_>, first: usize, lanes: &mut Lanes<'_>, job: &N
         &(!job.is_named).then_some(enqueued_at(job)),
         &job.schedule,
     ];
-    (first..).zip(columns).try_for_each(|(index, column)| insert.raw_bind_parameter(index, column))
+    bind_from(insert, first, &columns)
+}
+
+fn bind_from(statement: &mut Statement<'_>, first: usize, columns: &[&dyn ToSql]) -> rusqlite::Result<()> {
+    (first..).zip(columns).try_for_each(|(index, column)| statement.raw_bind_parameter(index, column))
 }
 
 /// Numbers of lanes; the latest is known.
@@ -215,7 +219,7 @@ pub(super) fn settle(connection: &Connection, settle: &[Settle]) -> rusqlite::Re
                 &facts.progress[1],
                 &facts.message,
             ];
-            (first..).zip(columns).try_for_each(|(index, column)| end.raw_bind_parameter(index, column))?;
+            bind_from(&mut end, first, &columns)?;
         }
         let mut rows = end.raw_query();
         while let Some(row) = rows.next()? {
