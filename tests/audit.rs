@@ -198,6 +198,9 @@ fn who_asks_while_state_db_is_made_sees_it_when_it_is() {
     std::fs::File::create(dir.path().join("state.db")).unwrap();
     let before = l0.events().fetch().unwrap();
     assert_eq!((before.items.len(), before.incomplete), (0, None));
+    assert_eq!(l0::jobs::JobReader::open(dir.path()).list().fetch().unwrap().items.len(), 0);
+    let queue = l0::jobs::SqliteQueue::open(dir.path(), l0::Durability::Normal).unwrap();
+    assert_eq!(l0::jobs::JobQueue::counts(&queue).unwrap(), [], "nothing is in it, and that is no fault");
     l0.audit(TelemetryEvent::new("refund")).unwrap();
     let after = l0.events().event_type("refund").fetch().unwrap();
     assert_eq!((after.items.len(), after.incomplete), (1, None));

@@ -398,6 +398,8 @@ fn who_asks_for_a_run_is_not_told_of_an_earlier_one() {
 fn a_check_that_is_asked_for_has_a_thread_though_others_hang() {
     let dir = tempfile::tempdir().unwrap();
     let l0 = builder(dir.path()).start().unwrap();
+    // l0's own have had their thread, and are not due.
+    wait_for("l0's own", || l0.health().tagged("l0").checks.iter().all(|check| check.age.is_some()));
     let goes_on = Arc::new(AtomicBool::new(false));
     let (check, begun) = hanging(&goes_on);
     l0.health().check("hanging", check).register().unwrap();

@@ -197,6 +197,13 @@ fn a_run_that_hangs_is_not_talked_over_by_another_process_nor_by_one_of_its_name
         one_time.advance(d);
         two_time.advance(d);
     };
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    one.health().on_change(move |change| {
+        if change.name == "backups" {
+            heard.lock().push(change.to.as_str());
+        }
+    });
     pass(HOUR);
     let jobs: l0::Handle = one.clone();
     let running = std::thread::spawn(move || jobs.jobs().run_due());
@@ -207,6 +214,8 @@ fn a_run_that_hangs_is_not_talked_over_by_another_process_nor_by_one_of_its_name
     one.health().run_due().unwrap();
     one.health().check_now("l0.jobs").unwrap();
     assert_eq!(seen(&one, "backups").status.as_str(), "unhealthy", "it still hangs here");
+    wait_for("what is told here", || !told.lock().is_empty());
+    assert_eq!(*told.lock(), ["unhealthy"]);
     // Another of its name has nothing to do with it.
     one.health().unregister("backups");
     one.schedule_check("backups", Schedule::every(HOUR), || Status::Healthy).unwrap();

@@ -26,7 +26,8 @@ use crate::{
     state::{STATE, State},
 };
 
-/// The version of `state.db` that has jobs.
+/// The first version of `state.db`, and that which has jobs.
+const FIRST: i64 = 1;
 const JOBS_SINCE: i64 = 3;
 /// How long a step waits for others to commit.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -89,6 +90,10 @@ impl SqliteQueue {
         let mut reader = self.reader.lock();
         let current = identity(&STATE, dir);
         if reader.as_ref().is_none_or(|open| open.file != current) {
+            if is_before(&STATE, dir, FIRST)? {
+                // Somebody is making it, in one transaction.
+                return Ok(R::default());
+            }
             *reader = Some(Open { file: current, connection: open_reader(&STATE, dir)? });
         }
         let Some(Open { connection, .. }) = &*reader else { return Ok(R::default()) };
