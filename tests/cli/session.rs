@@ -15,7 +15,7 @@ fn redactions(dir: &Path) -> snapbox::Redactions {
     let regex = |pattern: &str| regex::Regex::new(pattern).unwrap();
     redactions.insert("[DIR]", dir.to_path_buf()).unwrap();
     for (name, pattern) in [
-        ("[TIME]", r"20(?:2[7-9]|26-1[12]-2[1-9]|26-12|[3-9]\d)[-0-9]*T\d\d:\d\d:\d\d(?:\.\d+)?Z"),
+        ("[TIME]", r"20(?:2[7-9]|26-11-(?:2[1-9]|30)|26-12|[3-9]\d)[-0-9]*T\d\d:\d\d:\d\d(?:\.\d+)?Z"),
         ("[UUID]", r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"),
         ("[SIZE]", r" *\d+(?:\.\d+)? (?:[KM]i)?B\b"),
         ("[CURSOR]", r"--after (?<redacted>[enfs]\d+\.\d+)"),
