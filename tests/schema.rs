@@ -168,7 +168,8 @@ fn with_earlier_state() -> tempfile::TempDir {
     l0.health().check_now("db").unwrap();
     l0.shutdown(Duration::from_secs(10)).unwrap();
     let state = Connection::open(dir.path().join("state.db")).unwrap();
-    let earlier = "DROP VIEW health; ALTER TABLE health_change DROP COLUMN is_optional; DROP TABLE health_run;
+    let earlier = "DROP VIEW health; ALTER TABLE health_change DROP COLUMN is_optional;
+                   ALTER TABLE health_change DROP COLUMN kind; ALTER TABLE health_change DROP COLUMN tags; DROP TABLE health_run;
                    CREATE TABLE health_probe (at INTEGER NOT NULL) STRICT;
                    CREATE VIEW health AS SELECT name FROM health_change; PRAGMA user_version = 5";
     state.execute_batch(earlier).unwrap();

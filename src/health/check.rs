@@ -52,6 +52,24 @@ pub(super) struct Terms {
     pub(super) tags: Vec<String>,
 }
 
+impl Kind {
+    const ALL: [Self; 4] = [Self::Readiness, Self::Liveness, Self::Startup, Self::Scheduled];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Readiness => "readiness",
+            Self::Liveness => "liveness",
+            Self::Startup => "startup",
+            Self::Scheduled => "scheduled",
+        }
+    }
+
+    /// Of its word; a word of a later l0 is taken for that of a check like most.
+    pub(super) fn of(word: &str) -> Self {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word).unwrap_or(Self::Readiness)
+    }
+}
+
 impl Default for Terms {
     fn default() -> Self {
         Self {

@@ -25,8 +25,8 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct HealthReader {
-    dir: PathBuf,
-    clock: Clock,
+    pub(super) dir: PathBuf,
+    pub(super) clock: Clock,
 }
 
 /// A change as it is kept; to nothing if it was unregistered, or its process ended.
@@ -153,7 +153,7 @@ fn in_time(mut changes: Vec<Kept>) -> Vec<Kept> {
 
 impl Kept {
     fn read(row: HealthRow, before: Option<&Self>) -> Self {
-        let HealthRow { name, run, at, before: from, after: to, is_optional } = row;
+        let HealthRow { name, run, at, before: from, after: to, is_optional, .. } = row;
         let since = before.filter(|before| before.to.is_some()).map(|before| before.at.as_unix_ns());
         let ns = since.and_then(|since| u64::try_from(at.saturating_sub(since)).ok());
         let after = ns.filter(|_| from.is_some()).map(Duration::from_nanos);

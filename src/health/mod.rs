@@ -24,6 +24,7 @@
 mod check;
 mod history;
 mod notices;
+mod outside;
 mod registry;
 mod render;
 mod report;

@@ -16,7 +16,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Status, report::Transition};
+use super::{Status, check::Check, report::Transition};
 use crate::{
     capture::Capture,
     clock::{Timestamp, deadline},
@@ -38,12 +38,11 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A check is reported otherwise than before; to nothing if it is not registered any more.
 #[derive(Clone, Debug)]
-pub(super) struct Change {
-    pub(super) name: Arc<str>,
+pub(super) struct Change<'a> {
+    pub(super) check: &'a Check,
     pub(super) at: Timestamp,
     pub(super) from: Option<Status>,
     pub(super) to: Option<Status>,
-    pub(super) is_optional: bool,
     /// It is kept, and nobody is told: one of l0's own that has begun as it should, or an end.
     pub(super) is_quiet: bool,
 }
@@ -98,7 +97,7 @@ impl Notices {
     }
 
     /// Waits for nothing; [`emit`](Self::emit) is to be called behind it.
-    pub(super) fn tell(self: &Arc<Self>, change: Change) {
+    pub(super) fn tell(self: &Arc<Self>, change: Change<'_>) {
         let event = change.to.as_ref().filter(|_| !change.is_quiet).map(|to| event(&change, to));
         let mut line = self.line.lock();
         if line.is_closed {
@@ -125,8 +124,9 @@ impl Notices {
                 line.calls.pop_front();
                 line.dropped += 1;
             }
-            let Change { name, at, from, is_optional, .. } = change;
-            line.calls.push_back(Transition { name: name.to_string(), at, from, to, after: None, is_optional });
+            let Change { check, at, from, .. } = change;
+            let (name, is_optional) = (check.name.to_string(), check.terms.is_optional);
+            line.calls.push_back(Transition { name, at, from, to, after: None, is_optional });
             if line.caller.is_none() {
                 let notices = Arc::clone(self);
                 line.caller = thread("l0-health-calls", move || notices.call());
@@ -175,14 +175,16 @@ impl Notices {
     }
 
     /// As it is kept.
-    fn row(&self, Change { name, at, from, to, is_optional, .. }: &Change) -> HealthRow {
+    fn row(&self, Change { check, at, from, to, .. }: &Change<'_>) -> HealthRow {
         HealthRow {
-            name: name.to_string(),
+            name: check.name.to_string(),
             run: self.run.clone(),
             at: at.as_unix_ns(),
             before: from.as_ref().map(|from| from.as_str().to_owned()),
             after: to.as_ref().map(|to| serde_json::json!(to).to_string()),
-            is_optional: *is_optional,
+            is_optional: check.terms.is_optional,
+            kind: check.terms.kind.as_str().to_owned(),
+            tags: serde_json::json!(check.terms.tags).to_string(),
         }
     }
 
@@ -257,11 +259,11 @@ impl Notices {
     }
 
     /// Nothing comes any more; of these checks nothing is known from now on.
-    pub(super) fn stop(self: &Arc<Self>, names: Vec<Arc<str>>, at: Timestamp, until: Instant) {
+    pub(super) fn stop(self: &Arc<Self>, checks: &[Arc<Check>], at: Timestamp, until: Instant) {
         self.emit_aside();
         let mut line = self.line.lock();
-        for name in names {
-            let end = Change { name, at, from: None, to: None, is_optional: false, is_quiet: true };
+        for check in checks {
+            let end = Change { check, at, from: None, to: None, is_quiet: true };
             line.rows.push_back(self.row(&end));
         }
         line.is_closed = true;
@@ -295,7 +297,7 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle
     std::thread::Builder::new().name(name.to_owned()).spawn(work).ok()
 }
 
-fn event(change: &Change, to: &Status) -> TelemetryEvent {
+fn event(change: &Change<'_>, to: &Status) -> TelemetryEvent {
     let severity = match to {
         Status::Healthy => Severity::Info,
         Status::Degraded(_) => Severity::Warning,
@@ -307,8 +309,8 @@ fn event(change: &Change, to: &Status) -> TelemetryEvent {
         .category("health")
         .severity(severity)
         .status(to.as_str())
-        .message(format!("{} is {to}", change.name))
-        .payload(&serde_json::json!({ "check": &*change.name, "from": before, "to": to.as_str() }));
+        .message(format!("{} is {to}", change.check.name))
+        .payload(&serde_json::json!({ "check": &*change.check.name, "from": before, "to": to.as_str() }));
     // Whoever records it may be in another's scope.
     match correlation::current() {
         Some(id) => event.correlation_id(id),

@@ -160,9 +160,7 @@ impl Registry {
         check.is_gone.store(true, Ordering::Release);
         if let Some(from) = standing.reported.clone() {
             let at = self.clock.now_by_hand();
-            let (name, is_optional) = (Arc::clone(&check.name), check.terms.is_optional);
-            let end = Change { name, at, from: Some(from), to: None, is_optional, is_quiet: true };
-            self.notices.tell(end);
+            self.notices.tell(Change { check, at, from: Some(from), to: None, is_quiet: true });
         }
         drop(standing);
         drop(listing);

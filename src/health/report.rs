@@ -4,11 +4,7 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 use serde::Serialize;
 
-use super::{
-    Status,
-    check::{Check, Kind},
-    standing::level,
-};
+use super::{Status, check::Check, standing::level};
 use crate::{
     clock::{Clock, Timestamp},
     query::{harmless, human_duration},
@@ -58,7 +54,7 @@ pub struct CheckReport {
     /// Its tags.
     pub tags: Vec<String>,
     #[serde(skip)]
-    is_overdue: bool,
+    pub(super) is_overdue: bool,
 }
 
 /// A check that is reported otherwise than before.
@@ -95,12 +91,7 @@ impl CheckReport {
             running_for: running_since.map(ago),
             is_overdue: running_since.is_some_and(|since| ago(since) > check.terms.timeout),
             is_optional: check.terms.is_optional,
-            kind: match check.terms.kind {
-                Kind::Readiness => "readiness",
-                Kind::Liveness => "liveness",
-                Kind::Startup => "startup",
-                Kind::Scheduled => "scheduled",
-            },
+            kind: check.terms.kind.as_str(),
             tags: check.terms.tags.clone(),
         }
     }
@@ -115,7 +106,7 @@ impl CheckReport {
     }
 
     /// What it counts in the whole.
-    fn weight(&self) -> u8 {
+    pub(super) fn weight(&self) -> u8 {
         level(&self.status).min(if self.is_optional { 1 } else { 2 })
     }
 }

@@ -257,9 +257,8 @@ impl Registry {
         for check in names.iter().filter_map(|name| self.find(name)) {
             let standing = check.standing.lock();
             if let Some(to) = standing.reported.clone().filter(|_| !check.is_gone.load(Ordering::Acquire)) {
-                let (name, is_optional) = (Arc::clone(&check.name), check.terms.is_optional);
                 let at = self.clock.now_by_hand();
-                self.notices.tell(Change { name, at, from: None, to: Some(to), is_optional, is_quiet: true });
+                self.notices.tell(Change { check: &check, at, from: None, to: Some(to), is_quiet: true });
             }
         }
     }
@@ -289,9 +288,7 @@ impl Registry {
         if let Some(to) = to.filter(|_| !check.is_gone.load(Ordering::Acquire)) {
             let at = self.clock.now_by_hand();
             let is_quiet = is_quiet || check.terms.is_own && from.is_none() && to == Status::Healthy;
-            let (name, is_optional) = (Arc::clone(&check.name), check.terms.is_optional);
-            let change = Change { name, at, from, to: Some(to), is_optional, is_quiet };
-            self.notices.tell(change);
+            self.notices.tell(Change { check, at, from, to: Some(to), is_quiet });
         }
     }
 
@@ -361,8 +358,8 @@ impl Registry {
         drop(pool);
         discard(waiting);
         let known = checks.iter().filter(|check| check.standing.lock().reported.is_some());
-        let names = known.map(|check| Arc::clone(&check.name)).collect();
-        self.notices.stop(names, self.clock.now_by_hand(), until);
+        let known: Vec<_> = known.cloned().collect();
+        self.notices.stop(&known, self.clock.now_by_hand(), until);
         // One that is at a check that hangs is left to itself.
         ended.into_iter().for_each(|thread| drop(thread.join()));
         self.list.store(Arc::default());

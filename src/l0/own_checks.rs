@@ -14,7 +14,7 @@ use crate::{
     flight::{FlightState, Medium},
     health::{Health, IntoStatus as _, Status},
     query::{Reader, human_duration},
-    state::{self, HealthRow},
+    state::{self, HealthRow, SignOfLife},
     store::{free_disk, inspect},
 };
 
@@ -89,10 +89,12 @@ fn writer(handle: &Handle, _: &mut Window) -> Status {
     shared.probe().and_then(|ticket| shared.wait(ticket, COMMIT_WITHIN)).into_status()
 }
 
-/// `state.db` takes a row: that this run lives. What runs said that are dead by now is ended, where that can be found out.
+/// `state.db` takes a row: that this run lives, and how its checks stand. What runs said that are dead by now is ended, where that
+/// can be found out.
 fn state(handle: &Handle, _: &mut Window) -> Status {
     let (run, at) = (handle.shared().flight.run().to_string(), handle.inner.clock.now_by_hand().as_unix_ns());
-    let noted = state::note_life(&handle.inner.state, run, at, COMMIT_WITHIN);
+    let sign = SignOfLife { run, at, checks: serde_json::json!(handle.health().report().checks).to_string() };
+    let noted = state::note_life(&handle.inner.state, sign, COMMIT_WITHIN);
     if noted.is_ok() {
         let _ = end_the_dead(handle, at);
     }
@@ -111,7 +113,8 @@ fn end_the_dead(handle: &Handle, now: i64) -> Result<()> {
     if open.is_empty() {
         return Ok(());
     }
-    let signs: HashMap<_, _> = state::signs_of_life(handle.dir())?.into_iter().collect();
+    let signs = state::signs_of_life(handle.dir())?;
+    let signs: HashMap<_, _> = signs.into_iter().map(|sign| (sign.run, sign.at)).collect();
     let (noted, left) = (noted_as_killed(handle)?, left_by_the_dead(handle)?);
     let rows = open.into_iter().filter_map(|row| {
         let sign = signs.get(&row.run).copied().unwrap_or(i64::MIN).max(row.at);

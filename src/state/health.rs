@@ -35,6 +35,18 @@ pub(crate) struct HealthRow {
     pub(crate) after: Option<String>,
     /// The program can do without the check.
     pub(crate) is_optional: bool,
+    /// What it is for, in a word; its tags, as JSON.
+    pub(crate) kind: String,
+    pub(crate) tags: String,
+}
+
+/// A run of a process says that it lives.
+#[derive(Clone, Debug)]
+pub(crate) struct SignOfLife {
+    pub(crate) run: String,
+    pub(crate) at: i64,
+    /// How its checks stood, as JSON.
+    pub(crate) checks: String,
 }
 
 /// A component's name, state, whether it is complete, its metadata as JSON, and when that was said.
@@ -43,7 +55,8 @@ pub(crate) type ComponentRow = (String, String, bool, String, i64);
 pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
     state.write("cannot keep a change of health", at_most(WITHIN), Durability::Normal, move |connection| {
         let mut insert = connection.prepare_cached(
-            "INSERT INTO health_change (name, run, at, before, after, is_optional) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO health_change (name, run, at, before, after, is_optional, kind, tags)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?;
         // What a run said last holds, unless that was its end.
         let mut trim = connection.prepare_cached(
@@ -52,8 +65,8 @@ pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
                 AND id NOT IN (SELECT iif(after IS NULL, 0, max(id)) FROM health_change WHERE name = ?1 GROUP BY run)",
         )?;
         let mut last = 0;
-        for HealthRow { name, run, at, before, after, is_optional } in &rows {
-            insert.execute(params![name, run, at, before, after, is_optional])?;
+        for HealthRow { name, run, at, before, after, is_optional, kind, tags } in &rows {
+            insert.execute(params![name, run, at, before, after, is_optional, kind, tags])?;
             last = connection.last_insert_rowid();
         }
         // A run of which all has ended needs no sign of life; one that lives gives another within a minute.
@@ -86,14 +99,15 @@ pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
 
 fn row(row: &Row<'_>) -> rusqlite::Result<HealthRow> {
     let (name, run, at) = (row.get(0)?, row.get(1)?, row.get(2)?);
-    Ok(HealthRow { name, run, at, before: row.get(3)?, after: row.get(4)?, is_optional: row.get(5)? })
+    let (before, after, is_optional) = (row.get(3)?, row.get(4)?, row.get(5)?);
+    Ok(HealthRow { name, run, at, before, after, is_optional, kind: row.get(6)?, tags: row.get(7)? })
 }
 
 /// The changes of a check since then, and of each run the one before, in their order.
 pub(crate) fn health(dir: &Path, name: &str, since: i64) -> Result<Vec<HealthRow>> {
     ask(dir, "cannot read the history of health", |connection| {
         let mut rows = connection.prepare(
-            "SELECT name, run, at, before, after, is_optional FROM health_change WHERE name = ?1 AND (at > ?2 OR id IN (
+            "SELECT name, run, at, before, after, is_optional, kind, tags FROM health_change WHERE name = ?1 AND (at > ?2 OR id IN (
                 SELECT max(id) FROM health_change WHERE name = ?1 AND at <= ?2 GROUP BY run)) ORDER BY id",
         )?;
         rows.query_map(params![name, since], row)?.collect()
@@ -104,7 +118,7 @@ pub(crate) fn health(dir: &Path, name: &str, since: i64) -> Result<Vec<HealthRow
 pub(crate) fn latest_health(dir: &Path) -> Result<Vec<HealthRow>> {
     ask(dir, "cannot read the history of health", |connection| {
         let mut rows = connection.prepare(
-            "SELECT name, run, at, before, after, is_optional FROM health_change
+            "SELECT name, run, at, before, after, is_optional, kind, tags FROM health_change
               WHERE id IN (SELECT max(id) FROM health_change GROUP BY name, run) ORDER BY name, id",
         )?;
         rows.query_map([], row)?.collect()
@@ -148,10 +162,15 @@ pub(crate) fn components(dir: &Path, name: Option<&str>) -> Result<Vec<Component
 }
 
 /// Writes that a run lives; and sees so whether that is possible.
-pub(crate) fn note_life(state: &State, run: String, at: i64, within: Duration) -> Result<()> {
+pub(crate) fn note_life(state: &State, sign: SignOfLife, within: Duration) -> Result<()> {
     state.write("cannot write into state.db", at_most(within), Durability::Normal, move |connection| {
-        let sql = "INSERT INTO health_run (run, at) VALUES (?1, ?2) ON CONFLICT (run) DO UPDATE SET at = excluded.at";
-        connection.prepare_cached(sql)?.execute(params![run, at])?;
+        let SignOfLife { run, at, checks } = &sign;
+        connection
+            .prepare_cached(
+                "INSERT INTO health_run (run, at, checks) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (run) DO UPDATE SET at = excluded.at, checks = excluded.checks",
+            )?
+            .execute(params![run, at, checks])?;
         connection
             .prepare_cached("DELETE FROM health_run WHERE at < ?1")?
             .execute([at.saturating_sub(SIGNS_KEPT_NS)])
@@ -159,11 +178,11 @@ pub(crate) fn note_life(state: &State, run: String, at: i64, within: Duration) -
     })
 }
 
-/// When runs last said that they live.
-pub(crate) fn signs_of_life(dir: &Path) -> Result<Vec<(String, i64)>> {
+/// The last of each run.
+pub(crate) fn signs_of_life(dir: &Path) -> Result<Vec<SignOfLife>> {
     ask(dir, "cannot read the history of health", |connection| {
-        let mut rows = connection.prepare("SELECT run, at FROM health_run")?;
-        rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        let mut rows = connection.prepare("SELECT run, at, checks FROM health_run")?;
+        rows.query_map([], |row| Ok(SignOfLife { run: row.get(0)?, at: row.get(1)?, checks: row.get(2)? }))?.collect()
     })
 }
 

@@ -14,7 +14,7 @@ fn what_checks_say_since_when_and_what_they_said_before() {
     assert!(text(&output.stderr).contains("no check is known here"), "{}", text(&output.stderr));
     let health = l0.health();
     health.register("db", || Status::Healthy).unwrap();
-    health.register("cache", || Status::Unhealthy("cold \u{1b}[31m".to_owned())).unwrap();
+    health.check("cache", || Status::Unhealthy("cold \u{1b}[31m".to_owned())).tag("deep").register().unwrap();
     for name in ["db", "cache"] {
         health.check_now(name).unwrap();
     }
@@ -24,21 +24,24 @@ fn what_checks_say_since_when_and_what_they_said_before() {
     let output = command(home.path(), &words("health")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let shown = text(&output.stdout);
-    for part in ["cache", "unhealthy", "cold", "db", "healthy", "component migrations complete"] {
+    for part in ["cache", "unhealthy", "readiness", "cold", "db", "healthy", "component migrations complete"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert!(!shown.contains('\u{1b}'));
     let output = command(home.path(), &words("health --json")).output().unwrap();
     let rows: serde_json::Value = serde_json::from_str(&text(&output.stdout)).unwrap();
     let row = rows["checks"].as_array().unwrap().iter().find(|row| row["name"] == "cache").unwrap();
-    assert_eq!((row["to"]["status"].as_str(), row["from"].is_null()), (Some("unhealthy"), true));
+    assert_eq!((&row["status"]["status"], &row["kind"]), (&"unhealthy".into(), &"readiness".into()));
+    assert_eq!((&row["tags"], &row["is_optional"]), (&serde_json::json!(["deep"]), &false.into()));
+    assert_eq!((&row["contiguous_failures"], row["age_ms"].is_number()), (&1.into(), true), "{row}");
     assert_eq!(rows["components"][0]["complete"], true);
-    for at in [&row["at"], &rows["components"][0]["changed_at"]] {
+    for at in [&row["since"], &rows["components"][0]["changed_at"]] {
         assert!(at.as_str().is_some_and(|at| at.starts_with("20") && at.ends_with('Z')), "{at}");
     }
     let status = answer(home.path(), "status", 0);
     assert!(status.contains("checks healthy; cache unhealthy: cold"), "{status}");
-    assert!(json(home.path(), "status")["checks"].as_array().unwrap().len() >= 2);
+    let checks = json(home.path(), "status")["checks"].clone();
+    assert_eq!(checks.as_array().unwrap().iter().find(|row| row["name"] == "cache").unwrap()["since"], row["since"]);
     // It is told, and no reason for a script to give up, what the program can do without.
     health.unregister("cache");
     health.check("cache", || Status::Unhealthy("cold".to_owned())).optional().register().unwrap();
@@ -59,6 +62,21 @@ fn what_checks_say_since_when_and_what_they_said_before() {
     let output = command(home.path(), &words("health --exit-code")).output().unwrap();
     assert!(!text(&output.stdout).contains("cache"), "{}", text(&output.stdout));
     assert!(answer(home.path(), "health cache", 0).contains("unhealthy"));
+}
+
+#[test]
+fn a_program_that_says_nothing_any_more_is_told() {
+    let home = private_dir();
+    let l0 = l0::builder().dir(home.path()).start().unwrap();
+    l0.health().register("db", || Status::Healthy).unwrap();
+    l0.health().check_now("db").unwrap();
+    l0.health().check_now("l0.state").unwrap();
+    l0.health().history("db", Duration::from_secs(60)).unwrap();
+    let notes = || text(&command(home.path(), &words("health")).output().unwrap().stderr);
+    assert!(!notes().contains("has said nothing"), "{}", notes());
+    let sql = "UPDATE health_run SET at = at - 600000000000; UPDATE health_change SET at = at - 600000000000";
+    rusqlite::Connection::open(home.path().join("state.db")).unwrap().execute_batch(sql).unwrap();
+    assert!(notes().contains("has said nothing for 10"), "{}", notes());
 }
 
 #[test]

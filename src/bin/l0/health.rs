@@ -1,13 +1,13 @@
-//! `health`: what checks last said; and one check's changes.
+//! `health`: how checks stand; and one check's changes.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use l0::{
     Timestamp,
-    health::{Status, Transition},
+    health::{CheckReport, Status, Transition},
     query::{harmless, human_duration},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     args::{Common, Health},
@@ -21,6 +21,14 @@ use crate::{
 
 /// How far back changes are shown unless said otherwise.
 const LAST: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// Programs whose checks are known say something every minute.
+const SILENT: Duration = Duration::from_secs(150);
+
+/// How a check stands, and since when in this word.
+pub(crate) struct Known {
+    pub(crate) check: CheckReport,
+    since: Option<Timestamp>,
+}
 
 pub(crate) fn health(
     store: &Store,
@@ -32,28 +40,39 @@ pub(crate) fn health(
     if let Some(name) = &asked.name {
         return changes(store, name, common, window, screen);
     }
-    let latest = store.health.latest()?;
-    let is_bad = latest.iter().any(is_sick);
+    let checks = known(store)?;
+    let is_bad = checks.iter().any(is_sick);
     let components = l0::Components::read(&store.state)?;
-    if !latest.is_empty() && !Run::running(store)?.iter().any(Run::is_running) {
-        screen.note("no program records here now: this is what checks said before the last one vanished");
+    let now = Timestamp::now();
+    if !checks.is_empty() {
+        let silence = store.health.last_heard()?.map_or(Duration::ZERO, |at| since(at, now));
+        if !Run::running(store)?.iter().any(Run::is_running) {
+            screen.note("no program records here now: this is what checks said before the last one vanished");
+        } else if silence > SILENT {
+            let silence = human_duration(silence);
+            screen
+                .note(&format!("a program that has checks has said nothing for {silence}: it hangs, or has vanished"));
+        }
     }
     if screen.is_json {
-        screen.json(&json!({ "checks": json::readable(&latest), "components": json::readable(&components) }))?;
-    } else if latest.is_empty() && components.is_empty() {
+        let checks: Vec<_> = checks.iter().map(Known::as_json).collect();
+        screen.json(&json!({ "checks": checks, "components": json::readable(&components) }))?;
+    } else if checks.is_empty() && components.is_empty() {
         screen.note("no check is known here: none has run, or its program has ended");
     } else {
-        let now = Timestamp::now();
-        let rows = latest.iter().map(|last| {
+        let rows = checks.iter().map(|Known { check, since: at }| {
             vec![
-                Text::plain(&last.name).toned(Tone::Name),
-                Text::time(level(last)).toned(tone(last)),
-                Text::number(human_duration(since(last.at, now))),
-                Text::time(window.second(last.at)).toned(Tone::Faint),
-                Text::plain(last.to.why().unwrap_or_default()),
+                Text::plain(&check.name).toned(Tone::Name),
+                Text::time(level(check)).toned(tone(&check.status, check.is_optional)),
+                Text::number(at.map(|at| human_duration(since(at, now))).unwrap_or_default()),
+                Text::time(at.map(|at| window.second(at)).unwrap_or_default()).toned(Tone::Faint),
+                Text::number(check.age.map(human_duration).unwrap_or_default()),
+                Text::plain(check.kind),
+                Text::plain(check.status.why().unwrap_or_default()),
             ]
         });
-        screen.table(&["check", "status", "for", "since", "why"], &["since"], rows.collect())?;
+        let columns = ["check", "status", "for", "since", "ran", "kind", "why"];
+        screen.table(&columns, &["since", "kind"], rows.collect())?;
         for (index, component) in components.iter().enumerate() {
             if index == 0 {
                 screen.line("")?;
@@ -61,10 +80,18 @@ pub(crate) fn health(
             screen.line(&format!("component {component}"))?;
         }
     }
-    Ok(match (is_bad, latest.len()) {
+    Ok(match (is_bad, checks.len()) {
         (true, _) => Outcome::No,
         (false, count) => Outcome::of_count(count + components.len()),
     })
+}
+
+/// Of all programs that have the store.
+pub(crate) fn known(store: &Store) -> l0::Result<Vec<Known>> {
+    let latest: HashMap<String, Timestamp> =
+        store.health.latest()?.into_iter().map(|last| (last.name, last.at)).collect();
+    let checks = store.health.report()?.checks.into_iter();
+    Ok(checks.map(|check| Known { since: latest.get(&check.name).copied(), check }).collect())
 }
 
 fn changes(
@@ -110,7 +137,7 @@ fn row(change: &Transition, window: &Window) -> Vec<Text> {
     vec![
         Text::time(window.microsecond(change.at)).toned(Tone::Faint),
         Text::plain(change.from.as_ref().map_or("", Status::as_str)),
-        Text::plain(change.to.as_str()).toned(tone(change)),
+        Text::plain(change.to.as_str()).toned(tone(&change.to, change.is_optional)),
         Text::number(change.after.map(human_duration).unwrap_or_default()),
         Text::plain(change.to.why().unwrap_or_default()),
     ]
@@ -121,20 +148,28 @@ fn since(at: Timestamp, now: Timestamp) -> Duration {
     Duration::from_nanos(u64::try_from(ns).unwrap_or(0))
 }
 
+impl Known {
+    pub(crate) fn as_json(&self) -> Value {
+        let mut value = json::readable(&self.check);
+        value["since"] = self.since.map_or(Value::Null, |at| at.to_string().into());
+        value
+    }
+}
+
 /// Whether the program cannot do its work, by this check.
-pub(crate) fn is_sick(last: &Transition) -> bool {
-    matches!(last.to, Status::Unhealthy(_)) && !last.is_optional
+pub(crate) fn is_sick(known: &Known) -> bool {
+    matches!(known.check.status, Status::Unhealthy(_)) && !known.check.is_optional
 }
 
-fn level(last: &Transition) -> String {
-    let is_worth_a_word = last.is_optional && last.to != Status::Healthy;
-    format!("{}{}", last.to.as_str(), if is_worth_a_word { ", optional" } else { "" })
+fn level(check: &CheckReport) -> String {
+    let is_worth_a_word = check.is_optional && check.status != Status::Healthy;
+    format!("{}{}", check.status.as_str(), if is_worth_a_word { ", optional" } else { "" })
 }
 
-fn tone(last: &Transition) -> Tone {
-    match &last.to {
+fn tone(status: &Status, is_optional: bool) -> Tone {
+    match status {
         Status::Healthy => Tone::Good,
-        Status::Unhealthy(_) if is_sick(last) => Tone::Bad,
+        Status::Unhealthy(_) if !is_optional => Tone::Bad,
         Status::Degraded(_) | Status::Unhealthy(_) => Tone::Warning,
     }
 }

@@ -43,7 +43,7 @@ const TIMES: [&str; 12] = [
 ];
 
 /// Names of durations that may be missing.
-const DURATIONS: [&str; 6] = ["after", "oldest_pending", "p50", "p95", "p99", "timeout"];
+const DURATIONS: [&str; 9] = ["after", "age", "oldest_pending", "p50", "p95", "p99", "running_for", "timeout", "took"];
 
 /// A type of l0's with times and durations as everywhere here: ISO 8601, and milliseconds under a name that says so.
 pub(crate) fn readable(row: &impl Serialize) -> Value {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanCount};
 use l0::{
     Component, Components, Timestamp,
-    health::Transition,
     jobs::{KindStats, ScheduleRow},
     limits::LimitCounts,
     query::{ScopeReport, Summary},
@@ -15,7 +14,8 @@ use serde_json::json;
 use crate::{
     args::Common,
     failure::{Failure, Outcome},
-    health, json,
+    health::{self, Known},
+    json,
     place::Store,
     runs::{self, Run},
     screen::{Screen, Tone},
@@ -62,7 +62,7 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
                 "flight_bytes": size.flight_bytes,
                 "state_bytes": size.state_bytes,
             },
-            "checks": json::readable(&checks),
+            "checks": checks.iter().map(Known::as_json).collect::<Vec<_>>(),
             "components": json::readable(&components),
             "schedules": json::readable(&schedules),
             "jobs": json::readable(&kinds),
@@ -121,11 +121,11 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
     Ok(if summary.events == 0 { Outcome::Nothing } else { Outcome::Answered })
 }
 
-type OfState = (Vec<Transition>, Vec<Component>, Vec<ScheduleRow>, Vec<KindStats>);
+type OfState = (Vec<Known>, Vec<Component>, Vec<ScheduleRow>, Vec<KindStats>);
 
 fn of_state(store: &Store) -> l0::Result<OfState> {
     let components = Components::read(&store.state)?;
-    Ok((store.health.latest()?, components, store.jobs.schedules()?, store.jobs.stats()?.kinds))
+    Ok((health::known(store)?, components, store.jobs.schedules()?, store.jobs.stats()?.kinds))
 }
 
 /// Of the jobs of a kind how many there are in each state.
@@ -173,10 +173,12 @@ fn next(row: &ScheduleRow, window: &Window) -> String {
 }
 
 /// What is to be said of checks, if any is known.
-fn of_checks(checks: &[Transition]) -> Option<String> {
-    let of = |wanted: &str| checks.iter().filter(|check| check.to.as_str() == wanted).collect::<Vec<_>>();
+fn of_checks(checks: &[Known]) -> Option<String> {
+    let of = |wanted: &str| {
+        checks.iter().map(|known| &known.check).filter(|check| check.status.as_str() == wanted).collect::<Vec<_>>()
+    };
     let names = |wanted: &str| {
-        let names: Vec<_> = of(wanted).iter().map(|check| format!("{} {}", check.name, check.to)).collect();
+        let names: Vec<_> = of(wanted).iter().map(|check| format!("{} {}", check.name, check.status)).collect();
         if names.is_empty() { String::new() } else { format!("; {}", names.join("; ")) }
     };
     let healthy = of("healthy").len();
