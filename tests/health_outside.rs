@@ -107,6 +107,25 @@ fn it_is_what_is_seen_inside() {
 }
 
 #[test]
+fn of_very_many_the_changes_are_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let (l0, time) = open(dir.path());
+    for number in 0..1_000 {
+        l0.health().check(&format!("check {number}"), || Status::Unhealthy("x".repeat(1_000))).register().unwrap();
+    }
+    l0.health().run_due().unwrap();
+    say(&l0, &time);
+    let known = outside(&l0);
+    assert_eq!(
+        known.iter().filter(|check| check.name.starts_with("check ") && check.status != Status::Healthy).count(),
+        1_000
+    );
+    let state = Connection::open(dir.path().join("state.db")).unwrap();
+    let bytes: i64 = state.query_row("SELECT max(length(checks)) FROM health_run", [], |row| row.get(0)).unwrap();
+    assert!(bytes <= 256 << 10, "{bytes} bytes each minute");
+}
+
+#[test]
 fn of_two_processes_the_worse_and_of_one_that_left_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (one, one_time) = open(dir.path());

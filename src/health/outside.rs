@@ -45,6 +45,7 @@ impl HealthReader {
     /// All checks of all processes that have the store: how they stood at the last sign of life of their process, which it gives
     /// every minute once health is used, and what has changed since, which is kept at once. Of one that several have, it is the
     /// worst. An age is what it can be at most: a check that says the same again is heard with the next sign of life.
+    /// Of more than some thousand checks only the changes are known.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

@@ -35,6 +35,9 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 const LOOKS_MAX: usize = 120;
 
+/// What a sign of life takes along at most: that of a thousand checks. Of more than that only the changes are known outside.
+const CHECKS_BYTES_MAX: usize = 256 << 10;
+
 /// How much a counter has grown within the window, however often it is looked at; at first, since the start.
 #[derive(Default)]
 struct Window(VecDeque<(Duration, u64)>);
@@ -93,7 +96,9 @@ fn writer(handle: &Handle, _: &mut Window) -> Status {
 /// can be found out.
 fn state(handle: &Handle, _: &mut Window) -> Status {
     let (run, at) = (handle.shared().flight.run().to_string(), handle.inner.clock.now_by_hand().as_unix_ns());
-    let sign = SignOfLife { run, at, checks: serde_json::json!(handle.health().report().checks).to_string() };
+    let checks = serde_json::json!(handle.health().report().checks).to_string();
+    let checks = if checks.len() <= CHECKS_BYTES_MAX { checks } else { "[]".to_owned() };
+    let sign = SignOfLife { run, at, checks };
     let noted = state::note_life(&handle.inner.state, sign, COMMIT_WITHIN);
     if noted.is_ok() {
         let _ = end_the_dead(handle, at);
