@@ -142,7 +142,7 @@ fn what_another_process_found_is_heard() {
     pass(&one);
     hear(&two);
     assert_eq!(both(), [Status::Healthy, Status::Healthy]);
-    assert_eq!(one.health().history("backups", 24 * HOUR).unwrap().last().unwrap().to, Status::Healthy);
+    assert_eq!(two.health().history("backups", 24 * HOUR).unwrap().last().unwrap().to, Status::Healthy);
 }
 
 #[test]
