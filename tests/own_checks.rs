@@ -113,6 +113,24 @@ fn who_lives_is_not_taken_for_dead_and_says_so_again_if_it_was() {
 }
 
 #[test]
+fn who_holds_its_flight_file_lives_however_long_it_was_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = builder(dir.path()).start().unwrap();
+    let two = builder(dir.path()).start().unwrap();
+    one.health().register("db", || Err::<(), _>("no answer")).unwrap();
+    one.health().check_now("db").unwrap();
+    one.health().history("db", MINUTE).unwrap();
+    let state = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();
+    state.busy_timeout(MINUTE).unwrap();
+    let hour = "UPDATE health_change SET at = at - 3600000000000; UPDATE health_run SET at = at - 3600000000000;
+                CREATE TRIGGER stopped BEFORE UPDATE ON health_run BEGIN SELECT raise(IGNORE); END";
+    state.execute_batch(hour).unwrap();
+    assert_eq!(says(&two, "l0.state"), Status::Healthy);
+    let latest = HealthReader::open(dir.path()).latest().unwrap();
+    assert!(latest.iter().any(|last| last.name == "db"), "{latest:?}");
+}
+
+#[test]
 fn a_state_that_takes_nothing_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("state.db")).unwrap();

@@ -27,6 +27,8 @@ use crate::{
 pub struct HealthReader {
     pub(super) dir: PathBuf,
     pub(super) clock: Clock,
+    /// The run that asks, which lives.
+    pub(super) own: Option<String>,
 }
 
 /// A change as it is kept; to nothing if it was unregistered, or its process ended.
@@ -44,11 +46,7 @@ struct Kept {
 impl HealthReader {
     /// Of the store in this directory, which may know of no checks.
     pub fn open(dir: impl AsRef<Path>) -> Self {
-        Self::of(dir.as_ref(), Clock::system())
-    }
-
-    pub(super) fn of(dir: &Path, clock: Clock) -> Self {
-        Self { dir: dir.to_owned(), clock }
+        Self { dir: dir.as_ref().to_owned(), clock: Clock::system(), own: None }
     }
 
     /// The latest change of each check, by name; what it came to holds since. One that was unregistered, or whose process has ended,
@@ -94,7 +92,23 @@ impl HealthReader {
     pub fn observed_uptime(&self, name: &str, last: Duration) -> Result<(f64, Duration)> {
         let now = self.clock.now_by_hand();
         let since = now.saturating_sub(last);
-        share(self.changes(name, since)?, since, now)
+        let mut changes = self.changes(name, since)?;
+        // What a process said that has been silent for too long holds until it was last heard of.
+        for (run, at) in self.silent_since(now)? {
+            if let Some(last) = changes.iter().rfind(|change| change.run == run && change.to.is_some()) {
+                let at = last.at.max(Timestamp::from_unix_ns(at));
+                changes.push(Kept {
+                    name: name.to_owned(),
+                    run,
+                    at,
+                    from: None,
+                    to: None,
+                    after: None,
+                    is_optional: false,
+                });
+            }
+        }
+        share(changes, since, now)
             .ok_or_else(|| Error::invalid_input(format!("nothing is known of a check {name:?} in this time")))
     }
 

@@ -282,7 +282,8 @@ impl Health {
     /// What is kept, with what is on its way.
     fn kept(&self) -> HealthReader {
         self.registry.notices.settle();
-        HealthReader::of(&self.dir, self.registry.clock.clone())
+        let own = Some(self.registry.capture.run().to_string());
+        HealthReader { dir: self.dir.clone(), clock: self.registry.clock.clone(), own }
     }
 
     /// Calls `f` with each change from now on, on a thread of l0's, one after the other. A thousand changes may wait for callbacks

@@ -1,5 +1,6 @@
 //! What is told of changes: an event, a row in `state.db` by a thread of its own, and the application's callbacks by another, so
-//! that a slow callback costs no history.
+//! that a slow callback costs no history. That thread also has kept how the checks stand: once a minute, and soon after they have
+//! changed; it depends on no check's thread, which all may hang.
 //!
 //! Whoever notes a change waits for nothing: recording an event may have to wait for room, and so is done by a thread for the
 //! purpose, or by who asked for a run, where no lock is held. The threads are made when they are needed. Rows that the store does
@@ -9,7 +10,7 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -23,7 +24,7 @@ use crate::{
     correlation, database,
     event::{Severity, TelemetryEvent},
     jobs::panic::{catch, discard},
-    state::{self, HealthRow, State},
+    state::{self, HealthRow, Said, SignOfLife, State},
 };
 
 const CALLS_MAX: usize = 1_000;
@@ -33,6 +34,12 @@ const ROWS_MAX: usize = 10_000;
 const EMIT_ASIDE_WITHIN: Duration = Duration::from_secs(60);
 /// After a store refused rows.
 const PAUSE: Duration = Duration::from_secs(2);
+/// How often a process says that it lives, and how its checks stand.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+/// After a change it does so at once, if it has not lately: at most so many bytes a second.
+const SAID_BYTES_PER_SECOND: u32 = 16 << 10;
+/// What it says at most: that of a thousand checks. Of more than that only the changes are known outside.
+const SAID_BYTES_MAX: usize = 256 << 10;
 /// How long a question waits for what is on its way.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -48,12 +55,15 @@ pub(super) struct Change<'a> {
 }
 
 type Callback = Arc<dyn Fn(&Transition) + Send + Sync>;
+/// How all checks stand, as JSON, and when; nothing if there are none any more.
+type Picture = Box<dyn Fn() -> Option<(Timestamp, String)> + Send + Sync>;
 
 pub(super) struct Notices {
     state: Arc<State>,
     capture: Arc<Capture>,
     /// Of this process's run, by which its rows are told from others'.
     run: String,
+    picture: OnceLock<Picture>,
     /// Of who records events, in their order.
     emitting: Mutex<()>,
     line: Mutex<Line>,
@@ -75,6 +85,9 @@ struct Line {
     /// A thread of its own records events.
     is_emitting: bool,
     is_refused: bool,
+    /// How the checks stand has changed since that was said; and when it may be said again.
+    is_unsaid: bool,
+    said_next: Option<Instant>,
     is_closed: bool,
     saver: Option<JoinHandle<()>>,
     caller: Option<JoinHandle<()>>,
@@ -83,8 +96,30 @@ struct Line {
 impl Notices {
     pub(super) fn new(state: Arc<State>, capture: Arc<Capture>) -> Self {
         let run = capture.run().to_string();
-        let (line, emitting) = (Mutex::default(), Mutex::default());
-        Self { state, capture, run, emitting, line, came: Condvar::new(), settled: Condvar::new() }
+        let (line, emitting, picture) = (Mutex::default(), Mutex::default(), OnceLock::new());
+        Self { state, capture, run, picture, emitting, line, came: Condvar::new(), settled: Condvar::new() }
+    }
+
+    /// Whom to ask how the checks stand.
+    pub(super) fn set_picture(&self, picture: Picture) {
+        let _ = self.picture.set(picture);
+    }
+
+    /// How the checks stand has changed, though nothing is to be told of it.
+    pub(super) fn say(self: &Arc<Self>) {
+        let mut line = self.line.lock();
+        self.say_soon(&mut line);
+        drop(line);
+        self.came.notify_all();
+    }
+
+    fn say_soon(self: &Arc<Self>, line: &mut Line) {
+        line.is_unsaid = true;
+        if line.saver.is_none() && !line.is_closed {
+            let notices = Arc::clone(self);
+            // Without a thread the events tell, and the end tries again.
+            line.saver = thread("l0-health", move || notices.save());
+        }
     }
 
     pub(super) fn add_callback(&self, callback: Callback) {
@@ -111,11 +146,7 @@ impl Notices {
         }
         line.events.extend(event);
         line.rows.push_back(self.row(&change));
-        if line.saver.is_none() {
-            let notices = Arc::clone(self);
-            // Without a thread the events tell, and the end tries again.
-            line.saver = thread("l0-health", move || notices.save());
-        }
+        self.say_soon(&mut line);
         if !change.is_quiet
             && !line.callbacks.is_empty()
             && let Some(to) = change.to
@@ -177,6 +208,7 @@ impl Notices {
     /// As it is kept.
     fn row(&self, Change { check, at, from, to, .. }: &Change<'_>) -> HealthRow {
         HealthRow {
+            id: 0,
             name: check.name.to_string(),
             run: self.run.clone(),
             at: at.as_unix_ns(),
@@ -191,26 +223,41 @@ impl Notices {
     fn save(&self) {
         let mut line = self.line.lock();
         loop {
-            if line.rows.is_empty() {
+            let due = line.said_next.map(|next| if line.is_unsaid { next } else { next + SAID_EVERY });
+            let is_due = !line.is_closed && due.is_none_or(|due| due <= Instant::now());
+            if line.rows.is_empty() && !is_due {
                 line.is_saving = false;
                 self.settled.notify_all();
                 if line.is_closed {
                     return;
                 }
-                self.came.wait(&mut line);
+                match due {
+                    Some(due) => _ = self.came.wait_until(&mut line, due),
+                    None => self.came.wait(&mut line),
+                }
                 continue;
             }
             line.is_saving = true;
-            let rows: Vec<_> = line.rows.drain(..).collect();
+            line.is_unsaid &= !is_due;
+            let said = self.said(line.rows.drain(..).collect(), line.is_closed);
             drop(line);
-            let saved = state::save_health(&self.state, rows.clone());
+            // After the rows were taken: all that they tell is in it.
+            let said = Said { sign: if is_due { self.sign() } else { None }, ..said };
+            let bytes = said.sign.as_ref().map_or(0, |sign| sign.checks.len());
+            let rows = said.rows.clone();
+            let saved = state::save_health(&self.state, said);
             line = self.line.lock();
+            if is_due {
+                let pause = Duration::from_secs(1).max(Duration::from_secs(bytes as u64) / SAID_BYTES_PER_SECOND);
+                line.said_next = Some(deadline(pause));
+            }
             line.is_refused = saved.is_err();
             if line.is_refused {
                 // Nothing of it is lost while this process lives.
                 rows.into_iter().rev().for_each(|row| line.rows.push_front(row));
                 let surplus = line.rows.len().saturating_sub(ROWS_MAX);
                 line.rows.drain(..surplus);
+                line.is_unsaid |= is_due;
                 line.is_saving = false;
                 self.settled.notify_all();
                 if line.is_closed {
@@ -219,6 +266,18 @@ impl Notices {
                 self.came.wait_for(&mut line, PAUSE);
             }
         }
+    }
+
+    /// What is to be kept; at the end, that it is one.
+    fn said(&self, rows: Vec<HealthRow>, is_end: bool) -> Said {
+        let ended = if is_end { vec![(self.run.clone(), i64::MAX)] } else { Vec::new() };
+        Said { rows, sign: None, ended }
+    }
+
+    fn sign(&self) -> Option<SignOfLife> {
+        let (at, checks) = self.picture.get()?()?;
+        let checks = if checks.len() <= SAID_BYTES_MAX { checks } else { "[]".to_owned() };
+        Some(SignOfLife { run: self.run.clone(), at: at.as_unix_ns(), checks, checks_at: at.as_unix_ns(), change: 0 })
     }
 
     fn call(&self) {
@@ -285,7 +344,7 @@ impl Notices {
         if !rows.is_empty() {
             // Those that no thread has saved.
             let left = until.saturating_duration_since(Instant::now());
-            let _ = database::waiting_within(left, || state::save_health(&self.state, rows));
+            let _ = database::waiting_within(left, || state::save_health(&self.state, self.said(rows, true)));
         }
         for thread in saver.filter(|_| !is_saving).into_iter().chain(caller.filter(|_| !is_calling)) {
             let _ = thread.join();

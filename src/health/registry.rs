@@ -18,11 +18,12 @@ use parking_lot::{Condvar, Mutex};
 use super::{
     check::{Check, Kind},
     notices::{Change, Notices},
+    report::CheckReport,
     standing::level,
 };
 use crate::{
     capture::Capture,
-    clock::Clock,
+    clock::{Clock, Timestamp},
     error::{Error, Result},
     jobs::panic::discard,
     redaction::Redactor,
@@ -102,6 +103,8 @@ impl Registry {
             is_stopped: AtomicBool::new(false),
         });
         let weak: Weak<Self> = Arc::downgrade(&registry);
+        let of = Weak::clone(&weak);
+        registry.notices.set_picture(Box::new(move || of.upgrade().map(|registry| registry.picture())));
         let _ = registry.task.set(registry.timer.add(Box::new(move || weak.upgrade()?.round())));
         registry
     }
@@ -144,8 +147,17 @@ impl Registry {
         }
         self.list.store(Arc::new(list));
         self.changed();
+        self.notices.say();
         self.arm(Duration::ZERO);
         Ok(())
+    }
+
+    /// How all checks stand, for other processes.
+    fn picture(&self) -> (Timestamp, String) {
+        // Not later than what is seen.
+        let (at, now_ns) = (self.clock.now_by_hand(), self.clock.elapsed_ns());
+        let checks: Vec<_> = self.checks().iter().map(|check| CheckReport::of(check, now_ns)).collect();
+        (at, serde_json::json!(checks).to_string())
     }
 
     /// Says whether it was registered.
@@ -165,6 +177,7 @@ impl Registry {
         drop(standing);
         drop(listing);
         self.changed();
+        self.notices.say();
         let mut pool = self.pool.lock();
         pool.queue.retain(|waiting| !Arc::ptr_eq(waiting, check));
         drop(pool);

@@ -39,7 +39,9 @@ pub struct CheckReport {
     pub name: String,
     /// What is reported of it: its results, slowed by `fail_after` and `pass_after`; or that it is overdue, stale, or has not run.
     pub status: Status,
-    /// How old its latest result is; `None` if there is none.
+    /// Since when it is reported to be that; `None` if nothing has been reported.
+    pub since: Option<Timestamp>,
+    /// How old its latest result is; `None` if there is none, or that is not known.
     pub age: Option<Duration>,
     /// Results in a row that were unhealthy.
     pub contiguous_failures: u32,
@@ -85,6 +87,7 @@ impl CheckReport {
         Self {
             name: check.name.to_string(),
             status: standing.seen(running_since, &check.terms, now_ns),
+            since: standing.since,
             age: standing.has_run.then(|| ago(standing.ended_ns).saturating_add(standing.earlier)),
             contiguous_failures: standing.failures,
             took: standing.has_run.then_some(standing.took),

@@ -281,12 +281,15 @@ impl Registry {
         let mut standing = check.standing.lock();
         let from = standing.reported.clone();
         let to = change(&mut standing);
+        let at = self.clock.now_by_hand();
+        if to.is_some() {
+            standing.since = Some(at);
+        }
         check.seen.store(Arc::new(standing.clone()));
         // Under its lock: who finds it running for too long finds it running.
         shown();
         self.changed();
         if let Some(to) = to.filter(|_| !check.is_gone.load(Ordering::Acquire)) {
-            let at = self.clock.now_by_hand();
             let is_quiet = is_quiet || check.terms.is_own && from.is_none() && to == Status::Healthy;
             self.notices.tell(Change { check, at, from, to: Some(to), is_quiet });
         }

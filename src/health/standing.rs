@@ -6,13 +6,15 @@ use super::{
     Status,
     check::{Kind, Terms},
 };
-use crate::query::human_duration;
+use crate::{clock::Timestamp, query::human_duration};
 
 /// What is known of a check, as readers see it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Standing {
     /// What is reported; `None` until a first result has made itself felt.
     pub(super) reported: Option<Status>,
+    /// Since when it is reported to be so, in a word.
+    pub(super) since: Option<Timestamp>,
     /// The latest result.
     pub(super) latest: Option<Status>,
     /// A run has come to its end.

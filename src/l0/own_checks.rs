@@ -1,7 +1,7 @@
 //! l0's own checks: whether its parts do what they should. They depend on what they look at by a weak reference.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fs::File,
     path::Path,
     sync::{Arc, Weak},
@@ -14,7 +14,7 @@ use crate::{
     flight::{FlightState, Medium},
     health::{Health, IntoStatus as _, Status},
     query::{Reader, human_duration},
-    state::{self, HealthRow, SignOfLife},
+    state::{self, HealthRow, Said},
     store::{free_disk, inspect},
 };
 
@@ -34,9 +34,6 @@ const BEATS: Duration = Duration::from_secs(150);
 const WINDOW: Duration = Duration::from_secs(60);
 
 const LOOKS_MAX: usize = 120;
-
-/// What a sign of life takes along at most: that of a thousand checks. Of more than that only the changes are known outside.
-const CHECKS_BYTES_MAX: usize = 256 << 10;
 
 /// How much a counter has grown within the window, however often it is looked at; at first, since the start.
 #[derive(Default)]
@@ -92,14 +89,10 @@ fn writer(handle: &Handle, _: &mut Window) -> Status {
     shared.probe().and_then(|ticket| shared.wait(ticket, COMMIT_WITHIN)).into_status()
 }
 
-/// `state.db` takes a row: that this run lives, and how its checks stand. What runs said that are dead by now is ended, where that
-/// can be found out.
+/// `state.db` takes a row: that this run lives. What runs said that are dead by now is ended, where that can be found out.
 fn state(handle: &Handle, _: &mut Window) -> Status {
     let (run, at) = (handle.shared().flight.run().to_string(), handle.inner.clock.now_by_hand().as_unix_ns());
-    let checks = serde_json::json!(handle.health().report().checks).to_string();
-    let checks = if checks.len() <= CHECKS_BYTES_MAX { checks } else { "[]".to_owned() };
-    let sign = SignOfLife { run, at, checks };
-    let noted = state::note_life(&handle.inner.state, sign, COMMIT_WITHIN);
+    let noted = state::note_life(&handle.inner.state, run, at, COMMIT_WITHIN);
     if noted.is_ok() {
         let _ = end_the_dead(handle, at);
     }
@@ -120,15 +113,27 @@ fn end_the_dead(handle: &Handle, now: i64) -> Result<()> {
     }
     let signs = state::signs_of_life(handle.dir())?;
     let signs: HashMap<_, _> = signs.into_iter().map(|sign| (sign.run, sign.at)).collect();
-    let (noted, left) = (noted_as_killed(handle)?, left_by_the_dead(handle)?);
-    let rows = open.into_iter().filter_map(|row| {
+    let noted = noted_as_killed(handle)?;
+    let (left, held) = flight_files(handle)?;
+    let mut ended = BTreeMap::new();
+    open.retain(|row| {
         let sign = signs.get(&row.run).copied().unwrap_or(i64::MIN).max(row.at);
         let silence = Duration::from_nanos(now.saturating_sub(sign).unsigned_abs());
-        let is_dead = left.contains(&row.run) || silence > BEATS && noted.contains(&row.run) || silence > SILENT;
-        is_dead.then_some(HealthRow { at: sign, before: None, after: None, ..row })
+        let is_silent = silence > BEATS && noted.contains(&row.run) || silence > SILENT;
+        // Who holds its flight file lives, however long it has been stopped.
+        let is_dead = left.contains(&row.run) || is_silent && !held.contains(&row.run);
+        if is_dead {
+            let last = ended.entry(row.run.clone()).or_insert(sign);
+            *last = sign.max(*last);
+        }
+        is_dead
     });
-    let rows: Vec<_> = rows.collect();
-    if rows.is_empty() { Ok(()) } else { state::save_health(&handle.inner.state, rows) }
+    if open.is_empty() {
+        return Ok(());
+    }
+    let end = |row: HealthRow| HealthRow { at: ended[&row.run], before: None, after: None, ..row };
+    let rows = open.into_iter().map(end).collect();
+    state::save_health(&handle.inner.state, Said { rows, sign: None, ended: ended.into_iter().collect() })
 }
 
 /// Runs that somebody has noted as killed, which may have been a look from another container at one that lives.
@@ -137,12 +142,20 @@ fn noted_as_killed(handle: &Handle) -> Result<HashSet<String>> {
     Ok(noted.rows.iter().flatten().map(ToString::to_string).collect())
 }
 
-/// Runs whose flight file nobody holds any more. One whose process is not to be seen, and who holds it, is in another container.
-fn left_by_the_dead(handle: &Handle) -> Result<HashSet<String>> {
+/// Runs whose flight file nobody holds any more, and those whose somebody does: one whose process is not to be seen, and who holds
+/// it, is in another container.
+fn flight_files(handle: &Handle) -> Result<(HashSet<String>, HashSet<String>)> {
     let is_held = |path: &Path| !File::open(path).is_ok_and(|file| file.try_lock_shared().is_ok());
-    let files = inspect(handle.dir())?.flight_files.into_iter();
-    let left = files.filter(|file| file.state == FlightState::Orphaned && !is_held(&file.path));
-    Ok(left.filter_map(|file| Some(file.path.file_stem()?.to_str()?.to_owned())).collect())
+    let (mut left, mut held) = (HashSet::new(), HashSet::new());
+    for file in inspect(handle.dir())?.flight_files {
+        let Some(run) = file.path.file_stem().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
+        if is_held(&file.path) {
+            held.insert(run);
+        } else if file.state == FlightState::Orphaned {
+            left.insert(run);
+        }
+    }
+    Ok((left, held))
 }
 
 /// Who opens the store anew can read it.

@@ -2,17 +2,19 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use rusqlite::{Row, params};
+use rusqlite::{Row, TransactionBehavior, params};
 
 use super::{STATE, State};
 use crate::{
     config::Durability,
-    database::{at_most, is_before, open_reader},
+    database::{at_most, is_before, open_reader, open_writer},
     error::{Error, Result},
 };
 
 /// The version of `state.db` that has health.
 const HEALTH_SINCE: i64 = 5;
+/// And signs of life.
+const SIGNS_SINCE: i64 = 6;
 const WITHIN: Duration = Duration::from_secs(10);
 /// Changes that are kept of each check, and of all; beside those that hold.
 const KEPT_OF_EACH: i64 = 1_000;
@@ -23,8 +25,10 @@ const TRIMMED_AT_ONCE: i64 = 10_000;
 const SIGNS_KEPT_NS: i64 = 366 * 24 * 3_600 * 1_000_000_000;
 
 /// A change of a check, or its end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct HealthRow {
+    /// In the order in which they were kept; of one that is to be, nothing.
+    pub(crate) id: i64,
     pub(crate) name: String,
     /// Of the run of the process that said so.
     pub(crate) run: String,
@@ -40,20 +44,34 @@ pub(crate) struct HealthRow {
     pub(crate) tags: String,
 }
 
-/// A run of a process says that it lives.
+/// What a run of a process says of itself.
 #[derive(Clone, Debug)]
 pub(crate) struct SignOfLife {
     pub(crate) run: String,
     pub(crate) at: i64,
-    /// How its checks stood, as JSON.
+    /// How its checks stood, as JSON, and when.
     pub(crate) checks: String,
+    pub(crate) checks_at: i64,
+    /// The last change that is in that; of one that is to be kept, nothing.
+    pub(crate) change: i64,
+}
+
+/// What there is to keep at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) rows: Vec<HealthRow>,
+    /// How the checks stand after these.
+    pub(crate) sign: Option<SignOfLife>,
+    /// Runs that have ended, and their last sign of life.
+    pub(crate) ended: Vec<(String, i64)>,
 }
 
 /// A component's name, state, whether it is complete, its metadata as JSON, and when that was said.
 pub(crate) type ComponentRow = (String, String, bool, String, i64);
 
-pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
+pub(crate) fn save_health(state: &State, said: Said) -> Result<()> {
     state.write("cannot keep a change of health", at_most(WITHIN), Durability::Normal, move |connection| {
+        let Said { rows, sign, ended } = &said;
         let mut insert = connection.prepare_cached(
             "INSERT INTO health_change (name, run, at, before, after, is_optional, kind, tags)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -65,20 +83,26 @@ pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
                 AND id NOT IN (SELECT iif(after IS NULL, 0, max(id)) FROM health_change WHERE name = ?1 GROUP BY run)",
         )?;
         let mut last = 0;
-        for HealthRow { name, run, at, before, after, is_optional, kind, tags } in &rows {
+        for HealthRow { name, run, at, before, after, is_optional, kind, tags, .. } in rows {
             insert.execute(params![name, run, at, before, after, is_optional, kind, tags])?;
             last = connection.last_insert_rowid();
         }
-        // A run of which all has ended needs no sign of life; one that lives gives another within a minute.
-        let ended: BTreeSet<_> = rows.iter().filter(|row| row.after.is_none()).map(|row| &row.run).collect();
-        for run in ended {
+        if let Some(SignOfLife { run, at, checks, checks_at, .. }) = sign {
+            // Of this run nobody else keeps anything meanwhile.
             connection
                 .prepare_cached(
-                    "DELETE FROM health_run WHERE run = ?1 AND NOT EXISTS (
-                        SELECT 1 FROM health_change WHERE run = ?1 AND after IS NOT NULL
-                         AND id IN (SELECT max(id) FROM health_change WHERE run = ?1 GROUP BY name))",
+                    "INSERT INTO health_run (run, at, checks, checks_at, change)
+                     VALUES (?1, ?2, ?3, ?4, (SELECT coalesce(max(id), 0) FROM health_change))
+                     ON CONFLICT (run) DO UPDATE SET at = excluded.at, checks = excluded.checks,
+                                                     checks_at = excluded.checks_at, change = excluded.change",
                 )?
-                .execute([run])?;
+                .execute(params![run, at, checks, checks_at])?;
+        }
+        for (run, at) in ended {
+            // One that has said more since lives.
+            connection
+                .prepare_cached("DELETE FROM health_run WHERE run = ?1 AND at <= ?2")?
+                .execute(params![run, at])?;
         }
         let names: BTreeSet<_> = rows.iter().map(|row| &row.name).collect();
         for name in names {
@@ -100,14 +124,14 @@ pub(crate) fn save_health(state: &State, rows: Vec<HealthRow>) -> Result<()> {
 fn row(row: &Row<'_>) -> rusqlite::Result<HealthRow> {
     let (name, run, at) = (row.get(0)?, row.get(1)?, row.get(2)?);
     let (before, after, is_optional) = (row.get(3)?, row.get(4)?, row.get(5)?);
-    Ok(HealthRow { name, run, at, before, after, is_optional, kind: row.get(6)?, tags: row.get(7)? })
+    Ok(HealthRow { id: row.get(8)?, name, run, at, before, after, is_optional, kind: row.get(6)?, tags: row.get(7)? })
 }
 
 /// The changes of a check since then, and of each run the one before, in their order.
 pub(crate) fn health(dir: &Path, name: &str, since: i64) -> Result<Vec<HealthRow>> {
     ask(dir, "cannot read the history of health", |connection| {
         let mut rows = connection.prepare(
-            "SELECT name, run, at, before, after, is_optional, kind, tags FROM health_change WHERE name = ?1 AND (at > ?2 OR id IN (
+            "SELECT name, run, at, before, after, is_optional, kind, tags, id FROM health_change WHERE name = ?1 AND (at > ?2 OR id IN (
                 SELECT max(id) FROM health_change WHERE name = ?1 AND at <= ?2 GROUP BY run)) ORDER BY id",
         )?;
         rows.query_map(params![name, since], row)?.collect()
@@ -118,7 +142,7 @@ pub(crate) fn health(dir: &Path, name: &str, since: i64) -> Result<Vec<HealthRow
 pub(crate) fn latest_health(dir: &Path) -> Result<Vec<HealthRow>> {
     ask(dir, "cannot read the history of health", |connection| {
         let mut rows = connection.prepare(
-            "SELECT name, run, at, before, after, is_optional, kind, tags FROM health_change
+            "SELECT name, run, at, before, after, is_optional, kind, tags, id FROM health_change
               WHERE id IN (SELECT max(id) FROM health_change GROUP BY name, run) ORDER BY name, id",
         )?;
         rows.query_map([], row)?.collect()
@@ -162,15 +186,10 @@ pub(crate) fn components(dir: &Path, name: Option<&str>) -> Result<Vec<Component
 }
 
 /// Writes that a run lives; and sees so whether that is possible.
-pub(crate) fn note_life(state: &State, sign: SignOfLife, within: Duration) -> Result<()> {
+pub(crate) fn note_life(state: &State, run: String, at: i64, within: Duration) -> Result<()> {
     state.write("cannot write into state.db", at_most(within), Durability::Normal, move |connection| {
-        let SignOfLife { run, at, checks } = &sign;
-        connection
-            .prepare_cached(
-                "INSERT INTO health_run (run, at, checks) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (run) DO UPDATE SET at = excluded.at, checks = excluded.checks",
-            )?
-            .execute(params![run, at, checks])?;
+        let sql = "INSERT INTO health_run (run, at) VALUES (?1, ?2) ON CONFLICT (run) DO UPDATE SET at = excluded.at";
+        connection.prepare_cached(sql)?.execute(params![run, at])?;
         connection
             .prepare_cached("DELETE FROM health_run WHERE at < ?1")?
             .execute([at.saturating_sub(SIGNS_KEPT_NS)])
@@ -181,9 +200,36 @@ pub(crate) fn note_life(state: &State, sign: SignOfLife, within: Duration) -> Re
 /// The last of each run.
 pub(crate) fn signs_of_life(dir: &Path) -> Result<Vec<SignOfLife>> {
     ask(dir, "cannot read the history of health", |connection| {
-        let mut rows = connection.prepare("SELECT run, at, checks FROM health_run")?;
-        rows.query_map([], |row| Ok(SignOfLife { run: row.get(0)?, at: row.get(1)?, checks: row.get(2)? }))?.collect()
+        let mut rows = connection.prepare("SELECT run, at, checks, checks_at, change FROM health_run")?;
+        let sign = |row: &Row<'_>| {
+            let (run, at, checks) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(SignOfLife { run, at, checks, checks_at: row.get(3)?, change: row.get(4)? })
+        };
+        rows.query_map([], sign)?.collect()
     })
+}
+
+/// What these runs said holds until their last sign of life: their processes are dead.
+pub(crate) fn end_runs(dir: &Path, runs: &[String]) -> Result<()> {
+    if runs.is_empty() || !dir.join(STATE.file).exists() || is_before(&STATE, dir, SIGNS_SINCE)? {
+        return Ok(());
+    }
+    let mut connection = open_writer(&STATE, dir)?;
+    let mut end = || {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for run in runs {
+            transaction.execute(
+                "INSERT INTO health_change (name, run, at, is_optional, kind, tags)
+                 SELECT name, run, max(at, coalesce((SELECT at FROM health_run WHERE run = ?1), at)), is_optional, kind, tags
+                   FROM health_change WHERE after IS NOT NULL
+                    AND id IN (SELECT max(id) FROM health_change WHERE run = ?1 GROUP BY name)",
+                [run],
+            )?;
+            transaction.execute("DELETE FROM health_run WHERE run = ?1", [run])?;
+        }
+        transaction.commit()
+    };
+    end().map_err(|error| Error::sqlite("cannot end the checks of dead processes", error))
 }
 
 fn ask<T>(

@@ -24,7 +24,7 @@ use crate::{
     flight::{Image, Left, Reason, limit_set_aside, orphans},
     record::Record,
     redaction::Redactor,
-    state::default_redactor,
+    state::{default_redactor, end_runs},
 };
 
 /// How often a transaction that ran out of pages is tried with more of them.
@@ -77,7 +77,7 @@ pub(super) fn recover_with(
     keeper: &mut Keeper,
     redactor: &Arc<Redactor>,
 ) -> Result<Recovery> {
-    let mut total = Recovery::default();
+    let (mut total, mut dead) = (Recovery::default(), Vec::new());
     for mut orphan in orphans(dir)? {
         // One in shared memory takes nothing of the disk.
         keeper.set_going(if orphan.path().starts_with(dir) { orphan.bytes() } else { 0 });
@@ -93,6 +93,7 @@ pub(super) fn recover_with(
                 total.interrupted_spans += found.interrupted_spans;
                 orphan.remove()?;
                 forget_positions(connection, image.run());
+                dead.push(image.run().to_string());
             }
             // There is something in it that the database does not take, now or later.
             Err(Blocked::Failed(error)) if is_about_the_value(&error) => {
@@ -107,6 +108,8 @@ pub(super) fn recover_with(
         }
     }
     keeper.set_going(0);
+    // Where that fails now, a program that asks for health does it.
+    let _ = end_runs(dir, &dead);
     limit_set_aside(dir, keeper.budget().max_bytes / 8);
     end_vanished(dir, connection, keeper, &mut total)
         .map_err(|blocked| blocked.into_error("cannot end vanished runs in the store"))?;

@@ -1,13 +1,13 @@
 //! `health`: how checks stand; and one check's changes.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use l0::{
     Timestamp,
     health::{CheckReport, Status, Transition},
     query::{harmless, human_duration},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     args::{Common, Health},
@@ -21,15 +21,6 @@ use crate::{
 
 /// How far back changes are shown unless said otherwise.
 const LAST: Duration = Duration::from_secs(7 * 24 * 3_600);
-/// Programs whose checks are known say something every minute.
-const SILENT: Duration = Duration::from_secs(150);
-
-/// How a check stands, and since when in this word.
-pub(crate) struct Known {
-    pub(crate) check: CheckReport,
-    since: Option<Timestamp>,
-}
-
 pub(crate) fn health(
     store: &Store,
     asked: &Health,
@@ -40,27 +31,20 @@ pub(crate) fn health(
     if let Some(name) = &asked.name {
         return changes(store, name, common, window, screen);
     }
-    let checks = known(store)?;
+    let checks = store.health.report()?.checks;
     let is_bad = checks.iter().any(is_sick);
     let components = l0::Components::read(&store.state)?;
     let now = Timestamp::now();
-    if !checks.is_empty() {
-        let silence = store.health.last_heard()?.map_or(Duration::ZERO, |at| since(at, now));
-        if !Run::running(store)?.iter().any(Run::is_running) {
-            screen.note("no program records here now: this is what checks said before the last one vanished");
-        } else if silence > SILENT {
-            let silence = human_duration(silence);
-            screen
-                .note(&format!("a program that has checks has said nothing for {silence}: it hangs, or has vanished"));
-        }
+    if !checks.is_empty() && !Run::running(store)?.iter().any(Run::is_running) {
+        screen.note("no program records here now: this is what checks said before the last one vanished");
     }
     if screen.is_json {
-        let checks: Vec<_> = checks.iter().map(Known::as_json).collect();
-        screen.json(&json!({ "checks": checks, "components": json::readable(&components) }))?;
+        screen.json(&json!({ "checks": json::readable(&checks), "components": json::readable(&components) }))?;
     } else if checks.is_empty() && components.is_empty() {
         screen.note("no check is known here: none has run, or its program has ended");
     } else {
-        let rows = checks.iter().map(|Known { check, since: at }| {
+        let rows = checks.iter().map(|check| {
+            let at = check.since;
             vec![
                 Text::plain(&check.name).toned(Tone::Name),
                 Text::time(level(check)).toned(tone(&check.status, check.is_optional)),
@@ -84,14 +68,6 @@ pub(crate) fn health(
         (true, _) => Outcome::No,
         (false, count) => Outcome::of_count(count + components.len()),
     })
-}
-
-/// Of all programs that have the store.
-pub(crate) fn known(store: &Store) -> l0::Result<Vec<Known>> {
-    let latest: HashMap<String, Timestamp> =
-        store.health.latest()?.into_iter().map(|last| (last.name, last.at)).collect();
-    let checks = store.health.report()?.checks.into_iter();
-    Ok(checks.map(|check| Known { since: latest.get(&check.name).copied(), check }).collect())
 }
 
 fn changes(
@@ -148,17 +124,9 @@ fn since(at: Timestamp, now: Timestamp) -> Duration {
     Duration::from_nanos(u64::try_from(ns).unwrap_or(0))
 }
 
-impl Known {
-    pub(crate) fn as_json(&self) -> Value {
-        let mut value = json::readable(&self.check);
-        value["since"] = self.since.map_or(Value::Null, |at| at.to_string().into());
-        value
-    }
-}
-
 /// Whether the program cannot do its work, by this check.
-pub(crate) fn is_sick(known: &Known) -> bool {
-    matches!(known.check.status, Status::Unhealthy(_)) && !known.check.is_optional
+pub(crate) fn is_sick(check: &CheckReport) -> bool {
+    matches!(check.status, Status::Unhealthy(_)) && !check.is_optional
 }
 
 fn level(check: &CheckReport) -> String {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanCount};
 use l0::{
     Component, Components, Timestamp,
+    health::CheckReport,
     jobs::{KindStats, ScheduleRow},
     limits::LimitCounts,
     query::{ScopeReport, Summary},
@@ -14,8 +15,7 @@ use serde_json::json;
 use crate::{
     args::Common,
     failure::{Failure, Outcome},
-    health::{self, Known},
-    json,
+    health, json,
     place::Store,
     runs::{self, Run},
     screen::{Screen, Tone},
@@ -62,7 +62,7 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
                 "flight_bytes": size.flight_bytes,
                 "state_bytes": size.state_bytes,
             },
-            "checks": checks.iter().map(Known::as_json).collect::<Vec<_>>(),
+            "checks": json::readable(&checks),
             "components": json::readable(&components),
             "schedules": json::readable(&schedules),
             "jobs": json::readable(&kinds),
@@ -121,11 +121,11 @@ pub(crate) fn status(store: &Store, common: &Common, window: &Window, screen: &m
     Ok(if summary.events == 0 { Outcome::Nothing } else { Outcome::Answered })
 }
 
-type OfState = (Vec<Known>, Vec<Component>, Vec<ScheduleRow>, Vec<KindStats>);
+type OfState = (Vec<CheckReport>, Vec<Component>, Vec<ScheduleRow>, Vec<KindStats>);
 
 fn of_state(store: &Store) -> l0::Result<OfState> {
     let components = Components::read(&store.state)?;
-    Ok((health::known(store)?, components, store.jobs.schedules()?, store.jobs.stats()?.kinds))
+    Ok((store.health.report()?.checks, components, store.jobs.schedules()?, store.jobs.stats()?.kinds))
 }
 
 /// Of the jobs of a kind how many there are in each state.
@@ -173,10 +173,8 @@ fn next(row: &ScheduleRow, window: &Window) -> String {
 }
 
 /// What is to be said of checks, if any is known.
-fn of_checks(checks: &[Known]) -> Option<String> {
-    let of = |wanted: &str| {
-        checks.iter().map(|known| &known.check).filter(|check| check.status.as_str() == wanted).collect::<Vec<_>>()
-    };
+fn of_checks(checks: &[CheckReport]) -> Option<String> {
+    let of = |wanted: &str| checks.iter().filter(|check| check.status.as_str() == wanted).collect::<Vec<_>>();
     let names = |wanted: &str| {
         let names: Vec<_> = of(wanted).iter().map(|check| format!("{} {}", check.name, check.status)).collect();
         if names.is_empty() { String::new() } else { format!("; {}", names.join("; ")) }
