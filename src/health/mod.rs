@@ -15,7 +15,7 @@
 //! for a program whose telemetry is sick still serves. They are made when health is first asked for, by a report, a check or
 //! [`Handle::status`](crate::Handle::status): a program that does not has no threads of health.
 //!
-//! What a check says is shown, told and kept without the secrets that redaction knows, and cut at a kilobyte; its name as it is.
+//! What a check says is shown, told and kept without the secrets that redaction knows, and cut at a kilobyte; its name and tags as they are.
 //!
 //! # Time
 //!
@@ -269,9 +269,8 @@ impl Health {
 
     /// The share of this time, from 0 to 1, in which a check was not unhealthy; of the time in which something was known of it,
     /// which is not before its first result, nor between the end of a process and the first result of the next. Of several
-    /// processes that have such a check all must be well. What a process said that was killed holds until its last sign of life, at
-    /// most a minute before its death, when another that asks for health has found it dead; until then it holds. Waits as
-    /// [`history`](Self::history) does.
+    /// processes that have such a check all must be well. What a process said that was killed or hangs holds until its last sign of
+    /// life, which it gives every minute. Waits as [`history`](Self::history) does.
     ///
     /// # Errors
     /// `is_storage` if the history cannot be read, `is_invalid_input` if nothing is known of such a check in this time.
