@@ -68,6 +68,8 @@ fn what_checks_say_since_when_and_what_they_said_before() {
     // Of a program that has ended nothing is known any more, but what it said is.
     let output = command(home.path(), &words("health --exit-code")).output().unwrap();
     assert!(!text(&output.stdout).contains("cache"), "{}", text(&output.stdout));
+    assert_eq!(text(&output.stdout), "component migrations complete\n");
+    assert!(text(&output.stderr).contains("no check is known here"), "{}", text(&output.stderr));
     assert!(answer(home.path(), "health cache", 0).contains("unhealthy"));
 }
 

@@ -40,25 +40,14 @@ pub(crate) fn health(
     }
     if screen.is_json {
         screen.json(&json!({ "checks": json::readable(&checks), "components": json::readable(&components) }))?;
-    } else if checks.is_empty() && components.is_empty() {
-        screen.note("no check is known here: none has run, or its program has ended");
     } else {
-        let rows = checks.iter().map(|check| {
-            let at = check.since;
-            vec![
-                Text::plain(&check.name).toned(Tone::Name),
-                Text::time(level(check)).toned(tone(&check.status, check.is_optional)),
-                Text::number(at.map(|at| human_duration(since(at, now))).unwrap_or_default()),
-                Text::time(at.map(|at| window.second(at)).unwrap_or_default()).toned(Tone::Faint),
-                Text::number(check.age.map(human_duration).unwrap_or_default()),
-                Text::plain(check.kind),
-                Text::plain(check.status.why().unwrap_or_default()),
-            ]
-        });
-        let columns = ["check", "status", "for", "since", "ran", "kind", "why"];
-        screen.table(&columns, &["since", "kind"], rows.collect())?;
+        if checks.is_empty() {
+            screen.note("no check is known here: none has run, or its program has ended");
+        } else {
+            table(&checks, now, window, screen)?;
+        }
         for (index, component) in components.iter().enumerate() {
-            if index == 0 {
+            if index == 0 && !checks.is_empty() {
                 screen.line("")?;
             }
             screen.line(&format!("component {component}"))?;
@@ -68,6 +57,22 @@ pub(crate) fn health(
         (true, _) => Outcome::No,
         (false, count) => Outcome::of_count(count + components.len()),
     })
+}
+
+fn table(checks: &[CheckReport], now: Timestamp, window: &Window, screen: &mut Screen) -> std::io::Result<()> {
+    let rows = checks.iter().map(|check| {
+        let at = check.since;
+        vec![
+            Text::plain(&check.name).toned(Tone::Name),
+            Text::time(level(check)).toned(tone(&check.status, check.is_optional)),
+            Text::number(at.map(|at| human_duration(since(at, now))).unwrap_or_default()),
+            Text::time(at.map(|at| window.second(at)).unwrap_or_default()).toned(Tone::Faint),
+            Text::number(check.age.map(human_duration).unwrap_or_default()),
+            Text::plain(check.kind),
+            Text::plain(check.status.why().unwrap_or_default()),
+        ]
+    });
+    screen.table(&["check", "status", "for", "since", "ran", "kind", "why"], &["since", "kind"], rows.collect())
 }
 
 fn changes(
