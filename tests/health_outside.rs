@@ -145,6 +145,23 @@ fn of_very_many_the_changes_are_known() {
 }
 
 #[test]
+fn a_run_that_has_ended_leaves_no_sign_of_life() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..30 {
+        let (l0, _time) = open(dir.path());
+        l0.health().check("proves itself", || Status::Healthy).pass_after(2).register().unwrap();
+        if round % 3 == 0 {
+            l0.health().check_now("l0.state").unwrap();
+            l0.health().report().checks.iter().for_each(|check| assert!(l0.health().unregister(&check.name)));
+        }
+        l0.shutdown(LONG).unwrap();
+        let signs: i64 =
+            state(dir.path()).query_row("SELECT count(*) FROM health_run", [], |row| row.get(0)).unwrap_or(0);
+        assert_eq!(signs, 0, "in round {round}");
+    }
+}
+
+#[test]
 fn of_two_processes_the_worse_and_of_one_that_left_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (one, _one_time) = open(dir.path());
@@ -222,6 +239,18 @@ fn who_has_been_silent_is_not_believed_and_who_writes_otherwise_is_read_by_its_c
     let db = known("db");
     assert_eq!((db.status.why(), db.is_optional, db.contiguous_failures), (Some("no answer"), true, 1));
     drop(l0);
+    // One that has given no sign has been heard of by its changes.
+    let row = "INSERT INTO health_change (name, run, at, after) VALUES ('old', 'old', ?1, '{\"status\":\"healthy\"}')";
+    state.execute(row, [Timestamp::now().as_unix_ns()]).unwrap();
+    assert_eq!(known("old").status, Status::Healthy);
+    state.execute_batch("UPDATE health_change SET at = at - 660000000000 WHERE name = 'old'").unwrap();
+    assert!(known("old").status.why().unwrap().contains("has said nothing for 11m"), "{}", known("old"));
+    // One that has is not believed by a change of a time to come, as before a clock was set back.
+    let sign = "INSERT INTO health_run (run, at) SELECT run, at FROM health_change WHERE name = 'old';
+                UPDATE health_change SET at = at + 3600000000000 WHERE name = 'old'";
+    state.execute_batch(sign).unwrap();
+    assert!(known("old").status.why().unwrap().contains("has said nothing for 11m"), "{}", known("old"));
+    state.execute_batch("DELETE FROM health_change WHERE name = 'old'").unwrap();
     // What a run left that has said nothing of any check is nothing.
     let left = "INSERT INTO health_run (run, at, checks, checks_at, change) VALUES ('gone', 0, ?1, 0, 9)";
     let one = serde_json::json!([{ "name": "ghost", "status": { "status": "healthy" }, "since": null, "age": null, "took": null,

@@ -10,7 +10,7 @@ use l0::{
     jobs::{Job, JobOptions, Schedule},
     limits::{Quota, ScopeConfig},
 };
-use support::builder;
+use support::{builder, wait_for};
 use tempfile::TempDir;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -95,6 +95,14 @@ fn who_lives_is_not_taken_for_dead_and_says_so_again_if_it_was() {
         state.execute(sql, (name, now - 60 * MINUTE.as_nanos() as i64)).unwrap();
         state.execute("INSERT INTO health_run (run, at) VALUES (?1, ?2)", (name, at)).unwrap();
     }
+    // What a run left that has nothing that holds.
+    let left = now - 11 * MINUTE.as_nanos() as i64;
+    state.execute("INSERT INTO health_run (run, at) VALUES ('left', ?1)", [left]).unwrap();
+    // One that has come to its end, and could not say so here.
+    builder(dir.path()).start().unwrap().shutdown(MINUTE).unwrap();
+    let ended = l0.sql("SELECT run_id FROM runs WHERE outcome = 'clean'", &[]).unwrap().rows[0][0].to_string();
+    state.execute(sql, (&ended, now)).unwrap();
+    state.execute("INSERT INTO health_run (run, at) VALUES (?1, ?2)", (&ended, now)).unwrap();
     // One of them has found this one dead.
     let sql = "INSERT INTO health_change (name, run, at) SELECT name, run, at FROM health_change WHERE name = 'db'";
     state.execute_batch(sql).unwrap();
@@ -102,12 +110,12 @@ fn who_lives_is_not_taken_for_dead_and_says_so_again_if_it_was() {
         let latest = HealthReader::open(dir.path()).latest().unwrap().into_iter();
         latest.map(|last| last.name).filter(|name| !name.starts_with("l0.")).collect::<Vec<_>>()
     };
-    assert_eq!(latest(), ["silent", "speaks"]);
+    assert_eq!(latest(), [&ended, "silent", "speaks"]);
     assert_eq!(says(&l0, "l0.state"), Status::Healthy);
     l0.health().history("db", MINUTE).unwrap();
     assert_eq!(latest(), ["db", "speaks"]);
     let signs = || state.query_row("SELECT count(*) FROM health_run", [], |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!(signs(), 2, "the silent one has none any more");
+    assert_eq!(signs(), 2, "those that have ended have none any more");
     l0.shutdown(MINUTE).unwrap();
     assert_eq!((latest(), signs()), (vec!["speaks".to_owned()], 1));
 }
@@ -138,6 +146,12 @@ fn a_state_that_takes_nothing_is_noticed() {
     expect(&l0, "l0.state", "unhealthy", "state.db");
     fs::remove_dir(dir.path().join("state.db")).unwrap();
     assert_eq!(says(&l0, "l0.state"), Status::Healthy);
+    // What was refused is said again, not only in a minute.
+    let is_said = || {
+        let known = HealthReader::open(dir.path()).report().unwrap();
+        known.checks.iter().any(|check| check.name == "l0.state" && check.took.is_some())
+    };
+    wait_for("how the checks stand", is_said);
     let signs = "SELECT count(*) FROM state.health_run";
     let connection = rusqlite::Connection::open_in_memory().unwrap();
     connection.execute("ATTACH ?1 AS state", [dir.path().join("state.db").to_str()]).unwrap();

@@ -269,8 +269,8 @@ impl Health {
 
     /// The share of this time, from 0 to 1, in which a check was not unhealthy; of the time in which something was known of it,
     /// which is not before its first result, nor between the end of a process and the first result of the next. Of several
-    /// processes that have such a check all must be well. What a process said that was killed or hangs holds until its last sign of
-    /// life, which it gives every minute. Waits as [`history`](Self::history) does.
+    /// processes that have such a check all must be well. What a process said that was killed holds until its last sign of life, which
+    /// it gives every minute; of one that hangs likewise, while it does. Waits as [`history`](Self::history) does.
     ///
     /// # Errors
     /// `is_storage` if the history cannot be read, `is_invalid_input` if nothing is known of such a check in this time.

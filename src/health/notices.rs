@@ -93,6 +93,18 @@ struct Line {
     caller: Option<JoinHandle<()>>,
 }
 
+impl Line {
+    /// When how the checks stand is to be said; nothing: at once, for the first time.
+    fn said_due(&self) -> Option<Instant> {
+        self.said_next.map(|next| if self.is_unsaid { next } else { next + SAID_EVERY })
+    }
+}
+
+/// After so many bytes nothing is said for so long.
+fn pause_after(bytes: usize) -> Duration {
+    Duration::from_secs(1).max(Duration::from_secs(bytes as u64) / SAID_BYTES_PER_SECOND)
+}
+
 impl Notices {
     pub(super) fn new(state: Arc<State>, capture: Arc<Capture>) -> Self {
         let run = capture.run().to_string();
@@ -223,7 +235,7 @@ impl Notices {
     fn save(&self) {
         let mut line = self.line.lock();
         loop {
-            let due = line.said_next.map(|next| if line.is_unsaid { next } else { next + SAID_EVERY });
+            let due = line.said_due();
             let is_due = !line.is_closed && due.is_none_or(|due| due <= Instant::now());
             if line.rows.is_empty() && !is_due {
                 line.is_saving = false;
@@ -242,14 +254,14 @@ impl Notices {
             let said = self.said(line.rows.drain(..).collect(), line.is_closed);
             drop(line);
             // After the rows were taken: all that they tell is in it.
-            let said = Said { sign: if is_due { self.sign() } else { None }, ..said };
-            let bytes = said.sign.as_ref().map_or(0, |sign| sign.checks.len());
+            let picture = if is_due { self.picture.get().and_then(|picture| picture()) } else { None };
+            let bytes = picture.as_ref().map_or(0, |(_, checks)| checks.len());
+            let said = Said { sign: picture.map(|picture| self.sign(picture)), ..said };
             let rows = said.rows.clone();
             let saved = state::save_health(&self.state, said);
             line = self.line.lock();
             if is_due {
-                let pause = Duration::from_secs(1).max(Duration::from_secs(bytes as u64) / SAID_BYTES_PER_SECOND);
-                line.said_next = Some(deadline(pause));
+                line.said_next = Some(deadline(pause_after(bytes)));
             }
             line.is_refused = saved.is_err();
             if line.is_refused {
@@ -263,7 +275,8 @@ impl Notices {
                 if line.is_closed {
                     return;
                 }
-                self.came.wait_for(&mut line, PAUSE);
+                let until = deadline(PAUSE);
+                while !line.is_closed && !self.came.wait_until(&mut line, until).timed_out() {}
             }
         }
     }
@@ -274,10 +287,9 @@ impl Notices {
         Said { rows, sign: None, ended }
     }
 
-    fn sign(&self) -> Option<SignOfLife> {
-        let (at, checks) = self.picture.get()?()?;
+    fn sign(&self, (at, checks): (Timestamp, String)) -> SignOfLife {
         let checks = if checks.len() <= SAID_BYTES_MAX { checks } else { "[]".to_owned() };
-        Some(SignOfLife { run: self.run.clone(), at: at.as_unix_ns(), checks, checks_at: at.as_unix_ns(), change: 0 })
+        SignOfLife { run: self.run.clone(), at: at.as_unix_ns(), checks, checks_at: at.as_unix_ns(), change: 0 }
     }
 
     fn call(&self) {
@@ -336,13 +348,15 @@ impl Notices {
         // What a saver that is at it will save comes behind what it has.
         let rows: Vec<_> = if line.is_saving { Vec::new() } else { line.rows.drain(..).collect() };
         let (is_saving, is_calling) = (line.is_saving, line.is_calling);
+        // That it has ended is to be said if it has said anything.
+        let is_to_be_said = line.saver.is_some() && !is_saving;
         let (saver, caller) = (line.saver.take(), line.caller.take());
         let callbacks = std::mem::take(&mut line.callbacks);
         line.calls.clear();
         drop(line);
         discard(callbacks);
-        if !rows.is_empty() {
-            // Those that no thread has saved.
+        if is_to_be_said || !rows.is_empty() {
+            // With those that no thread has saved.
             let left = until.saturating_duration_since(Instant::now());
             let _ = database::waiting_within(left, || state::save_health(&self.state, self.said(rows, true)));
         }
@@ -380,5 +394,23 @@ fn event(change: &Change<'_>, to: &Status) -> TelemetryEvent {
 impl fmt::Debug for Notices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Notices").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_said_at_once_at_first_soon_after_a_change_and_every_minute() {
+        let mut line = Line::default();
+        assert_eq!(line.said_due(), None);
+        let next = Instant::now();
+        line.said_next = Some(next);
+        assert_eq!(line.said_due(), Some(next + Duration::from_secs(60)));
+        line.is_unsaid = true;
+        assert_eq!(line.said_due(), Some(next));
+        assert_eq!(pause_after(2_000), Duration::from_secs(1));
+        assert_eq!(pause_after(1 << 20), Duration::from_secs(64), "16 KiB a second");
     }
 }

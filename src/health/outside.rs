@@ -46,6 +46,7 @@ struct Run {
     /// The last change that is in it.
     change: i64,
     heard: i64,
+    has_given_sign: bool,
     /// Something holds that it said.
     is_open: bool,
 }
@@ -80,7 +81,10 @@ impl HealthReader {
         let rows = state::latest_health(&self.dir)?;
         for row in rows.iter().filter(|row| row.after.is_some()) {
             let run = runs.entry(row.run.clone()).or_default();
-            (run.is_open, run.heard) = (true, run.heard.max(row.at));
+            run.is_open = true;
+            if !run.has_given_sign {
+                run.heard = run.heard.max(row.at);
+            }
         }
         for row in rows {
             let run = runs.entry(row.run.clone()).or_default();
@@ -111,16 +115,15 @@ impl HealthReader {
                 // Of a later l0, perhaps: then the changes tell.
                 let checks: Vec<Noted> = serde_json::from_str(&checks).unwrap_or_default();
                 let checks = checks.into_iter().map(|noted| (noted.name.clone(), noted)).collect();
-                (run, Run { checks, checks_at, change, heard: at, is_open: false })
+                (run, Run { checks, checks_at, change, heard: at, has_given_sign: true, is_open: false })
             })
             .collect())
     }
 
     /// Until when runs are known to have lived that have been silent for too long by then; but for the one that asks.
     pub(super) fn silent_since(&self, now: Timestamp) -> Result<HashMap<String, i64>> {
-        let signs = state::signs_of_life(&self.dir)?.into_iter().filter(|sign| self.own.as_ref() != Some(&sign.run));
-        let silent = signs.filter(|sign| since(sign.at, now.as_unix_ns()) > SILENT);
-        Ok(silent.map(|sign| (sign.run, sign.at)).collect())
+        let signs = state::last_signs(&self.dir)?.into_iter().filter(|(run, _)| self.own.as_ref() != Some(run));
+        Ok(signs.filter(|(_, at)| since(*at, now.as_unix_ns()) > SILENT).collect())
     }
 }
 

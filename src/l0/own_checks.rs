@@ -1,7 +1,7 @@
 //! l0's own checks: whether its parts do what they should. They depend on what they look at by a weak reference.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fs::File,
     path::Path,
     sync::{Arc, Weak},
@@ -108,38 +108,46 @@ fn end_the_dead(handle: &Handle, now: i64) -> Result<()> {
     let ended: Vec<_> = mine.into_iter().filter(|row| row.after.is_none()).map(|row| row.name).collect();
     handle.health().say_again(&ended);
     open.retain(|row| row.after.is_some());
-    if open.is_empty() {
+    let mut dead: HashMap<String, i64> = HashMap::new();
+    for row in &open {
+        let last = dead.entry(row.run.clone()).or_insert(row.at);
+        *last = row.at.max(*last);
+    }
+    // The times of changes tell only of one that has given no sign.
+    dead.extend(state::last_signs(handle.dir())?);
+    dead.remove(&own);
+    if dead.is_empty() {
         return Ok(());
     }
-    let signs = state::signs_of_life(handle.dir())?;
-    let signs: HashMap<_, _> = signs.into_iter().map(|sign| (sign.run, sign.at)).collect();
-    let noted = noted_as_killed(handle)?;
+    let outcomes = outcomes(handle)?;
     let (left, held) = flight_files(handle)?;
-    let mut ended = BTreeMap::new();
-    open.retain(|row| {
-        let sign = signs.get(&row.run).copied().unwrap_or(i64::MIN).max(row.at);
-        let silence = Duration::from_nanos(now.saturating_sub(sign).unsigned_abs());
-        let is_silent = silence > BEATS && noted.contains(&row.run) || silence > SILENT;
+    dead.retain(|run, last| {
+        let silence = Duration::from_nanos(u64::try_from(now.saturating_sub(*last)).unwrap_or(0));
+        let is_over = match outcomes.get(run).map(String::as_str) {
+            // By a look from another container, perhaps, at one that lives.
+            Some("killed") => silence > BEATS,
+            Some(_) => true,
+            None => silence > SILENT,
+        };
         // Who holds its flight file lives, however long it has been stopped.
-        let is_dead = left.contains(&row.run) || is_silent && !held.contains(&row.run);
-        if is_dead {
-            let last = ended.entry(row.run.clone()).or_insert(sign);
-            *last = sign.max(*last);
-        }
-        is_dead
+        left.contains(run) || is_over && !held.contains(run)
     });
-    if open.is_empty() {
+    if dead.is_empty() {
         return Ok(());
     }
-    let end = |row: HealthRow| HealthRow { at: ended[&row.run], before: None, after: None, ..row };
-    let rows = open.into_iter().map(end).collect();
-    state::save_health(&handle.inner.state, Said { rows, sign: None, ended: ended.into_iter().collect() })
+    let end = |row: HealthRow| {
+        let at = row.at.max(*dead.get(&row.run)?);
+        Some(HealthRow { at, before: None, after: None, ..row })
+    };
+    let rows = open.into_iter().filter_map(end).collect();
+    state::save_health(&handle.inner.state, Said { rows, sign: None, ended: dead.into_iter().collect() })
 }
 
-/// Runs that somebody has noted as killed, which may have been a look from another container at one that lives.
-fn noted_as_killed(handle: &Handle) -> Result<HashSet<String>> {
-    let noted = handle.sql("SELECT run_id FROM runs WHERE outcome = 'killed'", &[])?;
-    Ok(noted.rows.iter().flatten().map(ToString::to_string).collect())
+/// What is noted of the end of runs.
+fn outcomes(handle: &Handle) -> Result<HashMap<String, String>> {
+    let ended = handle.sql("SELECT run_id, outcome FROM runs WHERE outcome <> 'running'", &[])?;
+    let ended = ended.rows.into_iter().filter_map(|row| <[_; 2]>::try_from(row).ok());
+    Ok(ended.map(|[run, outcome]| (run.to_string(), outcome.to_string())).collect())
 }
 
 /// Runs whose flight file nobody holds any more, and those whose somebody does: one whose process is not to be seen, and who holds

@@ -197,6 +197,14 @@ pub(crate) fn note_life(state: &State, run: String, at: i64, within: Duration) -
     })
 }
 
+/// When each run gave its last.
+pub(crate) fn last_signs(dir: &Path) -> Result<Vec<(String, i64)>> {
+    ask(dir, "cannot read the history of health", |connection| {
+        let mut rows = connection.prepare("SELECT run, at FROM health_run")?;
+        rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    })
+}
+
 /// The last of each run.
 pub(crate) fn signs_of_life(dir: &Path) -> Result<Vec<SignOfLife>> {
     ask(dir, "cannot read the history of health", |connection| {
@@ -242,4 +250,22 @@ fn ask<T>(
     }
     let connection = open_reader(&STATE, dir)?;
     question(&connection).map_err(|error| Error::sqlite(what, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_said_more_since_has_not_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::new(dir.path());
+        let signs = || last_signs(dir.path()).unwrap();
+        for (run, at) in [("one", 5), ("two", 7)] {
+            note_life(&state, run.to_owned(), at, WITHIN).unwrap();
+        }
+        let ended = ["one", "two"].map(|run| (run.to_owned(), 6)).to_vec();
+        save_health(&state, Said { ended, ..Said::default() }).unwrap();
+        assert_eq!(signs(), [("two".to_owned(), 7)]);
+    }
 }

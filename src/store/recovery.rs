@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Timeline},
+    database::waiting_within,
     error::Result,
     event::Severity,
     flight::{Image, Left, Reason, limit_set_aside, orphans},
@@ -29,6 +30,9 @@ use crate::{
 
 /// How often a transaction that ran out of pages is tried with more of them.
 const ATTEMPTS: usize = 8;
+
+/// How long it waits for others who write into `state.db`.
+const STATE_WITHIN: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Spans of a vanished run that are ended in one transaction.
 const VANISHED_AT_ONCE: u64 = 256;
@@ -109,7 +113,7 @@ pub(super) fn recover_with(
     }
     keeper.set_going(0);
     // Where that fails now, a program that asks for health does it.
-    let _ = end_runs(dir, &dead);
+    let _ = waiting_within(STATE_WITHIN, || end_runs(dir, &dead));
     limit_set_aside(dir, keeper.budget().max_bytes / 8);
     end_vanished(dir, connection, keeper, &mut total)
         .map_err(|blocked| blocked.into_error("cannot end vanished runs in the store"))?;
