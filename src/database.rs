@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::error::{Error, Result};
 
@@ -212,10 +212,7 @@ pub(crate) fn open_any(database: &Database, dir: &Path) -> Result<Connection> {
 }
 
 fn is_cannot_open(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied)
-    )
+    matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied))
 }
 
 /// Whether permissions and the file system let this user make files in a directory.
@@ -347,7 +344,7 @@ fn prepare(database: &Database, connection: &Connection) -> Result<(), Pragma> {
         set(connection, "page_size", "4096", "4096")?;
         set(connection, "auto_vacuum", "INCREMENTAL", "2")?;
     }
-    set(connection, "journal_mode", "WAL", "wal")?;
+    until_free(|| set(connection, "journal_mode", "WAL", "wal"))?;
     let (synchronous, reads) = database.synchronous;
     set(connection, "synchronous", synchronous, reads)?;
     for (pragma, value, reads) in [
@@ -360,6 +357,22 @@ fn prepare(database: &Database, connection: &Connection) -> Result<(), Pragma> {
         set(connection, pragma, value, reads)?;
     }
     Ok(())
+}
+
+/// Tries again while another connection makes the database a WAL, or as the last one removes that: SQLite says so at once, without
+/// the busy handler, for each might wait for the other.
+fn until_free(mut work: impl FnMut() -> Result<(), Pragma>) -> Result<(), Pragma> {
+    let until = Instant::now() + at_most(BUSY_WITHIN);
+    loop {
+        match work() {
+            Err(Pragma::Failed(error))
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < until =>
+            {
+                std::thread::sleep(BUSY_SLEEP);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Sets a pragma of a number that reads back as it is set.
@@ -448,6 +461,28 @@ fn wait_for_writer(sleeps: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_that_make_it_at_once_all_have_it() {
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            let start = std::sync::Barrier::new(6);
+            std::thread::scope(|scope| {
+                for number in 0..6 {
+                    let (start, dir) = (&start, dir.path());
+                    scope.spawn(move || {
+                        start.wait();
+                        for _ in 0..10 {
+                            match number % 2 {
+                                0 => drop(open_writer(&crate::state::STATE, dir).unwrap()),
+                                _ => drop(open_reader(&crate::state::STATE, dir)),
+                            }
+                        }
+                    });
+                }
+            });
+        }
+    }
 
     #[test]
     fn versions_with_the_wal_reset_bug_are_refused() {
