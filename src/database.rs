@@ -293,10 +293,11 @@ fn check_identity(database: &Database, connection: &Connection, path: &Path) -> 
             .pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
             .map_err(|error| Error::sqlite(&format!("cannot read {}", path.display()), error))
     };
-    let (id, version) = (read("application_id")?, read("user_version")?);
     let has_tables: bool = connection
         .query_row("SELECT count(*) > 0 FROM sqlite_schema", [], |row| row.get(0))
         .map_err(|error| Error::sqlite(&format!("cannot read {}", path.display()), error))?;
+    // After that: whoever makes the tables says with them whose they are.
+    let (id, version) = (read("application_id")?, read("user_version")?);
     if has_tables && id != database.application_id {
         return Err(Error::storage(format!(
             "{} is an SQLite database of another program: choose another directory",
@@ -462,6 +463,13 @@ fn wait_for_writer(sleeps: i32) -> bool {
 mod tests {
     use super::*;
 
+    const ANY: Database = Database {
+        file: "any.db",
+        application_id: 7,
+        migrations: &["CREATE TABLE a (x)", "CREATE TABLE b (x)"],
+        synchronous: ("FULL", "2"),
+    };
+
     #[test]
     fn many_that_make_it_at_once_all_have_it() {
         for _ in 0..20 {
@@ -474,8 +482,8 @@ mod tests {
                         start.wait();
                         for _ in 0..10 {
                             match number % 2 {
-                                0 => drop(open_writer(&crate::state::STATE, dir).unwrap()),
-                                _ => drop(open_reader(&crate::state::STATE, dir)),
+                                0 => drop(open_writer(&ANY, dir).unwrap()),
+                                _ => drop(open_reader(&ANY, dir)),
                             }
                         }
                     });
@@ -508,12 +516,6 @@ mod tests {
 
     #[test]
     fn opening_twice_migrates_once() {
-        const ANY: Database = Database {
-            file: "any.db",
-            application_id: 7,
-            migrations: &["CREATE TABLE a (x)", "CREATE TABLE b (x)"],
-            synchronous: ("FULL", "2"),
-        };
         let dir = tempfile::tempdir().unwrap();
         let first = Database { migrations: &ANY.migrations[..1], ..ANY };
         drop(open_writer(&first, dir.path()).unwrap());
