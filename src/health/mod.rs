@@ -15,7 +15,8 @@
 //! for a program whose telemetry is sick still serves. They are made when health is first asked for, by a report, a check or
 //! [`Handle::status`](crate::Handle::status): a program that does not has no threads of health.
 //!
-//! What a check says is shown, told and kept without the secrets that redaction knows, and cut at a kilobyte; its name and tags as they are.
+//! What a check says is shown, told and kept without the secrets that redaction knows, and cut at a kilobyte; its name and tags
+//! as they are.
 //!
 //! # Time
 //!

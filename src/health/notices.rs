@@ -55,7 +55,7 @@ pub(super) struct Change<'a> {
 }
 
 type Callback = Arc<dyn Fn(&Transition) + Send + Sync>;
-/// How all checks stand, as JSON, and when; nothing if there are none any more.
+/// How all checks stand, as JSON, and when; nothing if nobody has them any more.
 type Picture = Box<dyn Fn() -> Option<(Timestamp, String)> + Send + Sync>;
 
 pub(super) struct Notices {
@@ -103,6 +103,11 @@ impl Line {
 /// After so many bytes nothing is said for so long.
 fn pause_after(bytes: usize) -> Duration {
     Duration::from_secs(1).max(Duration::from_secs(bytes as u64) / SAID_BYTES_PER_SECOND)
+}
+
+/// What is said of them, if it is not too much.
+fn bounded(checks: String) -> String {
+    if checks.len() <= SAID_BYTES_MAX { checks } else { "[]".to_owned() }
 }
 
 impl Notices {
@@ -251,14 +256,13 @@ impl Notices {
             }
             line.is_saving = true;
             line.is_unsaid &= !is_due;
-            let said = self.said(line.rows.drain(..).collect(), line.is_closed);
+            let (rows, is_end): (Vec<_>, _) = (line.rows.drain(..).collect(), line.is_closed);
             drop(line);
             // After the rows were taken: all that they tell is in it.
             let picture = if is_due { self.picture.get().and_then(|picture| picture()) } else { None };
             let bytes = picture.as_ref().map_or(0, |(_, checks)| checks.len());
-            let said = Said { sign: picture.map(|picture| self.sign(picture)), ..said };
-            let rows = said.rows.clone();
-            let saved = state::save_health(&self.state, said);
+            let sign = picture.map(|picture| self.sign(picture));
+            let saved = state::save_health(&self.state, Said { sign, ..self.said(rows.clone(), is_end) });
             line = self.line.lock();
             if is_due {
                 line.said_next = Some(deadline(pause_after(bytes)));
@@ -283,13 +287,12 @@ impl Notices {
 
     /// What is to be kept; at the end, that it is one.
     fn said(&self, rows: Vec<HealthRow>, is_end: bool) -> Said {
-        let ended = if is_end { vec![(self.run.clone(), i64::MAX)] } else { Vec::new() };
-        Said { rows, sign: None, ended }
+        Said { rows, sign: None, ended: is_end.then(|| self.run.clone()) }
     }
 
     fn sign(&self, (at, checks): (Timestamp, String)) -> SignOfLife {
-        let checks = if checks.len() <= SAID_BYTES_MAX { checks } else { "[]".to_owned() };
-        SignOfLife { run: self.run.clone(), at: at.as_unix_ns(), checks, checks_at: at.as_unix_ns(), change: 0 }
+        let at = at.as_unix_ns();
+        SignOfLife { run: self.run.clone(), at, checks: bounded(checks), checks_at: at, change: 0 }
     }
 
     fn call(&self) {
@@ -412,5 +415,7 @@ mod tests {
         assert_eq!(line.said_due(), Some(next));
         assert_eq!(pause_after(2_000), Duration::from_secs(1));
         assert_eq!(pause_after(1 << 20), Duration::from_secs(64), "16 KiB a second");
+        assert_eq!(bounded("x".repeat(256 << 10)).len(), 256 << 10);
+        assert_eq!(bounded("x".repeat((256 << 10) + 1)), "[]");
     }
 }

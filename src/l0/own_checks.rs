@@ -14,7 +14,7 @@ use crate::{
     flight::{FlightState, Medium},
     health::{Health, IntoStatus as _, Status},
     query::{Reader, human_duration},
-    state::{self, HealthRow, Said},
+    state,
     store::{free_disk, inspect},
 };
 
@@ -132,15 +132,7 @@ fn end_the_dead(handle: &Handle, now: i64) -> Result<()> {
         // Who holds its flight file lives, however long it has been stopped.
         left.contains(run) || is_over && !held.contains(run)
     });
-    if dead.is_empty() {
-        return Ok(());
-    }
-    let end = |row: HealthRow| {
-        let at = row.at.max(*dead.get(&row.run)?);
-        Some(HealthRow { at, before: None, after: None, ..row })
-    };
-    let rows = open.into_iter().filter_map(end).collect();
-    state::save_health(&handle.inner.state, Said { rows, sign: None, ended: dead.into_iter().collect() })
+    if dead.is_empty() { Ok(()) } else { state::end_silent_runs(&handle.inner.state, dead.into_iter().collect()) }
 }
 
 /// What is noted of the end of runs.

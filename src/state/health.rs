@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use rusqlite::{Row, TransactionBehavior, params};
+use rusqlite::{Connection, Row, TransactionBehavior, params};
 
 use super::{STATE, State};
 use crate::{
@@ -62,8 +62,8 @@ pub(crate) struct Said {
     pub(crate) rows: Vec<HealthRow>,
     /// How the checks stand after these.
     pub(crate) sign: Option<SignOfLife>,
-    /// Runs that have ended, and their last sign of life.
-    pub(crate) ended: Vec<(String, i64)>,
+    /// The run that has come to its end.
+    pub(crate) ended: Option<String>,
 }
 
 /// A component's name, state, whether it is complete, its metadata as JSON, and when that was said.
@@ -98,11 +98,8 @@ pub(crate) fn save_health(state: &State, said: Said) -> Result<()> {
                 )?
                 .execute(params![run, at, checks, checks_at])?;
         }
-        for (run, at) in ended {
-            // One that has said more since lives.
-            connection
-                .prepare_cached("DELETE FROM health_run WHERE run = ?1 AND at <= ?2")?
-                .execute(params![run, at])?;
+        if let Some(run) = ended {
+            connection.prepare_cached("DELETE FROM health_run WHERE run = ?1")?.execute([run])?;
         }
         let names: BTreeSet<_> = rows.iter().map(|row| &row.name).collect();
         for name in names {
@@ -217,34 +214,43 @@ pub(crate) fn signs_of_life(dir: &Path) -> Result<Vec<SignOfLife>> {
     })
 }
 
-/// What these runs said holds until their last sign of life: their processes are dead.
-pub(crate) fn end_runs(dir: &Path, runs: &[String]) -> Result<()> {
+/// What a dead run said holds until it was last heard of: by its last sign of life, or where it has given none, its last change.
+/// One that has given another sign since lives.
+fn end_run(connection: &Connection, run: &str, last: i64) -> rusqlite::Result<()> {
+    connection.execute(
+        "INSERT INTO health_change (name, run, at, is_optional, kind, tags)
+         SELECT name, run, max(at, coalesce((SELECT at FROM health_run WHERE run = ?1),
+                                            (SELECT max(at) FROM health_change WHERE run = ?1))), is_optional, kind, tags
+           FROM health_change
+          WHERE after IS NOT NULL AND id IN (SELECT max(id) FROM health_change WHERE run = ?1 GROUP BY name)
+            AND NOT EXISTS (SELECT 1 FROM health_run WHERE run = ?1 AND at > ?2)",
+        params![run, last],
+    )?;
+    connection.execute("DELETE FROM health_run WHERE run = ?1 AND at <= ?2", params![run, last]).map(drop)
+}
+
+/// Runs that are dead if they were last heard of then.
+pub(crate) fn end_silent_runs(state: &State, runs: Vec<(String, i64)>) -> Result<()> {
+    state.write("cannot end the checks of dead processes", at_most(WITHIN), Durability::Normal, move |connection| {
+        runs.iter().try_for_each(|(run, last)| end_run(connection, run, *last))
+    })
+}
+
+/// Runs whose processes are known to be dead, by who has no `state.db` open.
+pub(crate) fn end_dead_runs(dir: &Path, runs: &[String]) -> Result<()> {
     if runs.is_empty() || !dir.join(STATE.file).exists() || is_before(&STATE, dir, SIGNS_SINCE)? {
         return Ok(());
     }
     let mut connection = open_writer(&STATE, dir)?;
     let mut end = || {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for run in runs {
-            transaction.execute(
-                "INSERT INTO health_change (name, run, at, is_optional, kind, tags)
-                 SELECT name, run, max(at, coalesce((SELECT at FROM health_run WHERE run = ?1), at)), is_optional, kind, tags
-                   FROM health_change WHERE after IS NOT NULL
-                    AND id IN (SELECT max(id) FROM health_change WHERE run = ?1 GROUP BY name)",
-                [run],
-            )?;
-            transaction.execute("DELETE FROM health_run WHERE run = ?1", [run])?;
-        }
+        runs.iter().try_for_each(|run| end_run(&transaction, run, i64::MAX))?;
         transaction.commit()
     };
     end().map_err(|error| Error::sqlite("cannot end the checks of dead processes", error))
 }
 
-fn ask<T>(
-    dir: &Path,
-    what: &str,
-    question: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<Vec<T>>,
-) -> Result<Vec<T>> {
+fn ask<T>(dir: &Path, what: &str, question: impl FnOnce(&Connection) -> rusqlite::Result<Vec<T>>) -> Result<Vec<T>> {
     if !dir.join(STATE.file).exists() || is_before(&STATE, dir, HEALTH_SINCE)? {
         return Ok(Vec::new());
     }
@@ -264,8 +270,7 @@ mod tests {
         for (run, at) in [("one", 5), ("two", 7)] {
             note_life(&state, run.to_owned(), at, WITHIN).unwrap();
         }
-        let ended = ["one", "two"].map(|run| (run.to_owned(), 6)).to_vec();
-        save_health(&state, Said { ended, ..Said::default() }).unwrap();
+        end_silent_runs(&state, ["one", "two"].map(|run| (run.to_owned(), 6)).to_vec()).unwrap();
         assert_eq!(signs(), [("two".to_owned(), 7)]);
     }
 }

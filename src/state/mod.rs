@@ -17,8 +17,8 @@ use std::{
 pub(crate) use audit::audit;
 pub(crate) use commit::State;
 pub(crate) use health::{
-    HealthRow, Said, SignOfLife, complete_component, components, end_runs, health, last_signs, latest_health,
-    note_life, put_component, save_health, signs_of_life,
+    HealthRow, Said, SignOfLife, complete_component, components, end_dead_runs, end_silent_runs, health, last_signs,
+    latest_health, note_life, put_component, save_health, signs_of_life,
 };
 pub(crate) use limits::{SavedAccount, save_accounts, saved_accounts};
 

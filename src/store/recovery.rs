@@ -25,7 +25,7 @@ use crate::{
     flight::{Image, Left, Reason, limit_set_aside, orphans},
     record::Record,
     redaction::Redactor,
-    state::{default_redactor, end_runs},
+    state::{default_redactor, end_dead_runs},
 };
 
 /// How often a transaction that ran out of pages is tried with more of them.
@@ -113,7 +113,7 @@ pub(super) fn recover_with(
     }
     keeper.set_going(0);
     // Where that fails now, a program that asks for health does it.
-    let _ = waiting_within(STATE_WITHIN, || end_runs(dir, &dead));
+    let _ = waiting_within(STATE_WITHIN, || end_dead_runs(dir, &dead));
     limit_set_aside(dir, keeper.budget().max_bytes / 8);
     end_vanished(dir, connection, keeper, &mut total)
         .map_err(|blocked| blocked.into_error("cannot end vanished runs in the store"))?;

@@ -21,6 +21,7 @@ use crate::{
 
 /// How far back changes are shown unless said otherwise.
 const LAST: Duration = Duration::from_secs(7 * 24 * 3_600);
+
 pub(crate) fn health(
     store: &Store,
     asked: &Health,
