@@ -267,10 +267,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = State::new(dir.path());
         let signs = || last_signs(dir.path()).unwrap();
+        let after = Some(r#"{"status":"healthy"}"#.to_owned());
         for (run, at) in [("one", 5), ("two", 7)] {
+            let row = HealthRow {
+                name: "db".to_owned(),
+                run: run.to_owned(),
+                at: 1,
+                after: after.clone(),
+                ..HealthRow::default()
+            };
+            save_health(&state, Said { rows: vec![row], ..Said::default() }).unwrap();
             note_life(&state, run.to_owned(), at, WITHIN).unwrap();
         }
         end_silent_runs(&state, ["one", "two"].map(|run| (run.to_owned(), 6)).to_vec()).unwrap();
         assert_eq!(signs(), [("two".to_owned(), 7)]);
+        let rows = latest_health(dir.path()).unwrap();
+        let rows: Vec<_> = rows.iter().map(|row| (row.run.as_str(), row.at, row.after.is_some())).collect();
+        assert_eq!(rows, [("two", 1, true), ("one", 5, false)]);
     }
 }
