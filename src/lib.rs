@@ -77,6 +77,8 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod error;
+#[doc(hidden)]
+pub mod fail_point;
 mod sync;
 mod clock;
 pub mod correlation;

@@ -6,8 +6,9 @@ use std::{
 };
 
 /// Modules of `src/lib.rs`, top to bottom; each imports only from above.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "error",
+    "fail_point",
     "sync",
     "clock",
     "correlation",

@@ -19,7 +19,10 @@ use std::{
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 use super::lane::Memory;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    fail_point,
+};
 
 /// What a flight recorder's bytes live in, and so what they survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +78,9 @@ impl Mapping {
             let raw = MmapOptions::new().len(bytes).map_raw(&file).map_err(fail("cannot map the flight file"))?;
             let mapping = Self { raw, file: None, path: None };
             mapping.write(0, header);
+            fail_point::hit("flight.before_name");
             fs::rename(&temporary, path).map_err(fail("cannot name the flight file"))?;
+            fail_point::hit("flight.after_name");
             Ok(mapping)
         })();
         match built {

@@ -24,6 +24,7 @@ use crate::{
     config::Durability,
     database::{identity, open_writer, set_synchronous},
     error::{Error, Result},
+    fail_point,
 };
 
 /// How often a leader looks whether those who were told just now are back.
@@ -289,7 +290,12 @@ fn lead(connection: &Connection, batch: &[Arc<Pending>]) -> Result<()> {
         let (done, behind) = rest.split_at(outcomes.len());
         let lost = match outcomes.last() {
             Some(Err(error)) if connection.is_autocommit() => Some(error.clone()),
-            _ => statement(connection, "COMMIT").err().map(failed),
+            _ => {
+                fail_point::hit("state.before_commit");
+                let failed = statement(connection, "COMMIT").err().map(failed);
+                fail_point::hit("state.after_commit");
+                failed
+            }
         };
         if lost.is_some() && !connection.is_autocommit() {
             let _ = connection.execute_batch("ROLLBACK");

@@ -22,6 +22,7 @@ use crate::{
     database::waiting_within,
     error::Result,
     event::Severity,
+    fail_point,
     flight::{Image, Left, Reason, limit_set_aside, orphans},
     record::Record,
     redaction::Redactor,
@@ -95,7 +96,9 @@ pub(super) fn recover_with(
                 total.runs += found.runs;
                 total.records += found.records;
                 total.interrupted_spans += found.interrupted_spans;
+                fail_point::hit("recovery.before_remove_flight_file");
                 orphan.remove()?;
+                fail_point::hit("recovery.after_remove_flight_file");
                 forget_positions(connection, image.run());
                 dead.push(image.run().to_string());
             }
@@ -240,10 +243,12 @@ impl<'a> Replay<'a> {
             }
             let stored = tally.stored - self.tally.stored;
             statements.add_to_run(self.run, stored, &finished)?;
+            fail_point::hit("recovery.before_commit");
             Ok((tally, done))
         });
         match outcome {
             Ok((tally, done)) => {
+                fail_point::hit("recovery.after_commit");
                 self.tally = tally;
                 self.applier.commit();
                 Ok(done)

@@ -25,6 +25,7 @@ use crate::{
     database::{identity, open_writer, remove_wal, waiting_within, wal_identity},
     error::{Error, Result},
     event::Severity,
+    fail_point,
     flight::{Drain, FlightRecorder, Reason},
     record::Record,
     redaction::Redactor,
@@ -143,6 +144,7 @@ impl Writer {
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
                 self.shared.committed_at.store(now.wall_ns.cast_unsigned(), Ordering::Relaxed);
                 flight.release(&mut self.drain);
+                fail_point::hit("writer.after_release");
                 flight.set_pinned(false);
                 self.publish();
                 // Their rows are in the transaction; the counters follow.
@@ -218,7 +220,9 @@ impl Writer {
             // A run whose owner was dropped, and which was taken for ended, goes on.
             self.connection.execute("UPDATE run SET outcome = 'running', ended_at = NULL WHERE id = ?1", [self.run])?;
         }
+        fail_point::hit("writer.before_commit");
         self.connection.execute_batch("COMMIT")?;
+        fail_point::hit("writer.after_commit");
         self.wal = wal_identity(&TELEMETRY, &self.dir);
         self.has_ended = false;
         self.keeper.was_enough();
@@ -361,7 +365,9 @@ impl Writer {
                 self.connection.execute("DELETE FROM lane WHERE run = ?1", [self.run]).map(drop)
             })
             .map_err(|blocked| blocked.into_error(what))?;
+        fail_point::hit("writer.before_remove_flight_file");
         self.shared.flight.remove_file()?;
+        fail_point::hit("writer.after_remove_flight_file");
         // Leaves one file that can be copied; a reader elsewhere may prevent it, and then the WAL stays beside it.
         let _ = waiting_within(Duration::ZERO, || {
             self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
