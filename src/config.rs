@@ -1,10 +1,6 @@
 //! The values a builder gathers, their defaults as constants, and their validation.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{env, path::PathBuf, time::Duration};
 
 use etcetera::BaseStrategy as _;
 
@@ -320,21 +316,6 @@ fn app_directory(id: &str) -> Result<PathBuf> {
         Error::config(format!("app_id({id:?}): the home directory is unknown ({error}); use dir(..)"))
     })?;
     Ok(base.state_dir().unwrap_or_else(|| base.data_dir()).join(id).join("l0"))
-}
-
-/// Creates the store's directory, private, with a `.gitignore` of everything.
-pub(crate) fn create_directory(dir: &Path) -> Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir).map_err(|error| Error::io("cannot create the store's directory", dir, error))?;
-    let ignore = dir.join(".gitignore");
-    if !ignore.exists() {
-        // A convenience: a store whose directory cannot be written fails a moment later, with a reason.
-        let _ = std::fs::write(ignore, "*\n");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,15 +1,23 @@
-//! Opening one of the store's databases: permissions, pragmas, whose it is, schema version, migrations.
+//! Opening one of the store's databases: permissions, pragmas, owner, schema version, migrations.
 //!
-//! `store` opens `telemetry.db` so, `state` opens `state.db`. What a database is, is data: a [`Database`].
+//! `store` opens `telemetry.db` with it, `state` opens `state.db`. A [`Database`] describes one of them. Database files
+//! are only ever opened through SQLite, or through `guard`, which explains why.
 
 use std::{
     cell::Cell,
     fs::{self, OpenOptions},
+    io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+mod guard;
+mod writable;
+
+pub(crate) use guard::FileId;
+pub(crate) use writable::{Displaced, WriteConnection, missing_pages};
 
 use crate::error::{Error, Result};
 
@@ -33,11 +41,29 @@ const SQLITE_VERSIONS_FIXED: [i32; 2] = [3_050_007, 3_044_006];
 const BUSY_SLEEP: Duration = Duration::from_micros(300);
 const BUSY_WITHIN: Duration = Duration::from_secs(2);
 
+/// Creates the store's directory, private, with a `.gitignore` of everything.
+pub(crate) fn create_directory(dir: &Path) -> Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir).map_err(|error| Error::io("cannot create the store's directory", dir, error))?;
+    let ignore = dir.join(".gitignore");
+    if !ignore.exists() {
+        // A convenience: a store whose directory cannot be written fails a moment later, with a reason.
+        let _ = std::fs::write(ignore, "*\n");
+    }
+    Ok(())
+}
+
 /// Opens the database for writing, creating and migrating it as needed.
-pub(crate) fn open_writer(database: &Database, dir: &Path) -> Result<Connection> {
+///
+/// # Errors
+/// Among others, if it can only be read: SQLite would open it all the same, and refuse each write for good.
+pub(crate) fn open_writer(database: &Database, dir: &Path) -> Result<WriteConnection> {
     check_version(rusqlite::version_number())?;
     let path = dir.join(database.file);
-    create_private_file(&path)?;
+    guard::create_private(&path).map_err(|error| Error::io("cannot create", &path, error))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let named = |error| Error::sqlite(&format!("cannot open {}", path.display()), error);
     let mut connection = Connection::open_with_flags(&path, flags).map_err(named)?;
@@ -50,17 +76,50 @@ pub(crate) fn open_writer(database: &Database, dir: &Path) -> Result<Connection>
     migrate(database, &connection)
         .map_err(|error| Error::sqlite(&format!("cannot migrate {}", path.display()), error))?;
     connection.set_prepared_statement_cache_capacity(128);
-    Ok(connection)
+    if connection.is_readonly(rusqlite::MAIN_DB).map_err(named)? {
+        return Err(Error::storage(format!(
+            "cannot open {}: it can only be read; make it and its directory writable for this user",
+            path.display()
+        )));
+    }
+    match missing_pages(&connection, &path).map_err(named)? {
+        0 => WriteConnection::new(connection, &path),
+        pages => Err(Error::damage(format!(
+            "cannot open {}: the file is damaged, {pages} pages are missing at its end; `l0 doctor` says what to do with it",
+            path.display()
+        ))),
+    }
 }
 
-/// Tells the database's file from another that took its place, or from none.
-pub(crate) fn identity(database: &Database, dir: &Path) -> Option<(u64, u64)> {
-    identity_of(&dir.join(database.file))
+/// Whether a connection on which this failed should be closed, and the database opened again for the next attempt. A full
+/// disk and the locks of others go away by themselves; a value that is refused is no trouble of the connection.
+pub(crate) fn needs_reopening(error: &Error) -> bool {
+    use ErrorCode::{
+        CannotOpen, DatabaseCorrupt, FileLockingProtocolFailed, InternalMalfunction, NotADatabase, NotFound,
+        PermissionDenied, ReadOnly, SchemaChanged, SystemIoFailure, Unknown,
+    };
+    matches!(
+        error.sqlite_code(),
+        Some(
+            CannotOpen
+                | DatabaseCorrupt
+                | FileLockingProtocolFailed
+                | InternalMalfunction
+                | NotADatabase
+                | NotFound
+                | PermissionDenied
+                | ReadOnly
+                | SchemaChanged
+                | SystemIoFailure
+                | Unknown
+        )
+    )
 }
 
-/// Tells the database's WAL from another.
-pub(crate) fn wal_identity(database: &Database, dir: &Path) -> Option<(u64, u64)> {
-    identity_of(&beside(&dir.join(database.file), "-wal"))
+/// Identifies the files of a database that readers have open: when one changes, their connections are out of date.
+pub(crate) fn identity(database: &Database, dir: &Path) -> [Option<FileId>; 3] {
+    let path = dir.join(database.file);
+    ["", "-wal", "-shm"].map(|suffix| FileId::at(&beside(&path, suffix)))
 }
 
 /// Removes a WAL whose database is gone, before another is opened beside it and takes it for its own.
@@ -82,21 +141,6 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
     beside.push(suffix);
     beside.into()
-}
-
-fn identity_of(path: &Path) -> Option<(u64, u64)> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt as _;
-        let file = fs::metadata(path).ok().filter(fs::Metadata::is_file);
-        file.map(|file| (file.dev(), file.ino()))
-    }
-    // Elsewhere a file that is open cannot be removed.
-    #[cfg(not(unix))]
-    {
-        let _ = path;
-        None
-    }
 }
 
 /// Opens the database for reading only, in the version this l0 writes.
@@ -130,8 +174,7 @@ pub(crate) fn is_before(database: &Database, dir: &Path, version_wanted: i64) ->
 /// Brings the database up to date, if it is there.
 pub(crate) fn bring_up_to_date(database: &Database, dir: &Path) -> Result<()> {
     let current = database.migrations.len() as i64;
-    // The header may lag behind the WAL, not the other way round.
-    if version_in_header(&dir.join(database.file)) == Some(current) || !is_before(database, dir, current)? {
+    if !is_before(database, dir, current)? {
         return Ok(());
     }
     open_writer(database, dir).map(drop)
@@ -161,8 +204,8 @@ pub(crate) fn copy(database: &Database, from: &Path, to: &Path) -> Result<()> {
         if source.exists() {
             create_private_file(&target)?;
             let mut target = OpenOptions::new().write(true).truncate(true).open(&target).map_err(failed)?;
-            let mut source = fs::File::open(&source).map_err(|error| Error::io("cannot read", &source, error))?;
-            std::io::copy(&mut source, &mut target).map_err(failed)?;
+            let source = guard::open_for_reading(&source).map_err(|error| Error::io("cannot read", &source, error))?;
+            io::Seek::rewind(&mut &*source).and_then(|()| io::copy(&mut &*source, &mut target)).map_err(failed)?;
         }
     }
     Ok(())
@@ -232,15 +275,6 @@ fn is_protected(path: &Path) -> bool {
         .all(|path| fs::metadata(path).is_ok_and(|metadata| metadata.permissions().readonly()))
 }
 
-/// The version of the schema, as the file's header has it; a newer one may be in its WAL.
-pub(crate) fn version_in_header(path: &Path) -> Option<i64> {
-    use std::io::Read as _;
-    let mut header = [0; 100];
-    fs::File::open(path).ok()?.read_exact(&mut header).ok()?;
-    let version = header.get(60..64)?.first_chunk().copied().map(u32::from_be_bytes)?;
-    header.starts_with(b"SQLite format 3\0").then_some(i64::from(version))
-}
-
 /// Whether a part of the database may be in its WAL.
 pub(crate) fn has_wal(path: &Path) -> bool {
     fs::metadata(beside(path, "-wal")).is_ok_and(|metadata| metadata.len() > 0)
@@ -273,7 +307,8 @@ fn check_version(version: i32) -> Result<()> {
     )))
 }
 
-/// SQLite gives the database's mode to the WAL and shared-memory files it makes.
+/// Creates the file of a copy, which nobody in this process can have open. SQLite gives the database's mode to the WAL and
+/// shared-memory files it makes.
 fn create_private_file(path: &Path) -> Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);

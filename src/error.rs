@@ -26,6 +26,8 @@ struct Inner {
     kind: Kind,
     message: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    /// A database's file is damaged, though SQLite has not reported it.
+    is_damage: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,17 +71,34 @@ impl Error {
         self.inner.kind == Kind::InvalidInput
     }
 
+    /// What SQLite reported, if it is the cause.
+    pub(crate) fn sqlite_code(&self) -> Option<rusqlite::ErrorCode> {
+        self.inner.source.as_ref()?.downcast_ref::<rusqlite::Error>()?.sqlite_error_code()
+    }
+
+    /// Whether SQLite found that a file is damaged, or is no database at all. An error of the disk is neither.
+    pub(crate) fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        self.inner.is_damage || matches!(self.sqlite_code(), Some(DatabaseCorrupt | NotADatabase))
+    }
+
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { inner: Arc::new(Inner { kind, message: message.into(), source: None }) }
+        Self { inner: Arc::new(Inner { kind, message: message.into(), source: None, is_damage: false }) }
     }
 
     fn with_source(kind: Kind, message: impl Into<String>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { inner: Arc::new(Inner { kind, message: message.into(), source: Some(source.into()) }) }
+        Self { inner: Arc::new(Inner { kind, message: message.into(), source: Some(source.into()), is_damage: false }) }
     }
 
     #[cold]
     pub(crate) fn storage(message: impl Into<String>) -> Self {
         Self::new(Kind::Storage, message)
+    }
+
+    /// Of a file that is damaged in a way that SQLite has not noticed.
+    #[cold]
+    pub(crate) fn damage(message: impl Into<String>) -> Self {
+        Self { inner: Arc::new(Inner { kind: Kind::Storage, message: message.into(), source: None, is_damage: true }) }
     }
 
     #[cold]
@@ -140,7 +159,7 @@ impl Error {
                 "; check that the directory and its files belong to this user and are writable"
             }
             Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-                "; the file is damaged or is not l0's: move it away and start again, a new one is created"
+                "; the file is damaged, or is not a database of l0: `l0 doctor` says what to do with it"
             }
             Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
                 "; another process holds the database: close long transactions on it"

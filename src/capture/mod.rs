@@ -10,6 +10,7 @@
 
 mod callsite;
 mod context;
+mod direct;
 mod fields;
 mod filter;
 mod layer;
@@ -116,60 +117,6 @@ impl Capture {
             caps,
             duplicate_layer: AtomicBool::new(false),
         }
-    }
-
-    /// Records what has no callsite.
-    pub(crate) fn direct(&self, event: &TelemetryEvent) {
-        self.direct_in(event, true);
-    }
-
-    /// The same, of something that has nothing to do with where this thread is.
-    pub(crate) fn direct_aside(&self, event: &TelemetryEvent) {
-        self.direct_in(event, false);
-    }
-
-    fn direct_in(&self, event: &TelemetryEvent, is_of_here: bool) {
-        local::with(|local| {
-            if !self.is_recording(local) {
-                return;
-            }
-            let span = if is_of_here { local.current_of_capture(self.id) } else { SpanRef::default() };
-            let head =
-                Head { kind: Kind::Direct, severity: event.severity, flags: 0, callsite: 0, span: span.id, other: 0 };
-            let mut scratch = local.take_scratch();
-            let mut encoder = Encoder::new(&mut scratch, self.caps, head);
-            encoder.set_strict(self.strict(false, false));
-            if is_of_here {
-                self.put_scope(&mut encoder, &span);
-            }
-            self.put_column(&mut encoder, key::EVENT_TYPE, &event.event_type);
-            let correlation_id = event.correlation_id.as_ref().map(|id| id.as_str());
-            for (key, text) in [
-                (key::SOURCE, event.source.as_deref()),
-                (key::CATEGORY, event.category.as_deref()),
-                (key::CORRELATION_ID, correlation_id),
-                (key::TENANT_ID, event.tenant_id.as_deref()),
-                (key::ACTOR_ID, event.actor_id.as_deref()),
-                (key::MESSAGE, event.message.as_deref()),
-                (key::STATUS, event.status.as_deref()),
-            ] {
-                if let Some(text) = text {
-                    self.put_column(&mut encoder, key, text);
-                }
-            }
-            if let Some(duration_ns) = event.duration_ns {
-                encoder.i64(key::DURATION_NS, duration_ns);
-            }
-            if let Some(payload) = event.payload.as_ref().filter(|_| event.is_clean) {
-                encoder.json(key::CLEAN_PAYLOAD, payload);
-            } else if let Some(payload) = &event.payload {
-                let redacted = self.redactor.json_by_name(payload);
-                encoder.json(key::PAYLOAD, redacted.as_deref().unwrap_or(payload));
-            }
-            self.finish(encoder);
-            self.push(local, self.clock.ticks(), span.opened, &scratch, head);
-            local.put_scratch(scratch);
-        });
     }
 
     /// Records a line for a reader, without `tracing`.

@@ -47,6 +47,14 @@ impl FlightRecorder {
         drain.pieces.sort_by_key(|piece| piece.stamp);
     }
 
+    /// Gives back what a database already has, as its positions say.
+    pub(crate) fn release_up_to(&self, stored: &[u64], drain: &mut Drain) {
+        drain.positions.resize(self.lanes().len(), 0);
+        let stored = stored.iter().copied().chain(std::iter::repeat(0));
+        drain.ends = drain.positions.iter().zip(stored).map(|(position, stored)| stored.max(*position)).collect();
+        self.release(drain);
+    }
+
     /// Gives the drained space back, after the commit, and lets waiting threads in.
     pub(crate) fn release(&self, drain: &mut Drain) {
         for ((lane, position), end) in self.lanes().iter().zip(&mut drain.positions).zip(&drain.ends) {

@@ -96,6 +96,9 @@ pub struct Health {
 
 type MakeOwn = Box<dyn Fn(&Health) + Send + Sync>;
 
+/// A result of one of l0's own checks that is older is stale.
+const OWN_STALE_AFTER: Duration = Duration::from_secs(190);
+
 impl Health {
     pub(crate) fn new(
         clock: Clock,
@@ -126,11 +129,27 @@ impl Health {
     }
 
     /// A check of l0's own.
-    pub(crate) fn own_check<R: IntoStatus>(&self, name: &str, check: impl Fn() -> R + Send + Sync + 'static) {
+    pub(crate) fn own_check<R: IntoStatus>(
+        &self,
+        name: &str,
+        every: Duration,
+        check: impl Fn() -> R + Send + Sync + 'static,
+    ) {
         let mut builder = CheckBuilder::new(&self.registry, name, check).optional().tag(OWN);
         builder.terms.is_own = true;
-        builder.terms.every = Duration::from_secs(60);
-        let _ = builder.register();
+        builder.terms.every = every;
+        // All of them share a thread, and one may wait for a disk.
+        let _ = builder.stale_after(OWN_STALE_AFTER).register();
+    }
+
+    /// How often `check_now` was called.
+    pub(crate) fn wishes(&self) -> u64 {
+        self.registry.wishes()
+    }
+
+    /// Has l0's own checks run now, because something has changed that they report.
+    pub(crate) fn run_own_checks(&self) {
+        self.registry.run_own_checks();
     }
 
     /// A check that a job is, which may take so long.

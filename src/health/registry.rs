@@ -47,6 +47,8 @@ pub(super) struct Registry {
     pub(super) summary: ArcSwap<Summary>,
     pub(super) pool: Mutex<Pool>,
     pub(super) spawned: AtomicU64,
+    /// Calls of `check_now`.
+    pub(super) wishes: AtomicU64,
     /// A check is due, or has ended.
     pub(super) called: Condvar,
     pub(super) ended: Condvar,
@@ -96,6 +98,7 @@ impl Registry {
             summary: ArcSwap::default(),
             pool: Mutex::default(),
             spawned: AtomicU64::new(0),
+            wishes: AtomicU64::new(0),
             called: Condvar::new(),
             ended: Condvar::new(),
             notices: Arc::new(notices),
@@ -150,6 +153,24 @@ impl Registry {
         self.notices.say();
         self.arm(Duration::ZERO);
         Ok(())
+    }
+
+    /// Rises with each call of `check_now`: who looks only seldom looks then.
+    pub(super) fn wishes(&self) -> u64 {
+        self.wishes.load(Ordering::Acquire)
+    }
+
+    /// Makes l0's own checks due now.
+    pub(super) fn run_own_checks(&self) {
+        let list = self.list.load();
+        let own = list.iter().filter(|check| check.terms.is_own);
+        own.for_each(|check| {
+            check.due_ns.store(0, Ordering::Release);
+            check.look_ns.store(0, Ordering::Release);
+        });
+        if list.iter().any(|check| check.terms.is_own) {
+            self.arm(Duration::ZERO);
+        }
     }
 
     /// How all checks stand, for other processes.

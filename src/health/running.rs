@@ -298,6 +298,7 @@ impl Registry {
     /// Runs a check on a thread of l0's, or waits for the run it is at; what it said, or that it is overdue.
     pub(super) fn check_now(self: &Arc<Self>, check: &Arc<Check>) -> Result<Status> {
         self.open()?;
+        self.wishes.fetch_add(1, Ordering::AcqRel);
         let until = deadline(check.terms.timeout.saturating_add(GRACE));
         let mut pool = self.pool.lock();
         let mut wanted = check.begun.load(Ordering::Acquire);

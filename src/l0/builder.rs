@@ -18,14 +18,16 @@ use crate::{
     clock::Clock,
     components::Components,
     config::{self, Config, Console, Directives, Durability, Flight, JobEvents, JobHistory, Overload, Retention},
+    database::create_directory,
     error::{Error, Result},
+    event::{Severity, TelemetryEvent},
     flight::{FlightRecorder, Medium, Shape},
     health::Health,
     jobs::{JobQueue, Jobs, Settings},
     limits::Limits,
     redaction::Redaction,
     state::{self, State},
-    store::{Opening, Recording, RunInfo, Shared, Source, Writer, run_thread},
+    store::{Opening, Recording, RunInfo, SetAside, Shared, Source, StoreChange, Writer, run_thread},
     timer::Timer,
 };
 
@@ -238,7 +240,7 @@ impl Builder {
         config.validate()?;
         let (filter, complaint) = config.filter()?;
         let dir = config.directory()?;
-        config::create_directory(&dir)?;
+        create_directory(&dir)?;
         let redactor = Arc::new(config.redaction.compile({
             let dir = dir.clone();
             move || state::hash_key(&dir)
@@ -253,6 +255,7 @@ impl Builder {
         let since = config.clock.anchor();
         let mut opening = Opening::open(&dir, config.clock.clone(), Arc::clone(&redactor), Some(&config.retention))?;
         let recovered = opening.recovered();
+        let set_aside = opening.set_aside().cloned();
         let shape = |medium, bytes: u64| Shape {
             dir: &dir,
             medium,
@@ -302,6 +305,9 @@ impl Builder {
         let capture = Arc::new(Capture::new(Arc::clone(&flight), config.clock.clone(), Arc::clone(&redactor)));
         if let Some(complaint) = complaint {
             capture.warn("l0.config", complaint);
+        }
+        if let Some(set_aside) = set_aside {
+            capture.direct_aside(&damage_event(&set_aside));
         }
         if recovered.unreadable > 0 {
             let count = recovered.unreadable;
@@ -385,7 +391,30 @@ impl Builder {
             audit_warned: AtomicBool::new(false),
         };
         let handle = Handle::new(inner);
+        {
+            let capture = Arc::clone(&handle.inner.capture);
+            handle.inner.state.add_readers(handle.inner.source.closer());
+            handle.inner.shared.set_readers(handle.inner.source.closer());
+            let of = Arc::downgrade(&handle.inner);
+            handle.inner.shared.set_observer(move |change| {
+                if let StoreChange::SetAside(set_aside) = change {
+                    capture.direct_of_writer(&damage_event(set_aside));
+                }
+                if let Some(inner) = of.upgrade() {
+                    inner.health.run_own_checks();
+                }
+            });
+        }
         own_checks::attach(&handle.inner);
         Ok(L0::new(handle, thread, kind))
     }
+}
+
+/// The event that reports a damaged database.
+fn damage_event(set_aside: &SetAside) -> TelemetryEvent {
+    let (file, why) = (set_aside.path.display(), &set_aside.why);
+    TelemetryEvent::new("l0.damage").source("l0").category("l0").severity(Severity::Critical).message(format!(
+        "telemetry.db was damaged ({why}): it is set aside as {file}, and a new database takes its place; bring what can be read \
+         into a new store with `l0 doctor --salvage {file}`"
+    ))
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     fs::File,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use crate::{
     health::{Health, IntoStatus as _, Status},
     query::{Reader, human_duration},
     state,
-    store::{free_disk, inspect},
+    store::{free_disk, inspect, set_aside_files},
 };
 
 /// How long a check waits for a commit.
@@ -61,36 +61,93 @@ impl Window {
     }
 }
 
-/// Registers them; they are run once a minute.
+/// How often a check looks: at what may be gone for a moment, and at the rest.
+const OFTEN: Duration = Duration::from_secs(1);
+const SELDOM: Duration = Duration::from_secs(60);
+
+/// When a check that looks often last did all of its work, unless that found something wrong.
+#[derive(Default)]
+struct Thorough {
+    at: Option<Duration>,
+    /// How often somebody had called `check_now` then.
+    wishes: u64,
+}
+
+impl Thorough {
+    /// A cheap look in between, where the last thorough one is not long ago and found nothing wrong; else a thorough one.
+    fn or_look(&mut self, handle: &Handle, is_well: impl FnOnce() -> bool, look: impl FnOnce() -> Status) -> Status {
+        let (now, wishes) = (handle.uptime(), handle.health().wishes());
+        let is_wished = std::mem::replace(&mut self.wishes, wishes) != wishes;
+        if !is_wished && self.at.is_some_and(|at| now.saturating_sub(at) < SELDOM) && is_well() {
+            return Status::Healthy;
+        }
+        let status = look();
+        self.at = (status == Status::Healthy).then_some(now);
+        status
+    }
+}
+
+/// Registers them. A file that is gone or a full disk is found within a second; what costs a write is done once a minute.
 pub(super) fn register(health: &Health, of: &Weak<Inner>) {
-    let own = |name: &str, check: fn(&Handle, &mut Window) -> Status| {
+    fn own<M: Default + Send + 'static>(
+        (health, of): (&Health, &Weak<Inner>),
+        (name, every): (&str, Duration),
+        check: fn(&Handle, &mut M) -> Status,
+    ) {
         let of = Weak::clone(of);
-        let window = parking_lot::Mutex::new(Window::default());
-        health.own_check(name, move || match of.upgrade() {
-            Some(inner) => check(&Handle { inner }, &mut window.lock()),
+        let memory = parking_lot::Mutex::new(M::default());
+        health.own_check(name, every, move || match of.upgrade() {
+            Some(inner) => check(&Handle { inner }, &mut memory.lock()),
             None => Status::Healthy,
         });
-    };
-    own("l0.writer", writer);
-    own("l0.state", state);
-    own("l0.reader", reader);
-    own("l0.flight", flight);
-    own("l0.shed", shed);
-    own("l0.disk", disk);
-    own("l0.size", size);
-    own("l0.audit", audit);
-    own("l0.jobs", jobs);
-    own("l0.limits", limits);
+    }
+    let to = (health, of);
+    own(to, ("l0.writer", OFTEN), writer);
+    own(to, ("l0.state", OFTEN), state);
+    own(to, ("l0.disk", OFTEN), |handle, (): &mut ()| disk(handle));
+    own(to, ("l0.reader", SELDOM), |handle, (): &mut ()| reader(handle));
+    own(to, ("l0.flight", SELDOM), |handle, (): &mut ()| flight(handle));
+    own(to, ("l0.size", SELDOM), |handle, (): &mut ()| size(handle));
+    own(to, ("l0.audit", SELDOM), |handle, (): &mut ()| audit(handle));
+    own(to, ("l0.jobs", SELDOM), |handle, (): &mut ()| jobs(handle));
+    own(to, ("l0.shed", SELDOM), shed);
+    own(to, ("l0.limits", SELDOM), limits);
 }
 
-/// The writer answers, and `telemetry.db` takes a write.
-fn writer(handle: &Handle, _: &mut Window) -> Status {
+/// The writer answers, and `telemetry.db` takes a write. A damaged database that was set aside is reported for as long as it
+/// is in the directory.
+fn writer(handle: &Handle, thorough: &mut Thorough) -> Status {
     let shared = handle.shared();
-    shared.probe().and_then(|ticket| shared.wait(ticket, COMMIT_WITHIN)).into_status()
+    let is_well = || shared.last_error().is_none() && shared.is_in_place(handle.dir());
+    let probe = || shared.probe().and_then(|ticket| shared.wait(ticket, COMMIT_WITHIN)).into_status();
+    let status = thorough.or_look(handle, is_well, probe);
+    match damaged_files(handle.dir()).last() {
+        Some(text) if status == Status::Healthy => Status::Degraded(text.clone()),
+        _ => status,
+    }
 }
 
-/// `state.db` takes a row: that this run lives. What runs said that are dead by now is ended, where that can be found out.
-fn state(handle: &Handle, _: &mut Window) -> Status {
+/// Damaged databases that were set aside in this directory, each with what to do about it.
+pub(super) fn damaged_files(dir: &Path) -> Vec<String> {
+    let text = |(path, at): (PathBuf, Option<String>)| {
+        format!(
+            "telemetry.db was damaged, and set aside as {}{}: bring what can be read into a new store with `l0 doctor --salvage {}`, \
+             then move the file away",
+            path.display(),
+            at.map_or_else(String::new, |at| format!(" at {at}")),
+            path.display(),
+        )
+    };
+    set_aside_files(dir).into_iter().map(text).collect()
+}
+
+/// `state.db` takes a row.
+fn state(handle: &Handle, thorough: &mut Thorough) -> Status {
+    thorough.or_look(handle, || handle.inner.state.is_in_place(), || note_life(handle))
+}
+
+/// Writes that this run lives. What runs said that are dead by now is ended, where that can be found out.
+fn note_life(handle: &Handle) -> Status {
     let (run, at) = (handle.shared().flight.run().to_string(), handle.inner.clock.now_by_hand().as_unix_ns());
     let noted = state::note_life(&handle.inner.state, run, at, COMMIT_WITHIN);
     if noted.is_ok() {
@@ -159,11 +216,11 @@ fn flight_files(handle: &Handle) -> Result<(HashSet<String>, HashSet<String>)> {
 }
 
 /// Who opens the store anew can read it.
-fn reader(handle: &Handle, _: &mut Window) -> Status {
+fn reader(handle: &Handle) -> Status {
     Reader::open(handle.dir()).and_then(|reader| reader.sql("SELECT count(*) FROM runs", &[])).map(drop).into_status()
 }
 
-fn flight(handle: &Handle, _: &mut Window) -> Status {
+fn flight(handle: &Handle) -> Status {
     let stats = handle.stats();
     let percent = stats.buffer_used_bytes * 100 / stats.buffer_bytes.max(1);
     if percent >= 75 {
@@ -186,7 +243,7 @@ fn shed(handle: &Handle, window: &mut Window) -> Status {
     }
 }
 
-fn disk(handle: &Handle, _: &mut Window) -> Status {
+fn disk(handle: &Handle) -> Status {
     let Some(free) = free_disk(handle.dir()) else { return Status::Healthy };
     let text =
         |wanted: u64| format!("{} MiB are free in {}, {} should be", free >> 20, handle.dir().display(), wanted >> 20);
@@ -198,7 +255,7 @@ fn disk(handle: &Handle, _: &mut Window) -> Status {
     }
 }
 
-fn size(handle: &Handle, _: &mut Window) -> Status {
+fn size(handle: &Handle) -> Status {
     let size = handle.stats().store;
     if size.max_bytes > 0 && size.bytes() > size.max_bytes {
         return Status::Degraded(format!("the store has {} bytes, its cap is {}", size.bytes(), size.max_bytes));
@@ -206,7 +263,7 @@ fn size(handle: &Handle, _: &mut Window) -> Status {
     Status::Healthy
 }
 
-fn audit(handle: &Handle, _: &mut Window) -> Status {
+fn audit(handle: &Handle) -> Status {
     let (bytes, limit) = (handle.inner.state.bytes(), handle.inner.retention.max_audit_bytes);
     let text = || format!("state.db has {bytes} bytes of Retention::max_audit_bytes({limit})");
     match bytes {
@@ -217,7 +274,7 @@ fn audit(handle: &Handle, _: &mut Window) -> Status {
 }
 
 /// Jobs that wait in vain, and schedules that nobody fires. What checks have said that are jobs of other processes is heard, too.
-fn jobs(handle: &Handle, _: &mut Window) -> Status {
+fn jobs(handle: &Handle) -> Status {
     let jobs = handle.jobs();
     if let Err(error) =
         handle.health().scheduled().iter().try_for_each(|(name, check)| handle.hear_scheduled(name, check))

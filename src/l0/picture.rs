@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Handle;
+use super::{Handle, own_checks::damaged_files};
 use crate::{
     error::Result,
     status::{Process, Recording, Status},
@@ -32,6 +32,7 @@ impl Handle {
         let jobs = read(inner.jobs.stats(), "jobs", &mut or_problem);
         let schedules = read(inner.jobs.schedules(), "schedules", &mut or_problem).unwrap_or_default();
         let components = read(inner.components.list(), "components", &mut or_problem).unwrap_or_default();
+        problems.extend(damaged_files(&inner.dir));
         Status {
             at: inner.clock.now_by_hand(),
             process: Process {

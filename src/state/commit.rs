@@ -22,7 +22,7 @@ use super::STATE;
 use crate::{
     clock::deadline,
     config::Durability,
-    database::{identity, open_writer, set_synchronous},
+    database::{FileId, WriteConnection, needs_reopening, open_writer, set_synchronous},
     error::{Error, Result},
     fail_point,
 };
@@ -39,12 +39,22 @@ pub(crate) struct State {
     line: Mutex<Line>,
     /// Of the database's pages, as of the last commit; 0 before.
     bytes: AtomicU64,
+    /// How this process's read connections are closed when the files under them are gone.
+    readers: Readers,
 }
+
+/// Closures that close idle read connections. SQLite shares the memory of a write-ahead log among all connections of a
+/// process, so one that stays open would keep a removed one in use.
+type Readers = Mutex<Vec<Box<dyn Fn() + Send + Sync>>>;
+
+/// A database that was moved may come back for this long before another is begun in its place.
+const MOVED_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 struct Open {
-    /// With the file it is to.
-    connection: Option<(Option<(u64, u64)>, Connection)>,
+    connection: Option<WriteConnection>,
+    /// The file that was left, and when.
+    left: Option<(FileId, Instant)>,
     /// As the connection has it now.
     durability: Durability,
     closed: bool,
@@ -75,7 +85,18 @@ enum Told {
 
 impl State {
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), open: Mutex::default(), line: Mutex::default(), bytes: AtomicU64::new(0) }
+        Self {
+            dir: dir.to_owned(),
+            open: Mutex::default(),
+            line: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            readers: Mutex::default(),
+        }
+    }
+
+    /// Registers how read connections of this process are closed.
+    pub(crate) fn add_readers(&self, close: impl Fn() + Send + Sync + 'static) {
+        self.readers.lock().push(Box::new(close));
     }
 
     /// The directory it is in.
@@ -154,7 +175,7 @@ impl State {
         if let Some(mut open) = open {
             let batch = self.gather();
             // Should an operation panic, those who wait for this thread are told all the same.
-            let outcome = catch_unwind(AssertUnwindSafe(|| open.write(&self.dir, &batch))).unwrap_or_else(|_| {
+            let outcome = catch_unwind(AssertUnwindSafe(|| open.write(self, &batch))).unwrap_or_else(|_| {
                 open.connection = None;
                 Err(Error::storage("a write to state.db panicked; nothing of its transaction was written"))
             });
@@ -194,7 +215,7 @@ impl State {
 
     fn note_size(&self, open: &Open) {
         let sql = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
-        let Some((_, connection)) = &open.connection else { return };
+        let Some(connection) = &open.connection else { return };
         if let Ok(bytes) =
             connection.prepare_cached(sql).and_then(|mut sql| sql.query_row([], |row| row.get::<_, i64>(0)))
         {
@@ -202,11 +223,16 @@ impl State {
         }
     }
 
+    /// Whether the database's files are where they were opened, as far as that can be seen without waiting.
+    pub(crate) fn is_in_place(&self) -> bool {
+        let Some(open) = self.open.try_lock() else { return true };
+        open.left.is_none() && open.connection.as_ref().is_none_or(|connection| connection.check().is_ok())
+    }
+
     /// Changes with each commit of others than this connection; `None` while it is not open, or at work.
     pub(crate) fn foreign_version(&self) -> Option<i64> {
         let open = self.open.try_lock_for(Duration::from_secs(1))?;
-        let (_, connection) = open.connection.as_ref()?;
-        connection.pragma_query_value(None, "data_version", |row| row.get(0)).ok()
+        open.connection.as_ref()?.pragma_query_value(None, "data_version", |row| row.get(0)).ok()
     }
 
     /// Bytes of the database's pages, wherever they are.
@@ -243,26 +269,50 @@ impl fmt::Debug for State {
 
 impl Open {
     /// Writes for all of a batch; an error is everybody's who has no outcome of their own.
-    fn write(&mut self, dir: &Path, batch: &[Arc<Pending>]) -> Result<()> {
+    ///
+    /// Each operation fails alone. A full disk or a broken one makes SQLite end the transaction in the middle of it: what came
+    /// before is not there then, and what comes behind gets a transaction of its own.
+    fn write(&mut self, state: &State, batch: &[Arc<Pending>]) -> Result<()> {
         let durability = batch.iter().map(|pending| pending.durability).max().unwrap_or_default();
-        lead(self.connection(dir, durability)?, batch)
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let transacted = transact(self.connection(state, durability)?, rest);
+            let (outcomes, lost) = transacted.inspect_err(|error| self.failed(state, error))?;
+            let lost = match lost {
+                Some(error) => {
+                    self.failed(state, &error);
+                    Some(error)
+                }
+                None => self.check_commit(state),
+            };
+            outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).for_each(|error| self.failed(state, error));
+            let (done, behind) = rest.split_at(outcomes.len());
+            for (pending, outcome) in done.iter().zip(outcomes) {
+                let outcome = lost.clone().map_or(outcome, Err);
+                *pending.told.lock() = Told::Outcome(outcome);
+            }
+            rest = behind;
+        }
+        Ok(())
     }
 
-    /// The connection; to a new database if the old one's file is gone.
-    fn connection(&mut self, dir: &Path, durability: Durability) -> Result<&Connection> {
+    /// A connection whose files are at their paths.
+    fn connection(&mut self, state: &State, durability: Durability) -> Result<&WriteConnection> {
         if self.closed {
             return Err(Error::closed());
         }
-        let current = identity(&STATE, dir);
-        if self.connection.as_ref().is_some_and(|(of, _)| *of != current) {
-            self.connection = None;
+        if let Some(connection) = &self.connection
+            && connection.check().is_err()
+        {
+            self.leave(state);
         }
-        let (_, connection) = match self.connection.take() {
+        let connection = match self.connection.take() {
             Some(open) => self.connection.insert(open),
             None => {
-                let connection = open_writer(&STATE, dir)?;
-                self.durability = Durability::Full;
-                self.connection.insert((identity(&STATE, dir), connection))
+                self.wait_for_moved(&state.dir)?;
+                let connection = open_writer(&STATE, &state.dir)?;
+                (self.durability, self.left) = (Durability::Full, None);
+                self.connection.insert(connection)
             }
         };
         if self.durability != durability {
@@ -271,42 +321,83 @@ impl Open {
         }
         Ok(connection)
     }
+
+    /// Whoever moved the database may bring it back. What was acknowledged in one begun in its place would be overwritten
+    /// then, so nothing is for a while.
+    fn wait_for_moved(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(STATE.file);
+        let Some((id, since)) = self.left.filter(|(_, since)| since.elapsed() < MOVED_WITHIN) else { return Ok(()) };
+        if path.exists() || !WriteConnection::was_moved(id) {
+            return Ok(());
+        }
+        let left = MOVED_WITHIN.saturating_sub(since.elapsed()).as_secs() + 1;
+        Err(Error::storage(format!(
+            "{} was moved away: put it back; otherwise a new one is begun in {left} s",
+            path.display()
+        )))
+    }
+
+    /// After a commit: an error if it went to files that nobody will find, and could not be saved from there.
+    fn check_commit(&mut self, state: &State) -> Option<Error> {
+        let why = self.connection.as_ref()?.check_files().err();
+        let Some(why) = why else {
+            self.connection.as_ref()?.note_length();
+            return None;
+        };
+        let is_saved = self.leave(state);
+        (!is_saved).then(|| {
+            Error::storage(format!(
+                "cannot commit to {}: it {why} while this was written; whether it is kept depends on where the file is now",
+                state.dir.join(STATE.file).display()
+            ))
+        })
+    }
+
+    /// What another attempt on the same connection cannot mend makes the next one open the database again.
+    fn failed(&mut self, state: &State, error: &Error) {
+        if needs_reopening(error) {
+            self.leave(state);
+        }
+    }
+
+    /// Leaves the files. Says whether everything committed is in the database at its path.
+    fn leave(&mut self, state: &State) -> bool {
+        let Some(connection) = self.connection.take() else { return false };
+        self.left = Some((connection.id(), Instant::now()));
+        let is_saved = connection.leave();
+        state.readers.lock().iter().for_each(|close| close());
+        is_saved
+    }
 }
 
-/// One transaction for all; each operation fails alone. A full disk or a broken one makes SQLite end the transaction in
-/// the middle of it: what came before is not there then, and what comes behind gets a transaction of its own.
-fn lead(connection: &Connection, batch: &[Arc<Pending>]) -> Result<()> {
+/// One transaction for as many as it lasts for. Returns their outcomes, and why the transaction was lost, if it was.
+fn transact(connection: &WriteConnection, batch: &[Arc<Pending>]) -> Result<(Vec<Result<()>>, Option<Error>)> {
     let failed = |error| Error::sqlite("cannot commit to state.db", error);
-    let mut rest = batch;
-    while !rest.is_empty() {
-        statement(connection, "BEGIN IMMEDIATE").map_err(failed)?;
-        let mut outcomes: Vec<Result<()>> = Vec::with_capacity(rest.len());
-        for pending in rest {
-            outcomes.push(pending.run(connection, rest.len() == 1));
-            if connection.is_autocommit() {
-                break;
-            }
+    statement(connection, "BEGIN IMMEDIATE").map_err(failed)?;
+    let mut outcomes: Vec<Result<()>> = Vec::with_capacity(batch.len());
+    for pending in batch {
+        outcomes.push(pending.run(connection, batch.len() == 1));
+        if connection.is_autocommit() {
+            break;
         }
-        let (done, behind) = rest.split_at(outcomes.len());
-        let lost = match outcomes.last() {
-            Some(Err(error)) if connection.is_autocommit() => Some(error.clone()),
-            _ => {
-                fail_point::hit("state.before_commit");
-                let failed = statement(connection, "COMMIT").err().map(failed);
-                fail_point::hit("state.after_commit");
-                failed
-            }
-        };
-        if lost.is_some() && !connection.is_autocommit() {
-            let _ = connection.execute_batch("ROLLBACK");
-        }
-        for (pending, outcome) in done.iter().zip(outcomes) {
-            let outcome = lost.clone().map_or(outcome, Err);
-            *pending.told.lock() = Told::Outcome(outcome);
-        }
-        rest = behind;
     }
-    Ok(())
+    let lost = match outcomes.last() {
+        Some(Err(error)) if connection.is_autocommit() => Some(error.clone()),
+        _ if !connection.check_lock() => Some(Error::storage(
+            "cannot commit to state.db: this process has lost its lock on it, because something in it has opened and closed \
+             one of the database's files; nothing was written, try again",
+        )),
+        _ => {
+            fail_point::hit("state.before_commit");
+            let lost = statement(connection, "COMMIT").err().map(failed);
+            fail_point::hit("state.after_commit");
+            lost
+        }
+    };
+    if lost.is_some() && !connection.is_autocommit() {
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    Ok((outcomes, lost))
 }
 
 /// Runs a statement that has nothing to say.

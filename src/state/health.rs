@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use rusqlite::{Connection, Row, TransactionBehavior, params};
+use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params};
 
 use super::{STATE, State};
 use crate::{
@@ -241,9 +241,9 @@ pub(crate) fn end_dead_runs(dir: &Path, runs: &[String]) -> Result<()> {
     if runs.is_empty() || !dir.join(STATE.file).exists() || is_before(&STATE, dir, SIGNS_SINCE)? {
         return Ok(());
     }
-    let mut connection = open_writer(&STATE, dir)?;
-    let mut end = || {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let connection = open_writer(&STATE, dir)?;
+    let end = || {
+        let transaction = Transaction::new_unchecked(&connection, TransactionBehavior::Immediate)?;
         runs.iter().try_for_each(|run| end_run(&transaction, run, i64::MAX))?;
         transaction.commit()
     };

@@ -7,8 +7,7 @@ use std::{
 
 use super::{TELEMETRY, inspection::has_records, recovery::recover as recover_store};
 use crate::{
-    config::create_directory,
-    database,
+    database::{self, create_directory},
     error::{Error, Result},
     flight::{self, FlightState},
     state::STATE,

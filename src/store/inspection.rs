@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::TELEMETRY;
 use crate::{
-    database::{self, Database, may_make_files, open_any},
+    database::{Database, may_make_files, open_any},
     error::{Error, Result},
     flight,
     state::STATE,
@@ -148,7 +148,7 @@ fn look(what: &Database, dir: &Path) -> DatabaseFile {
     });
     let (schema, problem) = match version {
         Ok(version) => (Some(version), None),
-        Err(error) => (database::version_in_header(&dir.join(what.file)), Some(error.to_string())),
+        Err(error) => (None, Some(error.to_string())),
     };
     DatabaseFile { name: what.file, schema, known_schema: what.migrations.len() as i64, problem }
 }

@@ -10,9 +10,11 @@
 //! - Every pragma is read back.
 
 mod apply;
+mod attachment;
 mod callsite_plan;
 mod columns;
 mod copy;
+mod damage;
 mod event_rows;
 mod histogram;
 mod inspection;
@@ -31,6 +33,7 @@ mod writer;
 
 use crate::database::Database;
 pub use copy::copy;
+pub(crate) use damage::{SetAside, set_aside_files};
 pub(crate) use histogram::Histogram;
 pub use inspection::{DatabaseFile, FlightFile, FlightState, Inspection, StoreFile, inspect};
 pub use opening::{Cleanup, cleanup, compact};
@@ -38,8 +41,8 @@ pub(crate) use opening::{Opening, cleanup_since, compact_since};
 pub(crate) use reader::{Asked, Asking, Recording, Source};
 pub use recovery::{Recovery, recover};
 pub(crate) use retention::free_disk;
-pub(crate) use shared::Shared;
 pub use shared::StoreSize;
+pub(crate) use shared::{Shared, StoreChange};
 pub(crate) use writer::{RunInfo, Writer, run_thread};
 
 /// Events and spans: disposable, and so not synced with every commit.

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 
 use super::{
     TELEMETRY,
+    damage::{self, SetAside},
     inspection::is_store,
     recovery::{Recovery, recover_with},
     retention::{Blocked, Keeper},
@@ -18,7 +19,7 @@ use super::{
 use crate::{
     clock::{Anchor, Clock},
     config::Retention,
-    database::{bring_up_to_date, open_reader, open_writer},
+    database::{FileId, WriteConnection, bring_up_to_date, open_reader, open_writer},
     error::{Error, Result},
     redaction::Redactor,
     state::STATE,
@@ -35,11 +36,12 @@ const BY_HAND_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Opening {
     pub(super) dir: PathBuf,
-    pub(super) connection: Connection,
+    pub(super) connection: WriteConnection,
     pub(super) keeper: Keeper,
     pub(super) clock: Clock,
     pub(super) redactor: Arc<Redactor>,
     recovered: Recovery,
+    set_aside: Option<SetAside>,
 }
 
 impl Opening {
@@ -52,7 +54,7 @@ impl Opening {
         redactor: Arc<Redactor>,
         retention: Option<&Retention>,
     ) -> Result<Self> {
-        let connection = open_writer(&TELEMETRY, dir)?;
+        let (connection, set_aside) = open_or_set_aside(dir)?;
         let since = (clock.clone(), clock.anchor());
         let mut keeper = Keeper::open(dir, &connection, since, &retention.cloned().unwrap_or_default())?;
         if retention.is_some() {
@@ -66,7 +68,12 @@ impl Opening {
             Ok(_) | Err(Blocked::Pinned | Blocked::Full) => {}
             Err(blocked) => return Err(blocked.into_error("cannot bring the store down to its cap")),
         }
-        Ok(Self { dir: dir.to_owned(), connection, keeper, clock, redactor, recovered })
+        Ok(Self { dir: dir.to_owned(), connection, keeper, clock, redactor, recovered, set_aside })
+    }
+
+    /// A damaged database that was found at the path, and where it is now.
+    pub(crate) fn set_aside(&self) -> Option<&SetAside> {
+        self.set_aside.as_ref()
     }
 
     /// What dead processes had left.
@@ -79,6 +86,19 @@ impl Opening {
         self.keeper
             .admit(&self.connection, wanted, Instant::now() + ADMIT_WITHIN, create)
             .map_err(|blocked| blocked.into_error("cannot make room for the flight file"))
+    }
+}
+
+/// Opens the database, in the place of one that is damaged if need be.
+fn open_or_set_aside(dir: &Path) -> Result<(WriteConnection, Option<SetAside>)> {
+    let path = dir.join(TELEMETRY.file);
+    let id = FileId::at(&path);
+    match open_writer(&TELEMETRY, dir) {
+        Err(error) if error.is_damage() => {
+            let set_aside = damage::set_aside(&TELEMETRY, dir, id, &error.to_string())?;
+            Ok((open_writer(&TELEMETRY, dir)?, Some(set_aside)))
+        }
+        outcome => Ok((outcome?, None)),
     }
 }
 

@@ -19,7 +19,7 @@ use rusqlite::{
 use super::{StoreSize, TELEMETRY, retention::size, shared::Shared};
 use crate::{
     clock::{Clock, Timestamp, deadline},
-    database::{Database, has_wal, identity, is_empty, is_known_version, open_reader, uri},
+    database::{Database, FileId, has_wal, identity, is_empty, is_known_version, open_reader, uri},
     error::{Error, Result},
     redaction::{Redactor, hashed},
     state::{STATE, known_hash_keys},
@@ -76,7 +76,8 @@ struct Open {
     audit_missing: Option<String>,
 }
 
-type Identity = [Option<(u64, u64)>; 2];
+/// The files of both databases.
+type Identity = [[Option<FileId>; 3]; 2];
 
 /// When SQLite is to stop; its progress handler looks.
 #[derive(Clone, Debug)]
@@ -146,6 +147,16 @@ impl Source {
     /// Closes the connections that wait for questions; the next question opens one.
     pub(crate) fn close_idle(&self) {
         self.0.idle.lock().clear();
+    }
+
+    /// As [`close_idle`](Self::close_idle), for somebody whom this may outlive, or not.
+    pub(crate) fn closer(&self) -> impl Fn() + Send + Sync + 'static + use<> {
+        let of = Arc::downgrade(&self.0);
+        move || {
+            if let Some(inner) = of.upgrade() {
+                Self(inner).close_idle();
+            }
+        }
     }
 
     /// Stops the questions that are being answered now.
@@ -234,18 +245,16 @@ impl Source {
                 incomplete = Some(format!("as of {at}, for the store does not take records at the moment: {error}"));
             }
         }
-        let identity = [identity(&TELEMETRY, &self.0.dir), identity(&STATE, &self.0.dir)];
-        let idle = self.0.idle.lock().pop();
-        let open = match idle {
-            Some(open) if open.identity == identity => open,
-            _ => self.open(identity)?,
-        };
+        let idle = self.0.idle.lock().pop().filter(|open| open.identity == self.identity());
+        let open = idle.map_or_else(|| self.open(), Ok).inspect_err(|error| self.report_damage(error))?;
         *open.alarm.0.lock() = (deadline(asking.within), self.0.interruptions.load(Ordering::Acquire));
         let incomplete = incomplete.or_else(|| open.audit_missing.clone());
         let asked = Asked { connection: &open.connection, alarm: &open.alarm, guard: &open.guard, incomplete };
         let answer = answer(&asked, question).map_err(|error| {
             if !is_interrupted(&error) {
-                return Error::sqlite(what, error);
+                let error = Error::sqlite(what, error);
+                self.report_damage(&error);
+                return error;
             }
             let within = asking.within;
             Error::timeout(format!(
@@ -259,7 +268,19 @@ impl Source {
         answer
     }
 
-    fn open(&self, identity: Identity) -> Result<Open> {
+    fn identity(&self) -> Identity {
+        [identity(&TELEMETRY, &self.0.dir), identity(&STATE, &self.0.dir)]
+    }
+
+    /// Has the writer of this process look at a file that a reader found damaged.
+    fn report_damage(&self, error: &Error) {
+        if let Some(writer) = self.writer().filter(|_| error.is_damage()) {
+            writer.suspect();
+        }
+    }
+
+    fn open(&self) -> Result<Open> {
+        let [[telemetry, ..], [state, ..]] = self.identity();
         let mut connection = open_reader(&TELEMETRY, &self.0.dir)?;
         let failed = |error| Error::sqlite("cannot prepare to read the store", error);
         connection.pragma_update(None, "query_only", false).map_err(failed)?;
@@ -269,7 +290,7 @@ impl Source {
             connection.execute_batch(NO_AUDIT).map_err(failed)?;
         }
         // One that is being made, or cannot be read now, is looked for again by the next question.
-        let is_whole = attached == Ok(true) || identity[1].is_none();
+        let is_whole = attached == Ok(true) || state.is_none();
         connection.pragma_update(None, "query_only", true).map_err(failed)?;
         let alarm = Alarm(Arc::new(Mutex::new((Instant::now(), 0))));
         let (seen, interruptions) = (alarm.clone(), Arc::clone(&self.0.interruptions));
@@ -288,6 +309,10 @@ impl Source {
             }
         };
         connection.authorizer(Some(allow)).map_err(failed)?;
+        // Opening has made the logs and their shared memory, if they were not there. A database that was replaced meanwhile is opened
+        // again by the next question.
+        let mut identity = self.identity();
+        (identity[0][0], identity[1][0]) = (telemetry, state);
         Ok(Open { identity, is_whole, connection, alarm, guard, audit_missing: attached.err() })
     }
 

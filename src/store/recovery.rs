@@ -339,7 +339,8 @@ fn find_or_insert_run(
     Ok(Some((id, "running".to_owned())))
 }
 
-fn positions(connection: &Connection, run: i64) -> rusqlite::Result<Vec<u64>> {
+/// Where each lane's last transaction ended.
+pub(super) fn positions(connection: &Connection, run: i64) -> rusqlite::Result<Vec<u64>> {
     let mut positions = Vec::new();
     let mut statement = connection.prepare_cached("SELECT lane, position FROM lane WHERE run = ?1 ORDER BY lane")?;
     let mut rows = statement.query([run])?;
@@ -352,7 +353,7 @@ fn positions(connection: &Connection, run: i64) -> rusqlite::Result<Vec<u64>> {
 }
 
 /// The spans that the run's last transaction left running.
-fn restore_spans(
+pub(super) fn restore_spans(
     connection: &Connection,
     run: i64,
     timeline: &Timeline,
@@ -432,17 +433,27 @@ fn store_sheds(
     counts: impl Iterator<Item = (Reason, Severity, u64)>,
 ) -> rusqlite::Result<()> {
     let mut statements = Statements::prepare(connection)?;
-    let mut sum = connection
-        .prepare_cached("SELECT coalesce(sum(count), 0) FROM shed WHERE run = ?1 AND reason = ?2 AND severity = ?3")?;
     for (reason, severity, count) in counts.filter(|(_, _, count)| *count > 0) {
-        let stored: i64 = sum.query_row(params![run, reason.as_str(), severity as i64], |row| row.get(0))?;
-        let new = count.saturating_sub(stored.cast_unsigned());
+        let new = count.saturating_sub(shed_sums(connection, run, reason, severity)?);
         if new > 0 {
             let minute = minute_of(timeline.end_unix_ns());
             statements.add_shed(run, minute, reason.as_str(), severity as i64, new)?;
         }
     }
     Ok(())
+}
+
+/// How many records of a run are counted as shed for this reason.
+pub(super) fn shed_sums(
+    connection: &Connection,
+    run: i64,
+    reason: Reason,
+    severity: Severity,
+) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT coalesce(sum(count), 0) FROM shed WHERE run = ?1 AND reason = ?2 AND severity = ?3")?
+        .query_row(params![run, reason.as_str(), severity as i64], |row| row.get::<_, i64>(0))
+        .map(i64::cast_unsigned)
 }
 
 fn minute_of(unix_ns: i64) -> i64 {

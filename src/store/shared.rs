@@ -2,8 +2,9 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
@@ -12,9 +13,10 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Cleanup;
+use super::{Cleanup, TELEMETRY, damage::SetAside};
 use crate::{
     clock::{Timestamp, deadline},
+    database::{FileId, identity},
     error::{Error, Result},
     flight::FlightRecorder,
 };
@@ -74,6 +76,29 @@ pub(crate) struct Shared {
     requests: Mutex<Requests>,
     served: Condvar,
     pub(super) last_error: Mutex<Option<Error>>,
+    /// A reader met damage: the writer looks at the file.
+    pub(super) is_suspect: AtomicBool,
+    observer: Hook<dyn Fn(&StoreChange) + Send + Sync>,
+    readers: Hook<dyn Fn() + Send + Sync>,
+    /// The files that the writer uses, and that should be at the store's paths.
+    files: Mutex<Option<[Option<FileId>; 3]>>,
+}
+
+/// A function that is called by the writer's thread, once it is set.
+struct Hook<F: ?Sized>(OnceLock<Box<F>>);
+
+impl<F: ?Sized> std::fmt::Debug for Hook<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hook").field("is_set", &self.0.get().is_some()).finish()
+    }
+}
+
+/// What the writer has to report.
+#[derive(Debug)]
+pub(crate) enum StoreChange {
+    /// The store does not take records, or takes them again.
+    Health,
+    SetAside(SetAside),
 }
 
 /// Who waits for a flush.
@@ -107,6 +132,50 @@ impl Shared {
             requests: Mutex::new(Requests::default()),
             served: Condvar::new(),
             last_error: Mutex::new(None),
+            is_suspect: AtomicBool::new(false),
+            observer: Hook(OnceLock::new()),
+            readers: Hook(OnceLock::new()),
+            files: Mutex::default(),
+        }
+    }
+
+    /// Who is called when the store stops or begins to take records, and when a database is set aside.
+    pub(crate) fn set_observer(&self, observer: impl Fn(&StoreChange) + Send + Sync + 'static) {
+        let _ = self.observer.0.set(Box::new(observer));
+    }
+
+    pub(super) fn notify(&self, change: &StoreChange) {
+        if let Some(observer) = self.observer.0.get() {
+            let _ = catch_unwind(AssertUnwindSafe(|| observer(change)));
+        }
+    }
+
+    /// How this process's idle read connections are closed. They keep files open, and SQLite shares the memory of a
+    /// write-ahead log among all connections of a process.
+    pub(crate) fn set_readers(&self, close: impl Fn() + Send + Sync + 'static) {
+        let _ = self.readers.0.set(Box::new(close));
+    }
+
+    pub(super) fn close_readers(&self) {
+        if let Some(close) = self.readers.0.get() {
+            close();
+        }
+    }
+
+    /// The files that the writer uses from now on; none while it has no connection.
+    pub(super) fn set_files(&self, files: Option<[Option<FileId>; 3]>) {
+        *self.files.lock() = files;
+    }
+
+    /// Whether a look at the directory finds the files that the writer uses. Cheap enough for once a second.
+    pub(crate) fn is_in_place(&self, dir: &Path) -> bool {
+        *self.files.lock() == Some(identity(&TELEMETRY, dir))
+    }
+
+    /// A reader of this process met damage: has the writer look at the file.
+    pub(crate) fn suspect(&self) {
+        if !self.is_suspect.swap(true, Ordering::AcqRel) {
+            self.flight.bell().ring();
         }
     }
 

@@ -15,14 +15,15 @@ use rusqlite::{Connection, params};
 use super::{
     Opening, TELEMETRY,
     apply::{Applied, Applier},
+    attachment::{Attachment, Opened},
+    recovery::{positions, restore_spans, shed_sums},
     retention::{Blocked, Keeper, Look},
-    shared::Shared,
+    shared::{Shared, StoreChange},
     statements::Statements,
 };
 use crate::{
     clock::{Anchor, Clock, Timeline},
-    config::create_directory,
-    database::{identity, open_writer, remove_wal, waiting_within, wal_identity},
+    database::waiting_within,
     error::{Error, Result},
     event::Severity,
     fail_point,
@@ -31,8 +32,8 @@ use crate::{
     redaction::Redactor,
 };
 
-/// After a failure the next attempt waits this long, doubling up to the second.
-const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+/// After a failure the next attempt waits for the first of these, doubling up to the second.
+const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
 
 /// How often ages and the like are looked at while records come.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
@@ -54,11 +55,7 @@ pub(crate) struct RunInfo {
 #[derive(Debug)]
 pub(crate) struct Writer {
     dir: PathBuf,
-    connection: Connection,
-    /// Which file the connection is to.
-    identity: Option<(u64, u64)>,
-    /// And which its WAL is.
-    wal: Option<(u64, u64)>,
+    attachment: Attachment,
     info: RunInfo,
     shared: Arc<Shared>,
     clock: Clock,
@@ -72,6 +69,9 @@ pub(crate) struct Writer {
     /// Where ticks stood at the last commit.
     anchor: Anchor,
     shed_stored: Vec<u64>,
+    /// Where each lane's last acknowledged transaction ended, and what the run's row counts as stored since.
+    committed: Vec<u64>,
+    stored_in_database: u64,
     /// Of the current transaction, by severity.
     rejected: [u64; Severity::ALL.len()],
     /// The run's row says that it has ended.
@@ -93,10 +93,8 @@ impl Writer {
         shared.flight.set_anchors([anchor, clock.anchor()]);
         shared.committed_at.store(anchor.wall_ns.cast_unsigned(), Ordering::Relaxed);
         let writer = Self {
-            identity: identity(&TELEMETRY, &dir),
-            wal: None,
+            attachment: Attachment::new(&dir, connection, Arc::clone(&shared)),
             dir,
-            connection,
             info: info.clone(),
             shared,
             clock,
@@ -108,6 +106,8 @@ impl Writer {
             first_anchor: anchor,
             anchor,
             shed_stored: Vec::new(),
+            committed: Vec::new(),
+            stored_in_database: 0,
             rejected: [0; Severity::ALL.len()],
             has_ended: false,
             keeper,
@@ -128,8 +128,10 @@ impl Writer {
         if self.drain.is_empty() && !shed_changed {
             return Ok(0);
         }
-        if identity(&TELEMETRY, &self.dir) != self.identity {
-            self.begin_anew()?;
+        if self.attach()? {
+            // Some of it may have been stored by a transaction that was not acknowledged.
+            flight.drain(now.ticks, self.keeper.budget().batch_bytes(), &mut self.drain);
+            self.shed_stored.resize(shed.len(), 0);
         }
         flight.set_anchors([self.first_anchor, now]);
         let applier = &mut self.applier;
@@ -138,7 +140,21 @@ impl Writer {
         let timeline = Timeline::new(self.anchor, now);
         match self.transact(&timeline, now.wall_ns, &shed) {
             Ok(stored) => {
+                if let Err(error) = self.attachment.check_commit() {
+                    // Whether it was kept is found out when the database is opened again.
+                    self.forget_transaction();
+                    return Err(error);
+                }
                 self.applier.commit();
+                self.stored_in_database += stored;
+                self.committed.resize(self.drain.ends().len(), 0);
+                for ((committed, end), position) in
+                    self.committed.iter_mut().zip(self.drain.ends()).zip(self.drain.positions())
+                {
+                    if end != position {
+                        *committed = *end;
+                    }
+                }
                 self.shed_stored = shed.iter().map(|(_, _, count)| *count).collect();
                 self.shared.stored.fetch_add(stored, Ordering::Relaxed);
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
@@ -159,16 +175,24 @@ impl Writer {
                 Ok(self.drain.len())
             }
             Err(blocked) => {
-                let _ = self.connection.execute_batch("ROLLBACK");
-                self.applier.rollback();
-                self.rejected = [0; Severity::ALL.len()];
+                if let Some(connection) = self.attachment.get() {
+                    let _ = connection.execute_batch("ROLLBACK");
+                }
+                self.forget_transaction();
                 flight.set_pinned(matches!(blocked, Blocked::Pinned));
                 if blocked.is_for_want_of_room() {
                     self.keeper.was_too_little();
                 }
-                Err(blocked.into_error(&format!("cannot store telemetry in {}", self.dir.display())))
+                let error = blocked.into_error(&format!("cannot store telemetry in {}", self.dir.display()));
+                self.attachment.failed(&error);
+                Err(error)
             }
         }
+    }
+
+    fn forget_transaction(&mut self) {
+        self.applier.rollback();
+        self.rejected = [0; Severity::ALL.len()];
     }
 
     fn transact(
@@ -177,13 +201,14 @@ impl Writer {
         now_unix_ns: i64,
         shed: &[(Reason, Severity, u64)],
     ) -> Result<u64, Blocked> {
+        let Some(connection) = self.attachment.get() else { return Err(Blocked::Detached) };
         let pages = self.keeper.budget().pages_of(self.drain.bytes());
-        self.keeper.begin(&self.connection, pages)?;
-        let mut statements = Statements::prepare(&self.connection)?;
-        self.applier.begin(&self.connection)?;
+        self.keeper.begin(connection, pages)?;
+        let mut statements = Statements::prepare(connection)?;
+        self.applier.begin(connection)?;
         let (mut stored, mut taken, mut look) = (0, 0, Look::default());
         for (stamp, bytes) in self.drain.pieces() {
-            match self.applier.apply(&self.connection, &mut statements, timeline, stamp, bytes)? {
+            match self.applier.apply(connection, &mut statements, timeline, stamp, bytes)? {
                 Applied::Stored => stored += u64::from(is_counted(bytes)),
                 Applied::Rejected if is_counted(bytes) => self.rejected[Record::severity_of(bytes) as usize] += 1,
                 Applied::Rejected => {}
@@ -195,7 +220,7 @@ impl Writer {
             }
         }
         self.drain.keep(taken);
-        let finished = self.applier.finish(&self.connection, &mut statements)?;
+        let finished = self.applier.finish(connection, &mut statements)?;
         for (refused, count) in self.rejected.iter_mut().zip(finished.refused) {
             *refused += count;
             stored -= count;
@@ -218,12 +243,14 @@ impl Writer {
         drop(statements);
         if self.has_ended {
             // A run whose owner was dropped, and which was taken for ended, goes on.
-            self.connection.execute("UPDATE run SET outcome = 'running', ended_at = NULL WHERE id = ?1", [self.run])?;
+            connection.execute("UPDATE run SET outcome = 'running', ended_at = NULL WHERE id = ?1", [self.run])?;
+        }
+        if !connection.check_lock() {
+            return Err(Blocked::LockLost);
         }
         fail_point::hit("writer.before_commit");
-        self.connection.execute_batch("COMMIT")?;
+        connection.execute_batch("COMMIT")?;
         fail_point::hit("writer.after_commit");
-        self.wal = wal_identity(&TELEMETRY, &self.dir);
         self.has_ended = false;
         self.keeper.was_enough();
         Ok(stored)
@@ -231,12 +258,17 @@ impl Writer {
 
     /// Tells everyone else how large the store is, and what was done to keep it so.
     fn publish(&self) {
-        self.shared.set_size(self.keeper.size(&self.connection));
+        if let Some(connection) = self.attachment.get() {
+            self.shared.set_size(self.keeper.size(connection));
+        }
     }
 
     /// What is to be done from time to time, a piece of it. Says whether that was all.
     fn tidy(&mut self, within: Duration) -> Result<bool> {
-        let outcome = self.keeper.tidy(&self.connection, Instant::now() + within);
+        let connection = self.attachment.connection()?;
+        let outcome = self.keeper.tidy(connection, Instant::now() + within);
+        // It may have given pages back.
+        connection.note_length();
         self.publish();
         match outcome {
             Ok(is_done) => {
@@ -252,33 +284,68 @@ impl Writer {
             }
             Err(blocked) => {
                 self.tidied = Instant::now();
-                Err(blocked.into_error("cannot tidy up the store"))
+                let error = blocked.into_error("cannot tidy up the store");
+                self.attachment.failed(&error);
+                Err(error)
             }
         }
     }
 
-    /// Somebody removed the database, or put another in its place: goes on in a fresh one. It receives the run, the
-    /// definitions and the counters again; spans that were open went with the old one.
-    fn begin_anew(&mut self) -> Result<()> {
-        create_directory(&self.dir)?;
-        // This ends the connection to the old one.
-        self.connection = Connection::open_in_memory()
-            .map_err(|error| Error::sqlite("cannot leave a store that was replaced", error))?;
-        if self.wal.is_some() && wal_identity(&TELEMETRY, &self.dir) == self.wal {
-            remove_wal(&TELEMETRY, &self.dir)?;
+    /// Makes sure of a database whose files are at their paths. Says whether it was opened again just now.
+    fn attach(&mut self) -> Result<bool> {
+        let (used, bytes) = self.shared.flight.fill();
+        match self.attachment.open(used > bytes / 2)? {
+            Opened::Before => Ok(false),
+            Opened::Anew => match self.resume() {
+                Ok(()) => Ok(true),
+                Err(error) => {
+                    self.attachment.leave(error.to_string());
+                    Err(error)
+                }
+            },
         }
-        let connection = open_writer(&TELEMETRY, &self.dir)?;
-        let identity = identity(&TELEMETRY, &self.dir);
-        let run = insert_run(&connection, &self.shared.flight, &self.clock, &self.info)
-            .map_err(|error| Error::sqlite("cannot add this run to the store", error))?;
-        (self.connection, self.run) = (connection, run);
-        self.keeper.renew(&self.connection, run)?;
-        let key = self.shared.flight.key();
-        self.applier = Applier::new(self.run, key, self.clock.clone(), Arc::clone(&self.redactor));
-        self.definitions_known = 0;
-        self.shed_stored.fill(0);
-        self.identity = identity;
-        Ok(())
+    }
+
+    /// Goes on in a database that was opened just now. It may be the one from before, with or without the transaction that
+    /// was not acknowledged; an earlier copy of it; or another. Its own counters say what it has.
+    fn resume(&mut self) -> Result<()> {
+        if let Some(set_aside) = self.attachment.take_set_aside() {
+            self.shared.notify(&StoreChange::SetAside(set_aside));
+        }
+        let connection = self.attachment.connection()?;
+        let failed = |error| Error::sqlite("cannot add this run to the store", error);
+        let flight = &self.shared.flight;
+        let has_run = has_run(connection, flight).map_err(failed)?;
+        let run = insert_run(connection, flight, &self.clock, &self.info).map_err(failed)?;
+        let (found, stored) = (|| Ok((positions(connection, run)?, stored_of(connection, run)?)))().map_err(failed)?;
+        let lanes = self.committed.len().max(found.len());
+        let at = |positions: &[u64], lane| positions.get(lane).copied().unwrap_or(0);
+        let has_more = (0..lanes).any(|lane| at(&found, lane) > at(&self.committed, lane));
+        let has_less = (0..lanes).any(|lane| at(&found, lane) < at(&self.committed, lane));
+        if !has_run || has_more || has_less || run != self.run {
+            let redactor = Arc::clone(&self.redactor);
+            self.applier = Applier::new(run, flight.key(), self.clock.clone(), redactor);
+            self.definitions_known = 0;
+            let timeline = Timeline::new(self.first_anchor, self.clock.anchor());
+            restore_spans(connection, run, &timeline, &mut self.applier).map_err(failed)?;
+        } else {
+            self.applier.rollback();
+        }
+        if has_more {
+            self.shared.stored.fetch_add(stored.saturating_sub(self.stored_in_database), Ordering::Relaxed);
+            flight.release_up_to(&found, &mut self.drain);
+        }
+        self.shed_stored.clear();
+        for (reason, severity, count) in flight.shed_counts().collect::<Vec<_>>() {
+            let known = shed_sums(connection, run, reason, severity).map_err(failed)?;
+            // Counted by a transaction that was not acknowledged.
+            if reason == Reason::Rejected && known > count {
+                flight.count_shed(reason, severity, known - count);
+            }
+            self.shed_stored.push(known);
+        }
+        (self.run, self.committed, self.stored_in_database) = (run, found, stored);
+        self.keeper.renew(connection, run)
     }
 
     /// Steps until everything recorded before the call is stored.
@@ -304,7 +371,7 @@ impl Writer {
         match self.shared.pause.swap(false, Ordering::AcqRel) {
             true => {
                 self.has_ended = true;
-                mark_ended(&self.connection, self.run, &self.clock, "clean")
+                mark_ended(self.attachment.connection()?, self.run, &self.clock, "clean")
                     .map_err(|error| Error::sqlite("cannot mark the run in the store", error))
             }
             false => Ok(()),
@@ -314,20 +381,21 @@ impl Writer {
     /// Writes into the database, and changes nothing of it. SQLite does not write what it finds to be the same, so it is another
     /// for a moment.
     fn probe(&mut self) -> Result<()> {
-        if identity(&TELEMETRY, &self.dir) != self.identity {
-            self.begin_anew()?;
-        }
-        let run = self.run;
-        let written = self.connection.execute_batch(&format!(
+        self.attach()?;
+        let (run, connection) = (self.run, self.attachment.connection()?);
+        let written = connection.execute_batch(&format!(
             "BEGIN IMMEDIATE;
              UPDATE run SET stored = stored + 1 WHERE id = {run};
              UPDATE run SET stored = stored - 1 WHERE id = {run};
              COMMIT"
         ));
-        written.map_err(|error| {
-            let _ = self.connection.execute_batch("ROLLBACK");
-            Error::sqlite(&format!("cannot write into {}", TELEMETRY.file), error)
-        })
+        if let Err(error) = written {
+            let _ = connection.execute_batch("ROLLBACK");
+            let error = Error::sqlite(&format!("cannot write into {}", TELEMETRY.file), error);
+            self.attachment.failed(&error);
+            return Err(error);
+        }
+        self.attachment.check_commit()
     }
 
     /// After a rest: what comes now may have to be recovered, and its time be extrapolated from here.
@@ -346,11 +414,14 @@ impl Writer {
         let _ = self.tidy(TIDY_AT_END);
         let what = "cannot end the run in the store";
         let (pages, bytes) = self.keeper.budget().of_ending_spans();
+        // With nothing to store, nobody has looked yet.
+        self.attach()?;
+        let connection = self.attachment.connection()?;
         loop {
             let applier = &mut self.applier;
             let some = self
                 .keeper
-                .transact_with_room(&self.connection, pages, |_| applier.interrupt_some(&self.connection, bytes))
+                .transact_with_room(connection, pages, |_| applier.interrupt_some(connection, bytes))
                 .inspect_err(|_| applier.rollback())
                 .map_err(|blocked| blocked.into_error(what))?;
             self.applier.commit();
@@ -360,18 +431,17 @@ impl Writer {
         }
         let outcome = if self.shared.panicking.load(Ordering::Acquire) { "panicked" } else { "clean" };
         self.keeper
-            .transact_with_room(&self.connection, pages, |_| {
-                mark_ended(&self.connection, self.run, &self.clock, outcome)?;
-                self.connection.execute("DELETE FROM lane WHERE run = ?1", [self.run]).map(drop)
-            })
+            .transact_with_room(connection, pages, |_| mark_ended(connection, self.run, &self.clock, outcome))
             .map_err(|blocked| blocked.into_error(what))?;
+        self.attachment.check_commit()?;
         fail_point::hit("writer.before_remove_flight_file");
         self.shared.flight.remove_file()?;
         fail_point::hit("writer.after_remove_flight_file");
         // Leaves one file that can be copied; a reader elsewhere may prevent it, and then the WAL stays beside it.
-        let _ = waiting_within(Duration::ZERO, || {
-            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-        });
+        let connection = self.attachment.connection()?;
+        let _ = connection.execute("DELETE FROM lane WHERE run = ?1", [self.run]);
+        let _ =
+            waiting_within(Duration::ZERO, || connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
         self.publish();
         Ok(())
     }
@@ -389,6 +459,17 @@ fn mark_ended(connection: &Connection, run: i64, clock: &Clock, outcome: &str) -
             params![run, clock.now().as_unix_ns(), outcome],
         )
         .map(drop)
+}
+
+/// Whether the database knows this run.
+fn has_run(connection: &Connection, flight: &FlightRecorder) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM run WHERE uuid = ?1")?.exists([flight.run().as_bytes().as_slice()])
+}
+
+/// How many records of the run the database has stored.
+fn stored_of(connection: &Connection, run: i64) -> rusqlite::Result<u64> {
+    let mut stored = connection.prepare_cached("SELECT stored FROM run WHERE id = ?1")?;
+    stored.query_row([run], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
 }
 
 fn insert_run(
@@ -454,6 +535,13 @@ fn run(mut writer: Writer, commit_every: Duration) {
         }
         let stopping = shared.stop.load(Ordering::Acquire);
         let (asked, is_asked) = shared.asked();
+        if shared.is_suspect.swap(false, Ordering::AcqRel) {
+            writer.attachment.suspect();
+            // Nothing may be recorded for a while.
+            if let Err(error) = writer.attach() {
+                writer.attachment.failed(&error);
+            }
+        }
         let outcome = if stopping {
             let outcome = writer.end();
             if outcome.is_err() && shared.may_try_again() {
@@ -481,6 +569,9 @@ fn run(mut writer: Writer, commit_every: Duration) {
         shared.last_error.lock().clone_from(&outcome.as_ref().err().cloned());
         if stopping {
             return shared.serve(asked, outcome.err(), true);
+        }
+        if is_failing != outcome.is_err() {
+            shared.notify(&StoreChange::Health);
         }
         is_failing = outcome.is_err();
         if is_failing {

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    config::{Durability, create_directory},
-    database::{at_most, bring_up_to_date, identity, is_before, open_reader},
+    config::Durability,
+    database::{FileId, at_most, bring_up_to_date, create_directory, identity, is_before, open_reader},
     error::{Error, Result},
     state::{STATE, State},
 };
@@ -47,13 +47,14 @@ const WITHIN: Duration = Duration::from_secs(10);
 pub struct SqliteQueue {
     state: Arc<State>,
     durability: Durability,
-    reader: Mutex<Option<Open>>,
+    reader: Arc<Mutex<Option<Open>>>,
 }
 
-/// A connection, with the file it is to.
+/// A read connection.
 #[derive(Debug)]
 struct Open {
-    file: Option<(u64, u64)>,
+    /// The database, its log, and the log's shared memory.
+    files: [Option<FileId>; 3],
     connection: Connection,
 }
 
@@ -68,7 +69,17 @@ impl SqliteQueue {
     }
 
     pub(crate) fn new(state: Arc<State>, durability: Durability) -> Self {
-        Self { state, durability, reader: Mutex::default() }
+        let reader: Arc<Mutex<Option<Open>>> = Arc::default();
+        let idle = Arc::downgrade(&reader);
+        state.add_readers(move || {
+            // One that is answering closes by itself, when the next question finds its files gone.
+            if let Some(reader) = idle.upgrade()
+                && let Some(mut reader) = reader.try_lock()
+            {
+                *reader = None;
+            }
+        });
+        Self { state, durability, reader }
     }
 
     /// One step.
@@ -88,13 +99,15 @@ impl SqliteQueue {
             return Ok(R::default());
         }
         let mut reader = self.reader.lock();
-        let current = identity(&STATE, dir);
-        if reader.as_ref().is_none_or(|open| open.file != current) {
+        if reader.as_ref().is_none_or(|open| open.files != identity(&STATE, dir)) {
+            // SQLite shares the old files' memory with what is opened beside them.
+            *reader = None;
             if is_before(&STATE, dir, FIRST)? {
                 // Somebody is making it, in one transaction.
                 return Ok(R::default());
             }
-            *reader = Some(Open { file: current, connection: open_reader(&STATE, dir)? });
+            let connection = open_reader(&STATE, dir)?;
+            *reader = Some(Open { files: identity(&STATE, dir), connection });
         }
         let Some(Open { connection, .. }) = &*reader else { return Ok(R::default()) };
         let asked = connection.unchecked_transaction().and_then(|_transaction| question(connection));

@@ -36,7 +36,7 @@ impl Ownership {
         let path = lock_path(dir, id);
         let failed = |error| Error::io("cannot make the lock of this process", &path, error);
         if let Some(parent) = path.parent() {
-            crate::config::create_directory(parent)?;
+            crate::database::create_directory(parent)?;
         }
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         file.try_lock().map_err(|error| match error {

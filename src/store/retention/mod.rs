@@ -63,6 +63,10 @@ pub(super) enum Blocked {
     Pinned,
     /// There is no room, and nothing that could be removed.
     Full,
+    /// Something in this process has cancelled SQLite's lock for writing.
+    LockLost,
+    /// There is no connection at the moment.
+    Detached,
     Failed(rusqlite::Error),
 }
 
@@ -86,6 +90,11 @@ impl Blocked {
             Self::Full => Error::storage(format!(
                 "{what}: max_bytes leaves no room, and there is nothing left to remove; raise Retention::max_bytes"
             )),
+            Self::LockLost => Error::storage(format!(
+                "{what}: this process has lost its lock on the database, because something in it has opened and closed one of \
+                 the database's files; nothing was written, it is tried again"
+            )),
+            Self::Detached => Error::storage(format!("{what}: the database is not open; it is tried again")),
             Self::Failed(error) => Error::sqlite(what, error),
         }
     }

@@ -1,0 +1,258 @@
+//! A connection that writes, and the proof that its files are the ones that everybody else finds.
+//!
+//! A commit is only kept if the database, its write-ahead log and the log's shared memory are still at their paths: a
+//! file that was moved or removed takes what is written to it along. SQLite does not look. So the owner of a
+//! [`WriteConnection`] calls [`check`](WriteConnection::check) before each transaction,
+//! [`check_lock`](WriteConnection::check_lock) before each commit, and [`check_files`](WriteConnection::check_files)
+//! after it, and acknowledges nothing that fails.
+
+use std::{
+    cell::Cell,
+    fmt,
+    ops::Deref,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, config::DbConfig};
+
+use super::{
+    beside,
+    guard::{self, DEAD_MAN_SWITCH, FileId, Guard, SHARED},
+    waiting_within,
+};
+use crate::error::{Error, Result};
+
+/// How long leaving files waits for readers that keep the log from being copied into the database.
+const RESCUE_WITHIN: Duration = Duration::from_millis(200);
+const PAGE_BYTES: u64 = 4_096;
+/// A frame of the log: a page and its header.
+const FRAME_BYTES: u64 = PAGE_BYTES + 24;
+
+/// Why what a connection writes may not be found by others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Displaced {
+    /// The database is not at its path.
+    Missing,
+    /// Another file is at its path.
+    Replaced,
+    /// The write-ahead log was removed or replaced.
+    Log,
+    /// The shared memory of the log was removed or replaced.
+    SharedMemory,
+    /// The database is shorter than it was.
+    Shorter,
+}
+
+impl fmt::Display for Displaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "was moved away or removed",
+            Self::Replaced => "was replaced by another file",
+            Self::Log => "has lost its write-ahead log: the -wal file was removed or replaced",
+            Self::SharedMemory => "has lost its shared memory: the -shm file was removed or replaced",
+            Self::Shorter => "is shorter than it was",
+        })
+    }
+}
+
+/// The three files of a database in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Files {
+    database: FileId,
+    log: FileId,
+    shared_memory: FileId,
+}
+
+/// The one connection through which a part of l0 writes to a database.
+pub(crate) struct WriteConnection {
+    /// Taken out by `drop` alone, after the guards are released.
+    connection: Option<Connection>,
+    path: PathBuf,
+    log: PathBuf,
+    shared_memory: PathBuf,
+    files: Files,
+    guards: Vec<Guard>,
+    /// Bytes of the database, when it was last looked at.
+    length: Cell<u64>,
+    pid: u32,
+}
+
+impl WriteConnection {
+    /// Of a connection that has read from the database, and so has its files open.
+    pub(super) fn new(connection: Connection, path: &Path) -> Result<Self> {
+        let (log, shared_memory) = (beside(path, "-wal"), beside(path, "-shm"));
+        let failed = |error| Error::io("cannot lock", path, error);
+        let found = (FileId::at(path), FileId::at(&log), FileId::at(&shared_memory));
+        let (Some(database), Some(log_id), Some(shared_memory_id)) = found else {
+            return Err(Error::storage(format!(
+                "cannot open {}: its files are being moved or removed, or this process still reads it through files that \
+                 were removed; it is tried again",
+                path.display()
+            )));
+        };
+        let files = Files { database, log: log_id, shared_memory: shared_memory_id };
+        let mut guards = Vec::new();
+        for (path, range, id) in
+            [(path, SHARED, files.database), (&*shared_memory, DEAD_MAN_SWITCH, files.shared_memory)]
+        {
+            let guard = Guard::lock(path, range).map_err(failed)?;
+            if guard.as_ref().is_some_and(|guard| guard.id() != id) {
+                return Err(Error::storage(format!(
+                    "cannot open {}: it was replaced at this moment; it is tried again",
+                    path.display()
+                )));
+            }
+            guards.extend(guard);
+        }
+        let opened = Self {
+            connection: Some(connection),
+            path: path.to_owned(),
+            log,
+            shared_memory,
+            files,
+            guards,
+            length: Cell::new(0),
+            pid: std::process::id(),
+        };
+        opened.note_length();
+        Ok(opened)
+    }
+
+    /// Which file the database is.
+    pub(crate) fn id(&self) -> FileId {
+        self.files.database
+    }
+
+    /// All its files: the database, its log, and the log's shared memory.
+    pub(crate) fn identity(&self) -> [Option<FileId>; 3] {
+        [self.files.database, self.files.log, self.files.shared_memory].map(Some)
+    }
+
+    /// Before a transaction: whether what it would write can be found by others.
+    pub(crate) fn check(&self) -> Result<(), Displaced> {
+        self.check_files()?;
+        let before = self.length.get();
+        let now = self.note_length();
+        if now < before && missing_pages(self, &self.path).unwrap_or(1) > 0 {
+            return Err(Displaced::Shorter);
+        }
+        Ok(())
+    }
+
+    /// After a commit: whether the files it went to are the ones at their paths.
+    pub(crate) fn check_files(&self) -> Result<(), Displaced> {
+        match FileId::at(&self.path) {
+            None => return Err(Displaced::Missing),
+            Some(id) if id != self.files.database => return Err(Displaced::Replaced),
+            Some(_) => {}
+        }
+        if FileId::at(&self.log) != Some(self.files.log) {
+            return Err(Displaced::Log);
+        }
+        if FileId::at(&self.shared_memory) != Some(self.files.shared_memory) {
+            return Err(Displaced::SharedMemory);
+        }
+        Ok(())
+    }
+
+    /// Within a transaction that has written: whether nobody else can be writing. Something in this process may have
+    /// cancelled SQLite's lock.
+    pub(crate) fn check_lock(&self) -> bool {
+        self.guards.iter().filter(|guard| guard.id() == self.files.shared_memory).all(Guard::is_writing)
+    }
+
+    /// Notes how long the database is now, after work of one's own that may have made it shorter.
+    pub(crate) fn note_length(&self) -> u64 {
+        let length = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
+        self.length.set(length);
+        length
+    }
+
+    /// Whether the database was moved rather than removed: it still has a name, somewhere. Where the system does not say,
+    /// it may have been moved.
+    pub(crate) fn was_moved(id: FileId) -> bool {
+        guard::is_linked(id).unwrap_or(true)
+    }
+
+    /// Leaves files that are not at their paths any more. What is only in the log is copied into the database first, if
+    /// nobody can have begun another log. Says whether everything committed is in the database at its path now.
+    pub(crate) fn leave(self) -> bool {
+        // The files at the paths may belong to others by now: closing must not write there, nor remove them.
+        let _ = self.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        let log = FileId::at(&self.log);
+        let has_own_log = log.is_none() || log == Some(self.files.log) || is_empty(&self.log);
+        let shared_memory = FileId::at(&self.shared_memory);
+        let has_own_memory = shared_memory.is_none() || shared_memory == Some(self.files.shared_memory);
+        let is_copied = has_own_log && has_own_memory && self.copy_log();
+        let at_path = FileId::at(&self.path);
+        if at_path.is_some_and(|id| id != self.files.database) && log == Some(self.files.log) {
+            // SQLite would take it for the log of the database that is there now.
+            let _ = std::fs::remove_file(&self.log);
+            let _ = std::fs::remove_file(&self.shared_memory);
+        }
+        is_copied && at_path == Some(self.files.database)
+    }
+
+    /// Copies the whole log into the database.
+    fn copy_log(&self) -> bool {
+        let until = Instant::now() + RESCUE_WITHIN;
+        loop {
+            let frames = waiting_within(Duration::ZERO, || {
+                self.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                    Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+                })
+            });
+            match frames {
+                Ok((0, in_log, copied)) if in_log == copied => return true,
+                Ok(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+                _ => return false,
+            }
+        }
+    }
+}
+
+/// How many pages are missing at the database's end that cannot be in its log either. A database from which pages were
+/// given back is shorter, too, but then it has no more pages than its file.
+pub(crate) fn missing_pages(connection: &Connection, path: &Path) -> rusqlite::Result<u64> {
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let log = beside(path, "-wal");
+    // Another process may copy its log into the database and empty it between two looks.
+    let frames = length(&log) / FRAME_BYTES;
+    let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+    let frames = frames.max(length(&log) / FRAME_BYTES);
+    Ok(pages.cast_unsigned().saturating_sub(length(path) / PAGE_BYTES + frames))
+}
+
+fn is_empty(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0)
+}
+
+impl Deref for WriteConnection {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl fmt::Debug for WriteConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteConnection").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Drop for WriteConnection {
+    fn drop(&mut self) {
+        // A forked child must neither write to its parent's database nor release its parent's locks.
+        if self.pid != std::process::id() {
+            return std::mem::forget(self.connection.take());
+        }
+        if self.check_files().is_err() {
+            let _ = self.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+        // The last connection of all removes the log, for which it needs the ranges that the guards hold.
+        self.guards.clear();
+        drop(self.connection.take());
+    }
+}
