@@ -14,10 +14,12 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 mod guard;
+mod wal_index;
 mod writable;
 
-pub(crate) use guard::FileId;
-pub(crate) use writable::{Displaced, WriteConnection, missing_pages};
+pub(crate) use guard::{FileId, open_for_reading};
+pub(crate) use wal_index::missing_pages;
+pub(crate) use writable::{Displaced, WriteConnection};
 
 use crate::error::{Error, Result};
 
@@ -37,6 +39,8 @@ pub(crate) struct Database {
 /// Before 3.51.3 a checkpoint beside a second connection could lose commits (fixed in 3.50.7 and 3.44.6 as well).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const SQLITE_VERSIONS_FIXED: [i32; 2] = [3_050_007, 3_044_006];
+/// Of every database, set when it is made.
+pub(crate) const PAGE_BYTES: u64 = 4_096;
 /// Another process's transaction is short; SQLite's own back-off would sleep far longer than that.
 const BUSY_SLEEP: Duration = Duration::from_micros(300);
 const BUSY_WITHIN: Duration = Duration::from_secs(2);
@@ -82,10 +86,11 @@ pub(crate) fn open_writer(database: &Database, dir: &Path) -> Result<WriteConnec
             path.display()
         )));
     }
-    match missing_pages(&connection, &path).map_err(named)? {
+    match missing_pages(&path) {
         0 => WriteConnection::new(connection, &path),
         pages => Err(Error::damage(format!(
-            "cannot open {}: the file is damaged, {pages} pages are missing at its end; `l0 doctor` says what to do with it",
+            "cannot open {}: the file is damaged, {pages} pages are missing at its end: end the programs that use it, save what can \
+             be read with `l0 doctor --salvage FILE`, and move the file away",
             path.display()
         ))),
     }

@@ -159,7 +159,7 @@ impl Error {
                 "; check that the directory and its files belong to this user and are writable"
             }
             Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-                "; the file is damaged, or is not a database of l0: `l0 doctor` says what to do with it"
+                "; the file is damaged, or is not a database of l0: end the programs that use it, save what can be read with `l0 doctor --salvage FILE`, and move the file away"
             }
             Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
                 "; another process holds the database: close long transactions on it"

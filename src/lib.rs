@@ -110,8 +110,8 @@ pub use l0::{Builder, Handle, L0, Stats, builder, get, init};
 pub use redaction::Redaction;
 pub use status::{Process, Recording, Status};
 pub use store::{
-    Cleanup, DatabaseFile, FlightFile, FlightState, Inspection, Recovery, StoreFile, StoreSize, cleanup, compact, copy,
-    inspect, recover,
+    Cleanup, DatabaseFile, FlightFile, FlightState, Inspection, Recovery, Salvage, SalvagedTable, StoreFile, StoreSize,
+    cleanup, compact, copy, inspect, recover, salvage,
 };
 
 #[doc = include_str!("architecture.md")]

@@ -123,10 +123,22 @@ pub(super) fn create_private(path: &Path) -> io::Result<()> {
 }
 
 /// A descriptor for reading a database file without SQLite. It must not be closed, so it is shared.
-pub(super) fn open_for_reading(path: &Path) -> io::Result<Arc<File>> {
+pub(crate) fn open_for_reading(path: &Path) -> io::Result<Arc<File>> {
     let mut options = OpenOptions::new();
     options.read(true);
     Ok(Arc::clone(&DESCRIPTORS.lock().open(path, &options)?.file))
+}
+
+/// Reads the first bytes of a database file without SQLite.
+#[cfg(unix)]
+pub(super) fn read_start(path: &Path, bytes: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(&*open_for_reading(path)?, bytes, 0)
+}
+
+/// Elsewhere locks keep others from reading, and files that are open from being changed by hand.
+#[cfg(not(unix))]
+pub(super) fn read_start(_: &Path, _: &mut [u8]) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Whether a file that was guarded still has a name somewhere: it was moved, or what it was on was unmounted. A file that

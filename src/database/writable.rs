@@ -7,7 +7,6 @@
 //! after it, and acknowledges nothing that fails.
 
 use std::{
-    cell::Cell,
     fmt,
     ops::Deref,
     path::{Path, PathBuf},
@@ -19,15 +18,12 @@ use rusqlite::{Connection, config::DbConfig};
 use super::{
     beside,
     guard::{self, DEAD_MAN_SWITCH, FileId, Guard, SHARED},
-    waiting_within,
+    missing_pages, waiting_within,
 };
 use crate::error::{Error, Result};
 
 /// How long leaving files waits for readers that keep the log from being copied into the database.
 const RESCUE_WITHIN: Duration = Duration::from_millis(200);
-const PAGE_BYTES: u64 = 4_096;
-/// A frame of the log: a page and its header.
-const FRAME_BYTES: u64 = PAGE_BYTES + 24;
 
 /// Why what a connection writes may not be found by others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +36,7 @@ pub(crate) enum Displaced {
     Log,
     /// The shared memory of the log was removed or replaced.
     SharedMemory,
-    /// The database is shorter than it was.
+    /// Pages are missing at the database's end.
     Shorter,
 }
 
@@ -51,7 +47,7 @@ impl fmt::Display for Displaced {
             Self::Replaced => "was replaced by another file",
             Self::Log => "has lost its write-ahead log: the -wal file was removed or replaced",
             Self::SharedMemory => "has lost its shared memory: the -shm file was removed or replaced",
-            Self::Shorter => "is shorter than it was",
+            Self::Shorter => "is damaged: pages are missing at its end",
         })
     }
 }
@@ -73,8 +69,6 @@ pub(crate) struct WriteConnection {
     shared_memory: PathBuf,
     files: Files,
     guards: Vec<Guard>,
-    /// Bytes of the database, when it was last looked at.
-    length: Cell<u64>,
     pid: u32,
 }
 
@@ -105,18 +99,15 @@ impl WriteConnection {
             }
             guards.extend(guard);
         }
-        let opened = Self {
+        Ok(Self {
             connection: Some(connection),
             path: path.to_owned(),
             log,
             shared_memory,
             files,
             guards,
-            length: Cell::new(0),
             pid: std::process::id(),
-        };
-        opened.note_length();
-        Ok(opened)
+        })
     }
 
     /// Which file the database is.
@@ -132,12 +123,10 @@ impl WriteConnection {
     /// Before a transaction: whether what it would write can be found by others.
     pub(crate) fn check(&self) -> Result<(), Displaced> {
         self.check_files()?;
-        let before = self.length.get();
-        let now = self.note_length();
-        if now < before && missing_pages(self, &self.path).unwrap_or(1) > 0 {
-            return Err(Displaced::Shorter);
+        match missing_pages(&self.path) {
+            0 => Ok(()),
+            _ => Err(Displaced::Shorter),
         }
-        Ok(())
     }
 
     /// After a commit: whether the files it went to are the ones at their paths.
@@ -162,13 +151,6 @@ impl WriteConnection {
         self.guards.iter().filter(|guard| guard.id() == self.files.shared_memory).all(Guard::is_writing)
     }
 
-    /// Notes how long the database is now, after work of one's own that may have made it shorter.
-    pub(crate) fn note_length(&self) -> u64 {
-        let length = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
-        self.length.set(length);
-        length
-    }
-
     /// Whether the database was moved rather than removed: it still has a name, somewhere. Where the system does not say,
     /// it may have been moved.
     pub(crate) fn was_moved(id: FileId) -> bool {
@@ -181,10 +163,11 @@ impl WriteConnection {
         // The files at the paths may belong to others by now: closing must not write there, nor remove them.
         let _ = self.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         let log = FileId::at(&self.log);
-        let has_own_log = log.is_none() || log == Some(self.files.log) || is_empty(&self.log);
         let shared_memory = FileId::at(&self.shared_memory);
         let has_own_memory = shared_memory.is_none() || shared_memory == Some(self.files.shared_memory);
-        let is_copied = has_own_log && has_own_memory && self.copy_log();
+        // With another shared memory, others may be writing into the same log.
+        let is_nobodys = log.is_none() || is_empty(&self.log) || log == Some(self.files.log) && has_own_memory;
+        let is_copied = is_nobodys && self.copy_log();
         let at_path = FileId::at(&self.path);
         if at_path.is_some_and(|id| id != self.files.database) && log == Some(self.files.log) {
             // SQLite would take it for the log of the database that is there now.
@@ -210,18 +193,6 @@ impl WriteConnection {
             }
         }
     }
-}
-
-/// How many pages are missing at the database's end that cannot be in its log either. A database from which pages were
-/// given back is shorter, too, but then it has no more pages than its file.
-pub(crate) fn missing_pages(connection: &Connection, path: &Path) -> rusqlite::Result<u64> {
-    let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    let log = beside(path, "-wal");
-    // Another process may copy its log into the database and empty it between two looks.
-    let frames = length(&log) / FRAME_BYTES;
-    let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
-    let frames = frames.max(length(&log) / FRAME_BYTES);
-    Ok(pages.cast_unsigned().saturating_sub(length(path) / PAGE_BYTES + frames))
 }
 
 fn is_empty(path: &Path) -> bool {

@@ -339,11 +339,7 @@ impl Open {
 
     /// After a commit: an error if it went to files that nobody will find, and could not be saved from there.
     fn check_commit(&mut self, state: &State) -> Option<Error> {
-        let why = self.connection.as_ref()?.check_files().err();
-        let Some(why) = why else {
-            self.connection.as_ref()?.note_length();
-            return None;
-        };
+        let why = self.connection.as_ref()?.check_files().err()?;
         let is_saved = self.leave(state);
         (!is_saved).then(|| {
             Error::storage(format!(

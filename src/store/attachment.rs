@@ -99,7 +99,6 @@ impl Attachment {
         let Some(connection) = &self.connection else { return Err(self.unavailable()) };
         match connection.check_files() {
             Ok(()) => {
-                connection.note_length();
                 self.suspicions = 0;
                 Ok(())
             }
@@ -190,6 +189,8 @@ impl Attachment {
         };
         if is_the_one_left {
             self.set_aside = Some(damage::set_aside(&TELEMETRY, &self.dir, id, &what)?);
+            // It is not to come back.
+            self.left = None;
         }
         self.suspicions = 0;
         Ok(())

@@ -56,10 +56,9 @@ pub(super) fn examine(database: &Database, dir: &Path) -> Condition {
         Ok(connection) => connection,
         Err(error) => return condition_of(error),
     };
-    match missing_pages(&connection, &path) {
-        Ok(0) => {}
-        Ok(pages) => return Condition::Damaged(format!("{pages} pages are missing at its end")),
-        Err(error) => return condition_of(Error::sqlite("cannot look at the database", error)),
+    let pages = missing_pages(&path);
+    if pages > 0 {
+        return Condition::Damaged(format!("{pages} pages are missing at its end"));
     }
     let until = Instant::now() + EXAMINE_WITHIN;
     let looked = connection

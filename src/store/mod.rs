@@ -27,6 +27,8 @@ mod recovery;
 mod removals;
 mod retention;
 mod rollup;
+mod run_row;
+mod salvage;
 mod shared;
 mod statements;
 mod writer;
@@ -41,9 +43,11 @@ pub(crate) use opening::{Opening, cleanup_since, compact_since};
 pub(crate) use reader::{Asked, Asking, Recording, Source};
 pub use recovery::{Recovery, recover};
 pub(crate) use retention::free_disk;
+pub(crate) use run_row::RunInfo;
+pub use salvage::{Salvage, SalvagedTable, salvage};
 pub use shared::StoreSize;
 pub(crate) use shared::{Shared, StoreChange};
-pub(crate) use writer::{RunInfo, Writer, run_thread};
+pub(crate) use writer::{Writer, run_thread};
 
 /// Events and spans: disposable, and so not synced with every commit.
 pub(crate) const TELEMETRY: Database = Database {

@@ -1,16 +1,15 @@
-//! The writer: one thread around one step.
+//! The writer: one step, and the thread around it.
 //!
 //! The step is a plain function of what is in the lanes. The thread waits, steps, and serves those who wait for a
 //! flush. A step that fails leaves everything in the lanes and is tried again after a pause.
 
+mod thread;
+
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
-
-use rusqlite::{Connection, params};
 
 use super::{
     Opening, TELEMETRY,
@@ -18,6 +17,7 @@ use super::{
     attachment::{Attachment, Opened},
     recovery::{positions, restore_spans, shed_sums},
     retention::{Blocked, Keeper, Look},
+    run_row::{RunInfo, has_run, insert_run, mark_ended, stored_of},
     shared::{Shared, StoreChange},
     statements::Statements,
 };
@@ -27,29 +27,18 @@ use crate::{
     error::{Error, Result},
     event::Severity,
     fail_point,
-    flight::{Drain, FlightRecorder, Reason},
+    flight::{Drain, Reason},
     record::Record,
     redaction::Redactor,
 };
 
-/// After a failure the next attempt waits for the first of these, doubling up to the second.
-const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
-
-/// How often ages and the like are looked at while records come.
-const TIDY_EVERY: Duration = Duration::from_secs(60);
-/// How long that may keep records waiting.
-const TIDY_WITHIN: Duration = Duration::from_millis(20);
+/// How long looking after ages and the like may take at the end of a run.
 const TIDY_AT_END: Duration = Duration::from_millis(200);
 
 /// A flush that makes no progress for this long has met bytes that do not parse.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
-/// What a run's row says about the process.
-#[derive(Clone, Debug)]
-pub(crate) struct RunInfo {
-    pub(crate) service: Option<String>,
-    pub(crate) version: Option<String>,
-}
+pub(crate) use thread::run_thread;
 
 /// Owns the write connection of one run.
 #[derive(Debug)]
@@ -267,8 +256,6 @@ impl Writer {
     fn tidy(&mut self, within: Duration) -> Result<bool> {
         let connection = self.attachment.connection()?;
         let outcome = self.keeper.tidy(connection, Instant::now() + within);
-        // It may have given pages back.
-        connection.note_length();
         self.publish();
         match outcome {
             Ok(is_done) => {
@@ -450,146 +437,4 @@ impl Writer {
 /// A record that counts in `Stats`, by its first byte.
 fn is_counted(bytes: &[u8]) -> bool {
     Record::kind_of(bytes).is_some_and(crate::record::Kind::is_counted)
-}
-
-fn mark_ended(connection: &Connection, run: i64, clock: &Clock, outcome: &str) -> rusqlite::Result<()> {
-    connection
-        .execute(
-            "UPDATE run SET ended_at = ?2, outcome = ?3 WHERE id = ?1",
-            params![run, clock.now().as_unix_ns(), outcome],
-        )
-        .map(drop)
-}
-
-/// Whether the database knows this run.
-fn has_run(connection: &Connection, flight: &FlightRecorder) -> rusqlite::Result<bool> {
-    connection.prepare_cached("SELECT 1 FROM run WHERE uuid = ?1")?.exists([flight.run().as_bytes().as_slice()])
-}
-
-/// How many records of the run the database has stored.
-fn stored_of(connection: &Connection, run: i64) -> rusqlite::Result<u64> {
-    let mut stored = connection.prepare_cached("SELECT stored FROM run WHERE id = ?1")?;
-    stored.query_row([run], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
-}
-
-fn insert_run(
-    connection: &Connection,
-    flight: &FlightRecorder,
-    clock: &Clock,
-    info: &RunInfo,
-) -> rusqlite::Result<i64> {
-    connection
-        .prepare_cached(
-            "INSERT INTO run (uuid, boot, pid, process_started, service, version, host, started_at, span_key, outcome)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'running')
-             ON CONFLICT (uuid) DO UPDATE SET outcome = 'running' RETURNING id",
-        )?
-        .query_row(
-            params![
-                flight.run().as_bytes(),
-                flight.owner().boot,
-                flight.owner().pid,
-                flight.owner().started.cast_signed(),
-                info.service,
-                info.version,
-                host(),
-                clock.now().as_unix_ns(),
-                flight.key().cast_signed(),
-            ],
-            |row| row.get(0),
-        )
-}
-
-#[cfg(unix)]
-fn host() -> Option<String> {
-    Some(rustix::system::uname().nodename().to_string_lossy().into_owned())
-}
-
-#[cfg(not(unix))]
-fn host() -> Option<String> {
-    std::env::var("COMPUTERNAME").ok()
-}
-
-/// The writer's thread. Ends when `Shared::stop` asks for it, after everything is stored.
-pub(crate) fn run_thread(writer: Writer, commit_every: Duration) {
-    let shared = Arc::clone(&writer.shared);
-    if catch_unwind(AssertUnwindSafe(|| run(writer, commit_every))).is_err() {
-        shared.abandon();
-    }
-}
-
-fn run(mut writer: Writer, commit_every: Duration) {
-    let shared = Arc::clone(&writer.shared);
-    let bell = shared.flight.bell();
-    *shared.writer_thread.lock() = Some(std::thread::current().id());
-    let mut pause = RETRY_PAUSES[0];
-    let mut due: Option<Instant> = None;
-    let mut is_failing = false;
-    loop {
-        match due {
-            Some(due) => _ = bell.wait_until(due),
-            None => {
-                let until = writer.keeper.ages_every().map(|every| writer.tidied + every);
-                bell.sleep_while(until, || writer.is_idle());
-            }
-        }
-        let stopping = shared.stop.load(Ordering::Acquire);
-        let (asked, is_asked) = shared.asked();
-        if shared.is_suspect.swap(false, Ordering::AcqRel) {
-            writer.attachment.suspect();
-            // Nothing may be recorded for a while.
-            if let Err(error) = writer.attach() {
-                writer.attachment.failed(&error);
-            }
-        }
-        let outcome = if stopping {
-            let outcome = writer.end();
-            if outcome.is_err() && shared.may_try_again() {
-                due = Some(Instant::now() + RETRY_PAUSES[0]);
-                continue;
-            }
-            outcome
-        } else if is_asked {
-            writer.flush()
-        } else if is_failing && due.is_some_and(|due| Instant::now() < due) {
-            // Pressure does not make a sick store well.
-            continue;
-        } else if due.is_none() {
-            // The first record after a rest: others will follow within the interval.
-            writer.refresh_anchors();
-            // Unless so many came before this thread woke that their ring was this one, too.
-            if !shared.flight.is_pressed() {
-                due = Some(Instant::now() + commit_every);
-                continue;
-            }
-            writer.step().map(drop)
-        } else {
-            writer.step().map(drop)
-        };
-        shared.last_error.lock().clone_from(&outcome.as_ref().err().cloned());
-        if stopping {
-            return shared.serve(asked, outcome.err(), true);
-        }
-        if is_failing != outcome.is_err() {
-            shared.notify(&StoreChange::Health);
-        }
-        is_failing = outcome.is_err();
-        if is_failing {
-            due = Some(Instant::now() + pause);
-            // A reader ends sooner than a disk heals.
-            if !shared.flight.is_pinned() {
-                pause = (pause * 2).min(RETRY_PAUSES[1]);
-            }
-        } else {
-            pause = RETRY_PAUSES[0];
-            let is_due = writer.tidied.elapsed() >= TIDY_EVERY || writer.keeper.is_too_large();
-            let is_tidy = !is_due || writer.tidy(TIDY_WITHIN).unwrap_or(true);
-            let goes_on = writer.drain.is_partial() || !is_tidy;
-            let rests = writer.drain.is_empty() && writer.is_idle() && !goes_on;
-            due = (!rests).then(|| Instant::now() + if goes_on { Duration::ZERO } else { commit_every });
-        }
-        if is_asked {
-            shared.serve(asked, outcome.err(), false);
-        }
-    }
 }

@@ -11,12 +11,10 @@ use std::{fs, path::Path};
 
 use crate::{
     config::{MAX_BYTES_MAX, MAX_BYTES_MIN},
-    database::beside,
+    database::{PAGE_BYTES, beside},
     state::STATE,
 };
 
-/// Of the databases, set when they are made.
-pub(in crate::store) const PAGE_BYTES: u64 = 4_096;
 /// For what is not counted by name, as `.gitignore`, and for a page here and there.
 const SLACK_BYTES: u64 = 64 << 10;
 const WAL_BYTES_MAX: u64 = 32 << 20;

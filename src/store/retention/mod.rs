@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(in crate::store) use budget::PAGE_BYTES;
+pub(in crate::store) use crate::database::PAGE_BYTES;
 use budget::{Budget, Files};
 pub(in crate::store) use names::{Marks, mark_running};
 pub(in crate::store) use rows::{WARNING_BYTES, WARNING_TRACE_BYTES};

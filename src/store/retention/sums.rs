@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{super::Cleanup, budget::PAGE_BYTES};
+use super::{super::Cleanup, PAGE_BYTES};
 
 /// Bytes of a rollup's row but for its histogram; as the migration counts them.
 pub(in crate::store) const ROLLUP_BYTES: i64 = 48;
