@@ -1,9 +1,7 @@
 //! Time: [`Timestamp`] for people and rows, ticks for the hot path, and the [`Clock`] both come from.
 //!
-//! A record is stamped with *ticks* (the processor's counter, or nanoseconds of `Instant`); the writer turns ticks
-//! into unix time with a pair of [`Anchor`]s, one taken before and one after the records it converts, so the counter's
-//! frequency is never estimated: between two anchors time is interpolated, and only recovery extrapolates.
-//! Invariant: anchors never run backwards within a process; wall time may.
+//! A record is stamped with *ticks*: the processor's counter, or nanoseconds that go on while the machine sleeps. The writer
+//! turns ticks into time with [`Timeline`], between an [`Anchor`] before and one after the records.
 
 use std::{
     fmt,
@@ -19,6 +17,9 @@ use serde::{Deserialize, Serialize};
 
 mod counter;
 mod pace;
+mod timeline;
+
+pub(crate) use timeline::{Anchor, Moment, Pace, Timeline, TrustedClock};
 
 /// A point in time: nanoseconds since 1970-01-01T00:00:00Z, from the year 1677 to 2262.
 ///
@@ -100,6 +101,10 @@ enum Source {
     Manual(Arc<Manual>),
 }
 
+/// Readings of all clocks that took longer are not of one moment, and are taken again; so often at most.
+const ANCHOR_NS: u64 = 1_000;
+const ANCHOR_READINGS: usize = 8;
+
 /// Nanoseconds since the first use in this process; the base of monotonic time.
 static BASE: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -118,6 +123,7 @@ impl Clock {
         let manual = Arc::new(Manual {
             hand_ns: AtomicU64::new(1),
             stamps: AtomicU64::new(0),
+            asleep_ns: AtomicU64::new(0),
             walls: Mutex::new(vec![(1, at.0)]),
             set: Mutex::new((1, at)),
         });
@@ -161,28 +167,46 @@ impl Clock {
     pub(crate) fn ticks(&self) -> u64 {
         match &self.0 {
             Source::Counter => counter::read(),
-            Source::Instant => mono_ns(),
+            Source::Instant => passed_ns(),
             Source::Manual(manual) => manual.stamp(),
         }
     }
 
     /// Ties ticks to monotonic and wall time at this moment.
     pub(crate) fn anchor(&self) -> Anchor {
-        match &self.0 {
-            Source::Counter => {
-                let before = counter::read_ordered();
-                let mono_ns = mono_ns();
-                let after = counter::read_ordered();
-                Anchor { ticks: before + after.saturating_sub(before) / 2, mono_ns, wall_ns: wall_ns() }
-            }
-            Source::Instant => {
-                let now_ns = mono_ns();
-                Anchor { ticks: now_ns, mono_ns: now_ns, wall_ns: wall_ns() }
-            }
+        let ticks: fn() -> u64 = match &self.0 {
+            Source::Counter => counter::read_ordered,
+            Source::Instant => passed_ns,
             Source::Manual(manual) => {
-                let now_ns = manual.mono_ns();
-                Anchor { ticks: now_ns, mono_ns: now_ns, wall_ns: manual.wall_at(now_ns) }
+                let (ticks, mono_ns) = manual.ticks_and_mono();
+                return Anchor { ticks, mono_ns, wall_ns: manual.wall_at(mono_ns) };
             }
+        };
+        // A thread that is not running for a while between two readings would tie a moment to a later one.
+        let readings = (0..ANCHOR_READINGS).map(|_| {
+            let before_ns = mono_ns();
+            let (ticks, wall_ns) = (ticks(), wall_ns());
+            let took_ns = mono_ns().saturating_sub(before_ns);
+            (took_ns, Anchor { ticks, mono_ns: before_ns + took_ns / 2, wall_ns })
+        });
+        let mut best: Option<(u64, Anchor)> = None;
+        for (took_ns, anchor) in readings {
+            if best.is_none_or(|(least, _)| took_ns < least) {
+                best = Some((took_ns, anchor));
+            }
+            if took_ns <= ANCHOR_NS {
+                break;
+            }
+        }
+        best.map_or_else(Anchor::default, |(_, anchor)| anchor)
+    }
+
+    /// Nanoseconds that have passed since some moment, those included in which the machine slept, where the system tells. A
+    /// manual clock's move by its hand alone.
+    pub(crate) fn passed_by_hand_ns(&self) -> u64 {
+        match &self.0 {
+            Source::Counter | Source::Instant => passed_ns(),
+            Source::Manual(manual) => manual.hand_ns.load(Ordering::Acquire) + manual.asleep_ns.load(Ordering::Acquire),
         }
     }
 
@@ -213,6 +237,15 @@ impl ManualClock {
         let _ = self.0.hand_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, moved);
     }
 
+    /// The machine sleeps for so long: wall time goes on, monotonic time does not.
+    pub fn sleep(&self, d: Duration) {
+        let now = self.0.wall_by_hand();
+        self.0
+            .asleep_ns
+            .fetch_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX).min(MANUAL_MAX_NS), Ordering::AcqRel);
+        self.set_wall(now.saturating_add(d));
+    }
+
     /// Sets wall time, in either direction, as an administrator or NTP would; monotonic time stands still.
     pub fn set_wall(&self, t: Timestamp) {
         let mut walls = self.0.walls.lock();
@@ -228,6 +261,8 @@ struct Manual {
     hand_ns: AtomicU64,
     /// How many records were stamped: each is a nanosecond of their time, though not of the hand's.
     stamps: AtomicU64,
+    /// How long the machine has slept.
+    asleep_ns: AtomicU64,
     /// (from this monotonic moment, wall time there), ascending.
     walls: Mutex<Vec<(u64, i64)>>,
     /// Where the hand stood when wall time was set last, and to what.
@@ -244,7 +279,13 @@ impl Manual {
 
     fn stamp(&self) -> u64 {
         let before = self.stamps.fetch_add(1, Ordering::AcqRel);
-        self.hand_ns.load(Ordering::Acquire) + before
+        self.hand_ns.load(Ordering::Acquire) + before + self.asleep_ns.load(Ordering::Acquire)
+    }
+
+    /// Ticks go on while the machine sleeps.
+    fn ticks_and_mono(&self) -> (u64, u64) {
+        let mono_ns = self.mono_ns();
+        (mono_ns + self.asleep_ns.load(Ordering::Acquire), mono_ns)
     }
 
     fn wall_by_hand(&self) -> Timestamp {
@@ -258,67 +299,6 @@ impl Manual {
         let index = walls.partition_point(|(from, _)| *from <= mono_ns).saturating_sub(1);
         let (from_ns, wall_ns) = walls[index];
         wall_ns.saturating_add_unsigned(mono_ns.saturating_sub(from_ns))
-    }
-}
-
-/// One moment on three clocks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Anchor {
-    pub(crate) ticks: u64,
-    pub(crate) mono_ns: u64,
-    pub(crate) wall_ns: i64,
-}
-
-/// Turns ticks into time between (and, for recovery, beyond) two anchors.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Timeline {
-    from: Anchor,
-    to: Anchor,
-}
-
-impl Timeline {
-    pub(crate) fn new(from: Anchor, to: Anchor) -> Self {
-        Self { from, to }
-    }
-
-    pub(crate) fn mono_ns(&self, ticks: u64) -> u64 {
-        let span_ticks = i128::from(self.to.ticks) - i128::from(self.from.ticks);
-        let span_ns = i128::from(self.to.mono_ns) - i128::from(self.from.mono_ns);
-        let since = i128::from(ticks) - i128::from(self.from.ticks);
-        // Equal spans (Instant, manual) are exact; without two distinct anchors a tick counts as a nanosecond.
-        let ns = if span_ticks <= 0 || span_ticks == span_ns {
-            since
-        } else if let (Ok(since), Ok(ns), Ok(ticks)) =
-            (u64::try_from(since), u64::try_from(span_ns), u64::try_from(span_ticks))
-            && let Some(product) = since.checked_mul(ns)
-        {
-            i128::from(product / ticks)
-        } else {
-            since * span_ns / span_ticks
-        };
-        u64::try_from((i128::from(self.from.mono_ns) + ns).max(0)).unwrap_or(u64::MAX)
-    }
-
-    /// The monotonic moment of a wall time, the reverse of `wall_ns`.
-    pub(crate) fn mono_of_wall(&self, wall_ns: i64) -> u64 {
-        let offset = i128::from(self.to.wall_ns) - i128::from(self.to.mono_ns);
-        u64::try_from((i128::from(wall_ns) - offset).max(0)).unwrap_or(u64::MAX)
-    }
-
-    /// When the earlier anchor was taken.
-    pub(crate) fn start_unix_ns(&self) -> i64 {
-        self.from.wall_ns
-    }
-
-    /// When the later anchor was taken.
-    pub(crate) fn end_unix_ns(&self) -> i64 {
-        self.to.wall_ns
-    }
-
-    /// Wall time of a monotonic moment by the later anchor: one offset per batch.
-    pub(crate) fn wall_ns(&self, mono_ns: u64) -> i64 {
-        let offset = i128::from(self.to.wall_ns) - i128::from(self.to.mono_ns);
-        i64::try_from(offset + i128::from(mono_ns)).unwrap_or(i64::MAX)
     }
 }
 
@@ -358,6 +338,20 @@ fn mono_ns() -> u64 {
     u64::try_from(BASE.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Monotonic nanoseconds that go on while the machine sleeps.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn passed_ns() -> u64 {
+    // The call cannot fail for a clock that every kernel since 2.6.39 has.
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .map_or_else(|_| mono_ns(), |now| u64::try_from(Duration::from(now).as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Where there is no such clock, the time that the system calls monotonic.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn passed_ns() -> u64 {
+    mono_ns()
+}
+
 fn wall_ns() -> i64 {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(since) => duration_ns(since),
@@ -368,22 +362,6 @@ fn wall_ns() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_timeline_interpolates_and_extrapolates() {
-        let from = Anchor { ticks: 1_000, mono_ns: 0, wall_ns: 50 };
-        let to = Anchor { ticks: 3_000, mono_ns: 1_000, wall_ns: 1_050 };
-        let line = Timeline::new(from, to);
-        assert_eq!(
-            [500, 1_000, 2_000, 3_000, 5_000].map(|t| line.mono_ns(t)),
-            [0, 0, 500, 1_000, 2_000],
-            "half a nanosecond a tick, before, inside and after the anchors"
-        );
-        assert_eq!(line.wall_ns(500), 550);
-        let hour = 3_600_000_000_000;
-        let long = Timeline::new(Anchor::default(), Anchor { ticks: 24 * hour * 3, mono_ns: 24 * hour, wall_ns: 0 });
-        assert_eq!(long.mono_ns(12 * hour * 3), 12 * hour, "the wide product does not overflow");
-    }
 
     #[test]
     fn a_manual_clock_remembers_its_steps() {
@@ -414,8 +392,8 @@ mod tests {
         let at_least = started.elapsed();
         let last = clock.ticks();
         let at_most = before.elapsed();
-        let line = Timeline::new(from, clock.anchor());
-        let elapsed = Duration::from_nanos(line.mono_ns(last) - line.mono_ns(from.ticks));
+        let line = Timeline::new(from, clock.anchor(), Pace::default());
+        let elapsed = Duration::from_nanos(line.at(last).mono_ns - line.at(from.ticks).mono_ns);
         assert!((at_least.mul_f64(0.99)..at_most.mul_f64(1.01)).contains(&elapsed), "{elapsed:?} of {at_least:?}");
     }
 }

@@ -25,6 +25,7 @@ pub(super) struct Local {
     own_thread: Cell<bool>,
     /// One more than the preferred lane; 0 until the first record.
     lane: Cell<usize>,
+    last_stamp: Cell<(u32, u64)>,
     scratch: Cell<Vec<u8>>,
     entered: RefCell<Vec<Entered>>,
     context: RefCell<Context>,
@@ -64,6 +65,7 @@ impl Local {
         Self {
             own_thread: Cell::new(false),
             lane: Cell::new(0),
+            last_stamp: Cell::new((0, 0)),
             scratch: Cell::new(Vec::new()),
             entered: RefCell::new(Vec::new()),
             context: RefCell::new(Context {
@@ -91,6 +93,18 @@ impl Local {
             }
             lane => lane - 1,
         }
+    }
+
+    /// The stamp of this thread's last record, if that was in the same capture: another has a clock of its own.
+    #[inline]
+    pub(super) fn last_stamp(&self, capture: u32) -> u64 {
+        let (of, stamp) = self.last_stamp.get();
+        if of == capture { stamp } else { 0 }
+    }
+
+    #[inline]
+    pub(super) fn set_last_stamp(&self, capture: u32, stamp: Option<u64>) {
+        self.last_stamp.set((capture, stamp.unwrap_or(0)));
     }
 
     /// The scratch buffer; one that is in use already, by the record around a nested one, leaves a new one here.

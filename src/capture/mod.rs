@@ -452,7 +452,10 @@ impl Capture {
             counted: head.kind.is_counted(),
             waits: true,
         };
-        self.flight.push(local.lane(), ticks.max(after + 1), record)
+        // Behind this thread's last record, even where that went into another lane or the counter was read early.
+        let stamp = self.flight.push(local.lane(), ticks.max(after + 1).max(local.last_stamp(self.id) + 1), record);
+        local.set_last_stamp(self.id, stamp);
+        stamp
     }
 
     /// Says once that a second layer of the same `L0` was attached to one subscriber.

@@ -1,6 +1,7 @@
 //! The writer's side of the crossing: taking records out of the lanes, and giving the space back.
 
-use super::recorder::FlightRecorder;
+use super::{header::Reason, parse::End, recorder::FlightRecorder};
+use crate::event::Severity;
 
 impl FlightRecorder {
     /// Copies out what was recorded up to `cut`, taken before the call. The causal cut: a record later than `cut` stays,
@@ -12,56 +13,81 @@ impl FlightRecorder {
         drain.bytes.clear();
         drain.pieces.clear();
         drain.positions.resize(self.lanes().len(), 0);
+        drain.counted.resize(self.lanes().len(), 0);
+        drain.tails.clear();
         drain.ends.clear();
         let share = (bytes / self.lanes().len() as u64).max(2 * self.record_bytes_max() as u64);
-        drain.is_partial = false;
+        (drain.is_partial, drain.is_shortened) = (false, false);
         let mut cut = cut;
         for (index, lane) in self.lanes().iter().enumerate() {
             let from = drain.positions[index];
             let start = drain.bytes.len();
-            let head = lane.copy(from, share, &mut drain.bytes);
-            let mut end = from;
-            let mut last = None;
-            for entry in lane.parse(&drain.bytes[start..], from) {
+            let (head, recorded) = lane.copy(from, share, &mut drain.bytes);
+            let is_partial = head - from > share;
+            let end = if is_partial { End::Partial } else { End::Known };
+            let mut parse = lane.parse(&drain.bytes[start..], from, end);
+            let mut is_cut = false;
+            let (mut last, mut counted) = (None, drain.counted[index]);
+            for entry in parse.by_ref() {
                 if entry.stamp > cut {
+                    is_cut = true;
                     break;
                 }
-                end = entry.next;
                 last = Some(entry.stamp);
+                counted += u64::from(entry.is_counted);
                 drain.pieces.push(Piece {
                     stamp: entry.stamp,
                     start: start + entry.body.start,
                     length: entry.body.len(),
                     lane: index,
                     next: entry.next,
+                    counted,
                 });
             }
             // A lane copied only in part bounds the cut: later records of the others may be caused by its rest.
-            if head - from > share {
+            if is_partial {
                 drain.is_partial = true;
                 cut = last.map_or(cut, |last| cut.min(last));
             }
-            drain.ends.push(end);
+            // Something has overwritten records in memory. How many is known where the lane ends.
+            let tail = (!is_cut && parse.gaps() > 0).then(|| Tail {
+                lane: index,
+                position: parse.position(),
+                recorded: (parse.position() == head).then_some(recorded),
+            });
+            drain.tails.extend(tail);
         }
+        drain.find_ends();
         drain.trim(cut);
         drain.pieces.sort_by_key(|piece| piece.stamp);
     }
 
     /// Gives back what a database already has, as its positions say.
-    pub(crate) fn release_up_to(&self, stored: &[u64], drain: &mut Drain) {
+    pub(crate) fn release_up_to(&self, stored: &[(u64, u64)], drain: &mut Drain) {
         drain.positions.resize(self.lanes().len(), 0);
-        let stored = stored.iter().copied().chain(std::iter::repeat(0));
-        drain.ends = drain.positions.iter().zip(stored).map(|(position, stored)| stored.max(*position)).collect();
+        drain.counted.resize(self.lanes().len(), 0);
+        let stored = stored.iter().copied().chain(std::iter::repeat((0, 0)));
+        let here = drain.positions.iter().copied().zip(drain.counted.iter().copied());
+        drain.ends = here.zip(stored).map(|(here, stored)| here.max(stored)).collect();
+        drain.tails.clear();
         self.release(drain);
     }
 
     /// Gives the drained space back, after the commit, and lets waiting threads in.
     pub(crate) fn release(&self, drain: &mut Drain) {
-        for ((lane, position), end) in self.lanes().iter().zip(&mut drain.positions).zip(&drain.ends) {
-            if end != position {
-                *position = lane.release(*end);
+        for (index, (position, counted)) in drain.ends.iter().enumerate() {
+            let from = &mut drain.positions[index];
+            if position == from {
+                continue;
             }
+            let known = drain.tails.iter().find(|tail| tail.lane == index && tail.position == *position);
+            let recorded = known.and_then(|tail| tail.recorded).unwrap_or(*counted);
+            // Records that were counted when they were pushed, and are not there any more.
+            self.count_shed(Reason::Damaged, Severity::Info, recorded.saturating_sub(*counted));
+            *from = self.lanes()[index].release(*position, recorded);
+            drain.counted[index] = recorded;
         }
+        drain.tails.clear();
         self.announce_room();
     }
 }
@@ -73,10 +99,25 @@ pub(crate) struct Drain {
     pieces: Vec<Piece>,
     /// Where each lane's next drain begins.
     positions: Vec<u64>,
-    /// Where this one ended.
-    ends: Vec<u64>,
+    /// How many counted records were before that, in each lane.
+    counted: Vec<u64>,
+    /// Where this one ended, and how many counted records were before that.
+    ends: Vec<(u64, u64)>,
+    /// Lanes in which bytes were no records.
+    tails: Vec<Tail>,
     /// There was more than was taken.
     is_partial: bool,
+    /// Records at the ends of lanes were left out again.
+    is_shortened: bool,
+}
+
+/// Behind the last record of a lane that has damaged bytes.
+#[derive(Clone, Copy, Debug)]
+struct Tail {
+    lane: usize,
+    position: u64,
+    /// If that is the lane's end: how many counted records were before it.
+    recorded: Option<u64>,
 }
 
 /// One record in a drain.
@@ -87,11 +128,13 @@ pub(crate) struct Piece {
     length: usize,
     lane: usize,
     next: u64,
+    /// Counted records of the lane up to and with this one.
+    counted: u64,
 }
 
 impl Drain {
     pub(crate) fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.pieces.is_empty() && self.tails.is_empty()
     }
 
     /// Whether the next drain is due at once: there was more than this one took.
@@ -108,8 +151,8 @@ impl Drain {
         self.pieces.iter().map(|piece| (piece.stamp, &self.bytes[piece.start..piece.start + piece.length]))
     }
 
-    /// The positions to commit.
-    pub(crate) fn ends(&self) -> &[u64] {
+    /// The positions to commit, with how many counted records were before each.
+    pub(crate) fn ends(&self) -> &[(u64, u64)] {
         &self.ends
     }
 
@@ -127,6 +170,7 @@ impl Drain {
     pub(crate) fn keep(&mut self, count: usize) {
         if count < self.pieces.len() {
             self.is_partial = true;
+            self.is_shortened = true;
             self.pieces.truncate(count);
             self.find_ends();
         }
@@ -137,14 +181,25 @@ impl Drain {
         if self.pieces.iter().all(|piece| piece.stamp <= cut) {
             return;
         }
+        self.is_shortened = true;
         self.pieces.retain(|piece| piece.stamp <= cut);
         self.find_ends();
     }
 
     fn find_ends(&mut self) {
-        self.ends.clone_from(&self.positions);
+        self.ends.clear();
+        self.ends.extend(self.positions.iter().copied().zip(self.counted.iter().copied()));
         for piece in &self.pieces {
-            self.ends[piece.lane] = piece.next;
+            let end = &mut self.ends[piece.lane];
+            *end = (piece.next, piece.counted).max(*end);
+        }
+        // What is behind the last record of a lane goes with it, or alone.
+        for tail in &self.tails {
+            let end = &mut self.ends[tail.lane];
+            let is_last = self.pieces.iter().filter(|piece| piece.lane == tail.lane).all(|piece| piece.next <= end.0);
+            if is_last && !self.is_shortened {
+                end.0 = tail.position.max(end.0);
+            }
         }
     }
 }

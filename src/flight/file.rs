@@ -18,7 +18,7 @@ use std::{
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
-use super::lane::Memory;
+use super::{header::checked_count, lane::Memory, parse::HEADER_BYTES};
 use crate::{
     error::{Error, Result},
     fail_point,
@@ -107,9 +107,27 @@ impl Mapping {
         }
     }
 
-    /// An atomic word of the mapping; `at` is a multiple of 8 that only atomics use.
+    /// Reads a word that only atomics use; `at` is a multiple of 8.
     #[inline]
-    pub(super) fn word(&self, at: usize) -> &AtomicU64 {
+    pub(super) fn load(&self, at: usize) -> u64 {
+        u64::from_le(self.word(at).load(Ordering::Acquire))
+    }
+
+    /// Writes a word that only atomics use, after every earlier write.
+    #[inline]
+    pub(super) fn store(&self, at: usize, value: u64) {
+        self.word(at).store(value.to_le(), Ordering::Release);
+    }
+
+    /// Adds to a word that only atomics use.
+    pub(super) fn add(&self, at: usize, value: u64) {
+        let added = |word: u64| Some(u64::from_le(word).wrapping_add(value).to_le());
+        let _ = self.word(at).fetch_update(Ordering::Relaxed, Ordering::Relaxed, added);
+    }
+
+    /// An atomic word of the mapping, in the file's byte order; `at` is a multiple of 8 that only atomics use.
+    #[inline]
+    fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at.is_multiple_of(8) && at + 8 <= self.raw.len());
         // SAFETY: in bounds, aligned (mappings are aligned to pages), valid as long as `self`, and this address is only
         // accessed as an atomic while others may access it.
@@ -150,12 +168,33 @@ fn allocate(mut file: &File, bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// A lane's part of the mapping.
+/// A lane's part of the mapping: its ring, and its words in the header.
 #[derive(Clone, Debug)]
 pub(super) struct Region {
-    pub(super) mapping: Arc<Mapping>,
-    pub(super) at: usize,
-    pub(super) released_at: usize,
+    mapping: Arc<Mapping>,
+    at: usize,
+    bytes: usize,
+    line: [usize; 4],
+}
+
+impl Region {
+    /// `bytes` of the mapping from `at` on, and the words at `line`; all of them multiples of 8.
+    pub(super) fn new(mapping: Arc<Mapping>, at: usize, bytes: usize, line: [usize; 4]) -> Self {
+        let is_within = |at: usize, bytes: usize| {
+            at.is_multiple_of(8) && at.checked_add(bytes).is_some_and(|end| end <= mapping.raw.len())
+        };
+        assert!(is_within(at, bytes) && line.iter().all(|at| is_within(*at, 8)));
+        Self { mapping, at, bytes, line }
+    }
+
+    /// Stores one of the lane's words.
+    #[inline]
+    fn store(&self, word: usize, value: u64, order: Ordering) {
+        // SAFETY: `new` has checked that the word is in the mapping and aligned, and nothing in here changes after it; the
+        // mapping lives as long as `self`, and the word is only accessed as an atomic.
+        let word = unsafe { AtomicU64::from_ptr(self.mapping.raw.as_mut_ptr().add(self.line[word]).cast()) };
+        word.store(value.to_le(), order);
+    }
 }
 
 impl Memory for Region {
@@ -166,43 +205,109 @@ impl Memory for Region {
 
     #[inline]
     fn seal(&self, at: usize, word: u64) {
-        self.mapping.word(self.at + at).store(word, Ordering::Release);
+        self.mapping.store(self.at + at, word);
+    }
+
+    #[inline]
+    fn put(&self, at: usize, tag: u64, fixed: &[u8; 16], body: &[u8]) {
+        let ends_within = at <= self.bytes && HEADER_BYTES + body.len() <= self.bytes - at;
+        assert!(ends_within && at.is_multiple_of(8));
+        // SAFETY: `new` has checked that the ring is in the mapping and begins at a multiple of 8, and the line above that the
+        // record is in the ring; mappings are aligned to pages, so the tag is aligned. `Lane::push` holds the lane's lock, so
+        // nobody else writes or reads that range; the tag is only accessed as an atomic. `body` cannot overlap a mapping that
+        // is never lent as a slice.
+        unsafe {
+            let start = self.mapping.raw.as_mut_ptr().add(self.at + at);
+            std::ptr::copy_nonoverlapping(fixed.as_ptr(), start.add(8), fixed.len());
+            std::ptr::copy_nonoverlapping(body.as_ptr(), start.add(HEADER_BYTES), body.len());
+            AtomicU64::from_ptr(start.cast()).store(tag.to_le(), Ordering::Release);
+        }
     }
 
     fn read(&self, at: usize, length: usize, out: &mut Vec<u8>) {
         self.mapping.read(self.at + at, length, out);
     }
 
-    fn store_released(&self, position: u64) {
-        self.mapping.word(self.released_at).store(position.to_le(), Ordering::Release);
+    fn store_released(&self, position: u64, counted: u64) {
+        // In this order: a process that dies between the two leaves the later count with the earlier position, which recovery
+        // sees from the records behind it.
+        self.store(1, checked_count(counted), Ordering::Release);
+        self.store(0, checked_count(position), Ordering::Release);
+    }
+
+    #[inline]
+    fn store_recorded(&self, counted: u64) {
+        self.store(2, counted, Ordering::Relaxed);
+        self.store(3, !counted, Ordering::Relaxed);
     }
 }
 
-/// A word that reads 0 in a forked child, whose copy of the process has none of l0's threads.
+/// A word that says whether records are taken: not after the end, nor in a forked child, whose copy of the process has none
+/// of l0's threads.
 ///
-/// On Linux the kernel wipes the word's page on fork. Elsewhere a fork is not noticed: after a fork without an exec the
-/// child must not use l0.
+/// On Linux the kernel wipes the word's page on fork. Where it does not do that, each look compares the process's id.
 #[derive(Debug)]
-pub(super) struct ForkWord(Mapping);
+pub(super) struct ForkWord {
+    mapping: Mapping,
+    pid: u32,
+}
+
+const CLOSED: u64 = 0;
+const OPEN: u64 = 1;
+/// Open in the process with this id: a fork goes unnoticed by the kernel.
+const OPEN_HERE: u64 = 2;
 
 impl ForkWord {
     pub(super) fn new() -> Result<Self> {
         let mapping = Mapping::anonymous(4_096, &[])?;
         #[cfg(target_os = "linux")]
         // SAFETY: the range is exactly the fresh private anonymous mapping above, on which this advice is defined.
-        unsafe { rustix::mm::madvise(mapping.raw.as_mut_ptr().cast(), 4_096, rustix::mm::Advice::LinuxWipeOnFork) }
-            // Where the kernel does not know the advice, a fork goes unnoticed, as on other systems.
-            .unwrap_or(());
-        mapping.word(0).store(1, Ordering::Release);
-        Ok(Self(mapping))
+        let is_wiped = unsafe {
+            rustix::mm::madvise(mapping.raw.as_mut_ptr().cast(), 4_096, rustix::mm::Advice::LinuxWipeOnFork).is_ok()
+        };
+        #[cfg(not(target_os = "linux"))]
+        let is_wiped = false;
+        Ok(Self::of(mapping, is_wiped))
+    }
+
+    fn of(mapping: Mapping, is_wiped: bool) -> Self {
+        // Without fork there is nothing to notice.
+        mapping.store(0, if is_wiped || !cfg!(unix) { OPEN } else { OPEN_HERE });
+        Self { mapping, pid: std::process::id() }
     }
 
     pub(super) fn clear(&self) {
-        self.0.word(0).store(0, Ordering::Release);
+        self.mapping.store(0, CLOSED);
     }
 
     #[inline]
     pub(super) fn is_set(&self) -> bool {
-        self.0.word(0).load(Ordering::Relaxed) != 0
+        match self.mapping.word(0).load(Ordering::Relaxed) {
+            word if word == OPEN.to_le() => true,
+            word if word == CLOSED => false,
+            _ => self.is_this_process(),
+        }
+    }
+
+    #[cold]
+    fn is_this_process(&self) -> bool {
+        std::process::id() == self.pid
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fork_is_noticed_where_the_kernel_does_not_wipe() {
+        let word = ForkWord::of(Mapping::anonymous(4_096, &[]).unwrap(), false);
+        assert!(word.is_set());
+        let in_a_child = ForkWord { pid: word.pid + 1, ..word };
+        assert!(!in_a_child.is_set());
+        let word = ForkWord { pid: std::process::id(), ..in_a_child };
+        assert!(word.is_set());
+        word.clear();
+        assert!(!word.is_set());
     }
 }

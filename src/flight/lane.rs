@@ -1,30 +1,33 @@
 //! A lane: a ring of bytes that threads push records into, one at a time, and the writer copies out of.
 //!
-//! Called by `recorder.rs` for pushing and draining, and by `recover.rs` for parsing what a dead process left.
+//! Called by `recorder.rs` for pushing and draining. `parse.rs` has the form of a record.
 //!
-//! ```text
-//! record at position p (a multiple of 8):   tag u64 = p ^ key | stamp u64 | length u64 | body, padded to 8
-//! ```
-//!
-//! The tag is written last, with release ordering: a process killed in the middle of a record leaves one that does not
+//! A record's tag is written last, with release ordering: a process killed in the middle of a record leaves one that does not
 //! parse. Everything else that threads share lies under the lane's lock. The bytes themselves are read by the writer
 //! without it: those between `released` and `head` are not written again until the writer itself has released them.
 
+use super::parse::{self, End, HEADER_BYTES, Parse};
 use crate::sync::{Mutex, MutexGuard};
-
-/// Bytes in front of each body.
-pub(super) const HEADER_BYTES: usize = 24;
 
 /// The bytes behind a lane: a part of the mapping, or a test's memory that fails at a chosen step.
 pub(super) trait Memory {
     /// Copies `bytes` to `at`; they lie within the lane.
     fn write(&self, at: usize, bytes: &[u8]);
-    /// Stores one word at `at`, after every earlier write.
+    /// Stores one word at `at`, a multiple of 8, after every earlier write.
     fn seal(&self, at: usize, word: u64);
+    /// Writes a record that does not reach over the lane's end: the words behind its tag, its body, then its tag.
+    #[inline]
+    fn put(&self, at: usize, tag: u64, fixed: &[u8; 16], body: &[u8]) {
+        self.write(at + 8, fixed);
+        self.write(at + HEADER_BYTES, body);
+        self.seal(at, tag);
+    }
     /// Copies the bytes at `at` to the end of `out`.
     fn read(&self, at: usize, length: usize, out: &mut Vec<u8>);
-    /// Remembers, for recovery, that everything before `position` is stored.
-    fn store_released(&self, position: u64);
+    /// Remembers, for recovery, that everything before `position` is stored, and how many counted records that were.
+    fn store_released(&self, position: u64, counted: u64);
+    /// Remembers, for recovery, how many counted records the lane has taken.
+    fn store_recorded(&self, counted: u64);
 }
 
 /// One ring.
@@ -35,6 +38,8 @@ pub(super) struct Lane<M> {
     key: u64,
     /// A push that leaves this much unread asks for the writer.
     pressure_bytes: u64,
+    /// No body is longer.
+    largest: usize,
     state: Mutex<State>,
 }
 
@@ -79,13 +84,14 @@ pub(super) enum Wake {
 }
 
 impl<M: Memory> Lane<M> {
-    /// `bytes` is a multiple of 8.
-    pub(super) fn new(memory: M, bytes: usize, key: u64, pressure_bytes: usize) -> Self {
+    /// `bytes` is a multiple of 8; no body is longer than `largest`.
+    pub(super) fn new(memory: M, bytes: usize, key: u64, pressure_bytes: usize, largest: usize) -> Self {
         Self {
             memory,
             bytes: bytes as u64,
             key,
             pressure_bytes: pressure_bytes as u64,
+            largest,
             state: Mutex::new(State {
                 head: 0,
                 offset: 0,
@@ -109,13 +115,14 @@ impl<M: Memory> Lane<M> {
         self.state.lock()
     }
 
-    /// Appends one record. `urgent` may use the last eighth; `counted` is one more for `recorded`.
+    /// Appends one record, whose body has this [`sum`](parse::sum). `urgent` may use the last eighth; `counted` is one more for
+    /// `recorded`.
     #[inline]
     pub(super) fn push(
         &self,
         state: &mut State,
         stamp: u64,
-        body: &[u8],
+        (body, sum): (&[u8], u64),
         urgent: bool,
         counted: bool,
     ) -> Result<Pushed, Full> {
@@ -127,23 +134,24 @@ impl<M: Memory> Lane<M> {
             return Err(Full);
         }
         let stamp = stamp.max(state.last_stamp);
-        let mut fixed = [0; 16];
-        fixed[..8].copy_from_slice(&stamp.to_le_bytes());
-        fixed[8..].copy_from_slice(&(body.len() as u64).to_le_bytes());
+        let fixed = parse::fixed(stamp, body.len(), counted, sum);
         let capacity = self.bytes as usize;
         let at = state.offset;
+        let tag = head ^ self.key;
         if at + need <= capacity {
-            self.memory.write(at + 8, &fixed);
-            self.memory.write(at + HEADER_BYTES, body);
+            self.memory.put(at, tag, &fixed, body);
         } else {
             self.write_wrapped(at + 8, &fixed);
             self.write_wrapped(at + HEADER_BYTES, body);
+            self.memory.seal(at, tag);
         }
-        self.memory.seal(at, (head ^ self.key).to_le());
         state.last_stamp = stamp;
         state.head = next;
         state.offset = if at + need >= capacity { at + need - capacity } else { at + need };
-        state.recorded += u64::from(counted);
+        if counted {
+            state.recorded += 1;
+            self.memory.store_recorded(state.recorded);
+        }
         let wake = if !state.dirty {
             state.dirty = true;
             Wake::First
@@ -167,15 +175,16 @@ impl<M: Memory> Lane<M> {
         }
     }
 
-    /// Copies at most about `max_bytes` from `from` on to `out`; says where the lane's head was.
-    pub(super) fn copy(&self, from: u64, max_bytes: u64, out: &mut Vec<u8>) -> u64 {
+    /// Copies at most about `max_bytes` from `from` on to `out`; says where the lane's head was, and how many counted records
+    /// were before it.
+    pub(super) fn copy(&self, from: u64, max_bytes: u64, out: &mut Vec<u8>) -> (u64, u64) {
         let (head, length) = {
             let mut state = self.state.lock();
             let length = (state.head - from).min(max_bytes);
             state.dirty = false;
             state.pressed = false;
             state.drained = from + length;
-            (state.head, length as usize)
+            ((state.head, state.recorded), length as usize)
         };
         let capacity = self.bytes as usize;
         let at = (from % self.bytes) as usize;
@@ -188,13 +197,13 @@ impl<M: Memory> Lane<M> {
     }
 
     /// The records in bytes that begin at `position`.
-    pub(super) fn parse<'b>(&self, bytes: &'b [u8], position: u64) -> Parse<'b> {
-        Parse::new(bytes, position, self.key)
+    pub(super) fn parse<'b>(&self, bytes: &'b [u8], position: u64, end: End) -> Parse<'b> {
+        Parse::new(bytes, position, self.key, self.largest, end)
     }
 
-    /// Gives the space before `position` back. An empty lane skips to its start, so that a quiet program touches the
+    /// Gives the space before `position` back, before which were so many counted records. An empty lane skips to its start, so that a quiet program touches the
     /// same pages again and again. Returns where the next drain begins.
-    pub(super) fn release(&self, position: u64) -> u64 {
+    pub(super) fn release(&self, position: u64, counted: u64) -> u64 {
         let mut state = self.state.lock();
         let mut released = position;
         if state.head == position {
@@ -205,7 +214,7 @@ impl<M: Memory> Lane<M> {
         }
         state.released = released;
         // Under the lock: recovery must not begin before a record pushed at the skipped-to position.
-        self.memory.store_released(released);
+        self.memory.store_released(released, counted);
         released
     }
 
@@ -234,55 +243,5 @@ impl<M: Memory> Lane<M> {
     pub(super) fn used(&self) -> (u64, u64) {
         let state = self.state.lock();
         (state.head - state.released, self.bytes)
-    }
-}
-
-/// Iterates over whole records; stops at the first that does not parse.
-#[derive(Clone, Debug)]
-pub(super) struct Parse<'b> {
-    bytes: &'b [u8],
-    at: usize,
-    position: u64,
-    key: u64,
-    last_stamp: u64,
-}
-
-/// One record: its stamp, its body's range in the parsed bytes, and the position behind it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) stamp: u64,
-    pub(super) body: std::ops::Range<usize>,
-    pub(super) next: u64,
-}
-
-impl<'b> Parse<'b> {
-    pub(super) fn new(bytes: &'b [u8], position: u64, key: u64) -> Self {
-        Self { bytes, at: 0, position, key, last_stamp: 0 }
-    }
-
-    fn word(&self, at: usize) -> Option<u64> {
-        Some(u64::from_le_bytes(*self.bytes.get(at..)?.first_chunk()?))
-    }
-}
-
-impl Iterator for Parse<'_> {
-    type Item = Entry;
-
-    fn next(&mut self) -> Option<Entry> {
-        let tag = self.word(self.at)?;
-        let stamp = self.word(self.at + 8)?;
-        let length = usize::try_from(self.word(self.at + 16)?).ok()?;
-        let start = self.at + HEADER_BYTES;
-        if tag != self.position ^ self.key || stamp < self.last_stamp || length > self.bytes.len() - start {
-            return None;
-        }
-        let need = HEADER_BYTES + length.next_multiple_of(8);
-        if self.bytes.len() - self.at < need {
-            return None;
-        }
-        self.at += need;
-        self.position += need as u64;
-        self.last_stamp = stamp;
-        Some(Entry { stamp, body: start..start + length, next: self.position })
     }
 }

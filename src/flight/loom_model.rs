@@ -13,6 +13,7 @@ use loom::{
 use super::{
     bell::Bell,
     lane::{Lane, Memory, Wake},
+    parse::{End, sum},
 };
 
 const CAPACITY: usize = 128;
@@ -46,14 +47,16 @@ impl Memory for Words {
         }
     }
 
-    fn store_released(&self, _: u64) {}
+    fn store_released(&self, _: u64, _: u64) {}
+
+    fn store_recorded(&self, _: u64) {}
 }
 
 fn drain(lane: &Lane<Words>, from: &mut u64, found: &mut Vec<u8>) {
     let mut bytes = Vec::new();
-    let head = lane.copy(*from, u64::MAX, &mut bytes);
+    let (head, _) = lane.copy(*from, u64::MAX, &mut bytes);
     let mut end = *from;
-    for entry in lane.parse(&bytes, *from) {
+    for entry in lane.parse(&bytes, *from, End::Known) {
         found.push(bytes[entry.body][0]);
         end = entry.next;
     }

@@ -19,6 +19,7 @@ mod lane;
 mod loom_model;
 #[cfg(all(test, not(loom)))]
 mod model;
+mod parse;
 mod place;
 mod process;
 mod recorder;
@@ -31,6 +32,6 @@ pub(crate) use header::Reason;
 pub(crate) use place::Shape;
 pub(crate) use process::Owner;
 pub(crate) use recorder::{FlightRecorder, Pushable, next_lane};
-pub(crate) use recover::{Image, Left, has_file, is_own, limit_set_aside, orphans};
+pub(crate) use recover::{Image, Left, Orphan, Remains, has_file, is_own, limit_set_aside, orphans};
 pub use survey::{FlightFile, FlightState};
 pub(crate) use survey::{copy_files, survey};

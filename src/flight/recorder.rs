@@ -19,6 +19,7 @@ use super::{
     file::{ForkWord, Mapping, Medium, Region},
     header::{self, Header, Reason, flag},
     lane::{Full, Lane, Pushed, Wake},
+    parse::sum,
     place::{self, Shape},
     process::Owner,
 };
@@ -78,12 +79,10 @@ impl FlightRecorder {
         let mapping = Arc::new(mapping);
         let lanes = (0..lanes)
             .map(|lane| {
-                let region = Region {
-                    mapping: Arc::clone(&mapping),
-                    at: header.lane_at(lane),
-                    released_at: header::released_at(lane),
-                };
-                CachePadded::new(Lane::new(region, lane_bytes, header.key, PRESSURE_BYTES.min(lane_bytes / 4)))
+                let region =
+                    Region::new(Arc::clone(&mapping), header.lane_at(lane), lane_bytes, header::lane_line(lane));
+                let pressure_bytes = PRESSURE_BYTES.min(lane_bytes / 4);
+                CachePadded::new(Lane::new(region, lane_bytes, header.key, pressure_bytes, header.record_bytes_max()))
             })
             .collect();
         Ok(Self {
@@ -107,7 +106,7 @@ impl FlightRecorder {
 
     /// The largest body a push takes.
     pub(crate) fn record_bytes_max(&self) -> usize {
-        (self.header.lane_bytes as usize / 8 - super::lane::HEADER_BYTES).min(1 << 20)
+        self.header.record_bytes_max()
     }
 
     pub(crate) fn medium(&self) -> Medium {
@@ -173,13 +172,15 @@ impl FlightRecorder {
     pub(crate) fn push(&self, preferred: usize, stamp: u64, record: Pushable<'_>) -> Option<u64> {
         let first = preferred % self.lanes.len();
         let lane = &*self.lanes[first];
+        // Not under the lock.
+        let sum = sum(record.body);
         let outcome = match lane.try_lock() {
-            Some(mut state) => lane.push(&mut state, stamp, record.body, record.urgent, record.counted),
+            Some(mut state) => lane.push(&mut state, stamp, (record.body, sum), record.urgent, record.counted),
             None => Err(Full),
         };
         match outcome {
             Ok(pushed) => Some(self.pushed(pushed)),
-            Err(Full) => self.push_elsewhere(first, stamp, record),
+            Err(Full) => self.push_elsewhere(first, stamp, record, sum),
         }
     }
 
@@ -196,7 +197,7 @@ impl FlightRecorder {
     /// The other lanes by `try_lock`, then each once by waiting for its lock (a copy of a few hundred bytes long), then,
     /// if so configured, waiting for room.
     #[cold]
-    fn push_elsewhere(&self, first: usize, stamp: u64, record: Pushable<'_>) -> Option<u64> {
+    fn push_elsewhere(&self, first: usize, stamp: u64, record: Pushable<'_>, sum: u64) -> Option<u64> {
         if !self.is_open() {
             self.ignore();
             return None;
@@ -209,7 +210,7 @@ impl FlightRecorder {
         for step in 1..count {
             let lane = &self.lanes[(first + step) % count];
             if let Some(mut state) = lane.try_lock()
-                && let Ok(pushed) = lane.push(&mut state, stamp, record.body, record.urgent, record.counted)
+                && let Ok(pushed) = lane.push(&mut state, stamp, (record.body, sum), record.urgent, record.counted)
             {
                 drop(state);
                 return Some(self.pushed(pushed));
@@ -220,7 +221,7 @@ impl FlightRecorder {
             for step in 0..count {
                 let lane = &self.lanes[(first + step) % count];
                 let mut state = lane.lock();
-                if let Ok(pushed) = lane.push(&mut state, stamp, record.body, record.urgent, record.counted) {
+                if let Ok(pushed) = lane.push(&mut state, stamp, (record.body, sum), record.urgent, record.counted) {
                     drop(state);
                     return Some(self.pushed(pushed));
                 }
@@ -252,7 +253,7 @@ impl FlightRecorder {
         if record.counted {
             self.count_shed(reason, record.severity, 1);
         } else {
-            self.mapping.word(header::UPDATES_SHED_AT).fetch_add(1, Ordering::Relaxed);
+            self.mapping.add(header::UPDATES_SHED_AT, 1);
         }
     }
 
@@ -267,14 +268,16 @@ impl FlightRecorder {
 
     /// Adds to the counters that live in the mapping.
     pub(crate) fn count_shed(&self, reason: Reason, severity: Severity, records: u64) {
-        self.mapping.word(header::shed_at(reason, severity)).fetch_add(records, Ordering::Relaxed);
+        if records > 0 {
+            self.mapping.add(header::shed_at(reason, severity), records);
+        }
     }
 
     /// All that was shed since the start, by reason and severity.
     pub(crate) fn shed_counts(&self) -> impl Iterator<Item = (Reason, Severity, u64)> + '_ {
         Reason::ALL.into_iter().flat_map(move |reason| {
             Severity::ALL.into_iter().map(move |severity| {
-                let count = self.mapping.word(header::shed_at(reason, severity)).load(Ordering::Relaxed);
+                let count = self.mapping.load(header::shed_at(reason, severity));
                 (reason, severity, count)
             })
         })
@@ -282,7 +285,7 @@ impl FlightRecorder {
 
     /// Closes and late values of spans that found no room: their spans stay as they were.
     pub(crate) fn updates_shed(&self) -> u64 {
-        self.mapping.word(header::UPDATES_SHED_AT).load(Ordering::Relaxed)
+        self.mapping.load(header::UPDATES_SHED_AT)
     }
 
     /// Records that are or were in a lane.
@@ -307,25 +310,25 @@ impl FlightRecorder {
     /// Appends a callsite's definition; says whether there was room.
     pub(crate) fn define(&self, id: u32, definition: &[u8]) -> bool {
         let mut defined = self.defined.lock();
-        let need = 8 + definition.len().next_multiple_of(8);
+        let need = header::DEFINITION_HEADER_BYTES + definition.len().next_multiple_of(8);
         if *defined + need > self.header.definitions_bytes as usize {
             return false;
         }
         let at = self.header.definitions_at as usize + *defined;
-        self.mapping.write(at, &id.to_le_bytes());
-        self.mapping.write(at + 4, &(definition.len() as u32).to_le_bytes());
-        self.mapping.write(at + 8, definition);
+        self.mapping.write(at, &header::definition_header(id, definition));
+        self.mapping.write(at + header::DEFINITION_HEADER_BYTES, definition);
         *defined += need;
         // Published after it is whole, and before any record names it.
-        self.mapping.word(header::DEFINED_AT).store(*defined as u64, Ordering::Release);
+        self.mapping.store(header::DEFINED_AT, *defined as u64);
         true
     }
 
     /// The definitions published behind the first `known` bytes, each with its number; returns how many bytes there are.
     pub(crate) fn definitions(&self, known: usize, each: impl FnMut(u32, &[u8])) -> usize {
-        let published = self.mapping.word(header::DEFINED_AT).load(Ordering::Acquire) as usize;
+        // Something may have overwritten the word.
+        let published = (self.mapping.load(header::DEFINED_AT) as usize).min(self.header.definitions_bytes as usize);
         let mut bytes = Vec::new();
-        self.mapping.read(self.header.definitions_at as usize + known, published - known, &mut bytes);
+        self.mapping.read(self.header.definitions_at as usize + known, published.saturating_sub(known), &mut bytes);
         header::each_definition(&bytes, each);
         published
     }
@@ -336,24 +339,37 @@ impl FlightRecorder {
         self.coarse_wall.unix_ms(ticks)
     }
 
-    /// Leaves word of where ticks stand, for whoever may have to recover.
-    pub(crate) fn set_anchors(&self, anchors: [Anchor; 2]) {
-        self.coarse_wall.set(anchors);
-        let next = self.mapping.word(header::ANCHORS_AT).load(Ordering::Relaxed) + 1;
-        let at = header::PAIRS_AT[(next % 2) as usize];
-        for (index, anchor) in anchors.into_iter().enumerate() {
-            for (word, value) in [anchor.ticks, anchor.mono_ns, anchor.wall_ns as u64].into_iter().enumerate() {
-                self.mapping.word(at + index * 24 + word * 8).store(value, Ordering::Relaxed);
-            }
+    /// Notes the clocks at the beginning of the run, for recovery.
+    pub(crate) fn set_first_anchor(&self, anchor: Anchor) {
+        self.store_anchors(header::FIRST_AT, &[anchor]);
+    }
+
+    /// Notes the clocks before and after the records that are stored next, for recovery.
+    pub(crate) fn set_anchors(&self, first: Anchor, pair: [Anchor; 2]) {
+        self.coarse_wall.set([first, pair[1]]);
+        let next = self.mapping.load(header::ANCHORS_AT).wrapping_add(1);
+        self.store_anchors(header::PAIRS_AT[(next % 2) as usize], &pair);
+        self.mapping.store(header::ANCHORS_AT, next);
+    }
+
+    /// Notes the clocks before and after a moment at which they were set, or the machine slept.
+    pub(crate) fn add_break(&self, pair: [Anchor; 2]) {
+        let index = self.mapping.load(header::BREAKS_AT);
+        self.store_anchors(header::break_at(index), &pair);
+        self.mapping.store(header::BREAKS_AT, index.wrapping_add(1));
+    }
+
+    fn store_anchors(&self, at: usize, anchors: &[Anchor]) {
+        for (index, word) in header::anchor_words(anchors).into_iter().enumerate() {
+            self.mapping.store(at + index * 8, word);
         }
-        self.mapping.word(header::ANCHORS_AT).store(next, Ordering::Release);
     }
 
     /// Leaves word that the main thread panicked, or that it lives on after all.
     pub(crate) fn mark_panicked(&self, panicked: bool) {
         if self.is_open() {
             let flags = if panicked { flag::PANICKED } else { 0 };
-            self.mapping.word(header::FLAGS_AT).store(flags, Ordering::Relaxed);
+            self.mapping.store(header::FLAGS_AT, flags);
         }
     }
 

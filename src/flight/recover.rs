@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     header::{self, Header, Reason, flag},
-    lane::Parse,
+    parse::{End, HEADER_BYTES, Parse},
     process::Owner,
 };
 use crate::{
@@ -87,14 +87,17 @@ pub(super) fn directories(store: &Path) -> impl Iterator<Item = PathBuf> {
     [Some(directory(store)), own_shared_directory(store)].into_iter().flatten()
 }
 
-/// The flight files of a store whose processes are dead. Removes what was left of files that never got their name.
-pub(crate) fn orphans(store: &Path) -> Result<Vec<Orphan>> {
+/// The flight files of a store whose processes are dead. Removes what was left of files that never got their name. Counts
+/// directories that cannot be listed, and so are passed over.
+pub(crate) fn orphans(store: &Path, failed: &mut u32) -> Vec<Orphan> {
     let mut found = Vec::new();
     for dir in directories(store) {
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(Error::io("cannot look for flight files in", &dir, error)),
+            Err(error) => {
+                *failed += u32::from(error.kind() != std::io::ErrorKind::NotFound);
+                continue;
+            }
         };
         for path in entries.flatten().map(|entry| entry.path()) {
             match path.extension().and_then(|extension| extension.to_str()) {
@@ -106,7 +109,7 @@ pub(crate) fn orphans(store: &Path) -> Result<Vec<Orphan>> {
     }
     // Names are UUIDv7: oldest first.
     found.sort_by(|a, b| a.path.file_name().cmp(&b.path.file_name()));
-    Ok(found)
+    found
 }
 
 /// Removes the oldest of the files that were set aside, so that those that stay take no more than this.
@@ -177,7 +180,9 @@ impl Orphan {
         if header::is_of_later_version(&page) {
             return None;
         }
-        let dead = Header::decode_owner(&page).is_none_or(|owner| !owner.is_alive());
+        // Of this process's own recorders, one that holds no lock is gone.
+        let dead =
+            Header::decode_head(&page).is_none_or(|head| head.owner == Owner::current() || !head.owner.is_alive());
         // Another process may have recovered and removed it while this one came to the lock.
         (dead && path.exists()).then_some(Self { path, file })
     }
@@ -238,7 +243,8 @@ impl Image {
 
     /// Whether no record was ever put into it, as far as it tells.
     pub(crate) fn is_empty(&self) -> bool {
-        self.records(&[]).0.is_empty()
+        let left = self.records(&[]);
+        left.records.is_empty() && left.damaged == 0
     }
 
     /// Pages of an earlier boot may be torn: they were on their way to the disk when the machine stopped.
@@ -251,44 +257,79 @@ impl Image {
     }
 
     /// How to turn the dead process's ticks into time.
-    pub(crate) fn timeline(&self) -> Option<Timeline> {
-        header::anchors(&self.bytes).map(|[from, to]| Timeline::new(from, to))
+    pub(crate) fn timeline(&self) -> Timeline {
+        Timeline::through(header::anchors(&self.bytes))
     }
 
     pub(crate) fn shed_counts(&self) -> impl Iterator<Item = (Reason, Severity, u64)> + '_ {
         Reason::ALL.into_iter().flat_map(move |reason| {
             Severity::ALL.into_iter().map(move |severity| {
-                (reason, severity, header::word(&self.bytes, header::shed_at(reason, severity)).unwrap_or(0))
+                let count = header::word(&self.bytes, header::shed_at(reason, severity)).unwrap_or(0);
+                // More than any process records: the word is damaged.
+                (reason, severity, if count > COUNT_MAX { 0 } else { count })
             })
         })
     }
 
-    /// The callsites' definitions, each with its number.
-    pub(crate) fn definitions(&self, each: impl FnMut(u32, &[u8])) {
+    /// The callsites' definitions, each with its number. Says whether all of them are whole.
+    pub(crate) fn definitions(&self, each: impl FnMut(u32, &[u8])) -> bool {
         let start = self.header.definitions_at as usize;
         let published = header::word(&self.bytes, header::DEFINED_AT).unwrap_or(0);
         let end = start + published.min(self.header.definitions_bytes) as usize;
-        header::each_definition(self.bytes.get(start..end).unwrap_or_default(), each);
+        header::each_definition(self.bytes.get(start..end).unwrap_or_default(), each)
     }
 
-    /// The records behind the committed positions, by time, and where each lane's begin.
+    /// The records behind the committed positions, which come with how many counted records were before each.
     ///
-    /// A lane begins at the larger of its committed and its own released position: an empty lane skips ahead.
-    pub(crate) fn records(&self, committed: &[u64]) -> (Vec<Left>, Vec<u64>) {
-        let mut records = Vec::new();
-        let mut starts = Vec::new();
+    /// A lane begins at the larger of its committed and its own released position: an empty lane skips ahead. What is damaged
+    /// is counted by what the lane has taken; if that word is damaged itself, each damaged place counts as one record.
+    pub(crate) fn records(&self, committed: &[(u64, u64)]) -> Remains {
+        let mut remains = Remains::default();
         for lane in 0..self.header.lanes {
-            let released = header::word(&self.bytes, header::released_at(lane)).unwrap_or(0);
-            let from = released.max(committed.get(lane).copied().unwrap_or(0)) & !7;
-            let ring = self.bytes.get(self.header.lane_at(lane)..).unwrap_or_default();
-            let ring = ring.get(..self.header.lane_bytes as usize).unwrap_or_default();
-            let left = parse_ring(ring, from, self.header.key).into_iter();
-            records.extend(left.map(|(stamp, body, next)| Left { stamp, body, lane, next }));
-            starts.push(from);
+            let [released, before, taken, complement] =
+                header::lane_line(lane).map(|at| header::word(&self.bytes, at).unwrap_or(0));
+            let [released, before] = [released, before].map(header::count_of);
+            let taken = (taken == !complement).then_some(taken);
+            let committed = committed.get(lane).copied().unwrap_or((0, 0));
+            // A released position beyond the ring is none.
+            let released = released.filter(|released| {
+                released.is_multiple_of(8) && released.saturating_sub(committed.0) <= self.header.lane_bytes
+            });
+            let (from, before) = match released {
+                Some(released) if released > committed.0 => (released, before),
+                _ => (committed.0 & !7, Some(committed.1)),
+            };
+            let start = self.header.lane_at(lane);
+            let ring = self.bytes.get(start..start + self.header.lane_bytes as usize).unwrap_or_default();
+            let (left, gaps) = parse_ring(ring, from, self.header.key, self.header.record_bytes_max());
+            let found = left.iter().filter(|left| left.is_counted).count() as u64;
+            let ring_max = self.header.lane_bytes / HEADER_BYTES as u64;
+            let missing = taken.zip(before).and_then(|(taken, before)| taken.checked_sub(before)?.checked_sub(found));
+            remains.damaged += missing.filter(|missing| *missing <= ring_max).unwrap_or(gaps);
+            let mut counted = before.unwrap_or(0);
+            remains.records.extend(left.into_iter().map(|left| {
+                counted += u64::from(left.is_counted);
+                Left { lane, counted, ..left }
+            }));
+            remains.starts.push((from, before.unwrap_or(0)));
+            remains.ends.push(taken.unwrap_or(counted).max(counted));
         }
-        records.sort_by_key(|left| left.stamp);
-        (records, starts)
+        remains.records.sort_by_key(|left| left.stamp);
+        remains
     }
+}
+
+/// What a dead process left in its lanes.
+#[derive(Debug, Default)]
+pub(crate) struct Remains {
+    /// By time.
+    pub(crate) records: Vec<Left>,
+    /// Where each lane's begin, and how many counted records were before that.
+    pub(crate) starts: Vec<(u64, u64)>,
+    /// How many counted records each lane has taken in all.
+    pub(crate) ends: Vec<u64>,
+    /// Counted records that are not there any more.
+    pub(crate) damaged: u64,
 }
 
 /// A record that a dead process left in a lane.
@@ -297,16 +338,30 @@ pub(crate) struct Left {
     pub(crate) stamp: u64,
     pub(crate) body: Vec<u8>,
     pub(crate) lane: usize,
-    /// The position behind it.
+    /// The position behind it, and how many counted records were before that.
     pub(crate) next: u64,
+    pub(crate) counted: u64,
+    is_counted: bool,
 }
 
-/// The records of one ring from a position on, each with its stamp and the position behind it.
-pub(super) fn parse_ring(ring: &[u8], from: u64, key: u64) -> Vec<(u64, Vec<u8>, u64)> {
+/// Counters that are larger are damaged.
+const COUNT_MAX: u64 = 1 << 48;
+
+/// The records of one ring from a position on, and in how many places there were none between them.
+pub(super) fn parse_ring(ring: &[u8], from: u64, key: u64, largest: usize) -> (Vec<Left>, u64) {
     if ring.is_empty() {
-        return Vec::new();
+        return (Vec::new(), 0);
     }
     let at = (from % ring.len() as u64) as usize;
     let line = [&ring[at..], &ring[..at]].concat();
-    Parse::new(&line, from, key).map(|entry| (entry.stamp, line[entry.body].to_vec(), entry.next)).collect()
+    let mut parse = Parse::new(&line, from, key, largest, End::Unknown);
+    let left = parse.by_ref().map(|entry| Left {
+        stamp: entry.stamp,
+        body: line[entry.body].to_vec(),
+        lane: 0,
+        next: entry.next,
+        counted: 0,
+        is_counted: entry.is_counted,
+    });
+    (left.collect(), parse.gaps())
 }

@@ -62,7 +62,7 @@ fn look(path: PathBuf) -> Option<FlightFile> {
     };
     let metadata = fs::symlink_metadata(&path).ok()?;
     let page = read_page(&path, &metadata);
-    let owner = page.as_deref().and_then(Header::decode_owner);
+    let owner = page.as_deref().and_then(Header::decode_head).map(|head| head.owner);
     let state = state.unwrap_or_else(|| match (&page, owner) {
         (None, _) => FlightState::NotOurs,
         (Some(page), _) if header::is_of_later_version(page) => FlightState::OfLaterVersion,

@@ -254,7 +254,7 @@ impl Builder {
         }
         let since = config.clock.anchor();
         let mut opening = Opening::open(&dir, config.clock.clone(), Arc::clone(&redactor), Some(&config.retention))?;
-        let recovered = opening.recovered();
+        let (recovered, trusted) = (opening.recovered(), opening.trusted_clock());
         let set_aside = opening.set_aside().cloned();
         let shape = |medium, bytes: u64| Shape {
             dir: &dir,
@@ -314,6 +314,19 @@ impl Builder {
             capture.warn(
                 "l0.recovery",
                 format!("{count} flight files could not be read and are set aside as flight/*.unreadable"),
+            );
+        }
+        if recovered.damaged > 0 {
+            let count = recovered.damaged;
+            capture.warn("l0.recovery", format!("{count} records were damaged in flight files and are lost"));
+        }
+        if recovered.failed > 0 {
+            let count = recovered.failed;
+            capture.warn(
+                "l0.recovery",
+                format!(
+                    "{count} flight files could not be read, removed or renamed: check their owner and permissions"
+                ),
             );
         }
         if recovered.postponed > 0 {
@@ -387,6 +400,7 @@ impl Builder {
             redactor,
             clock: config.clock,
             started: since,
+            trusted,
             retention: config.retention,
             audit_warned: AtomicBool::new(false),
         };

@@ -18,12 +18,12 @@ use tracing_subscriber::{Layer, registry::LookupSpan};
 
 use crate::{
     capture::{Capture, CaptureLayer, Gate, parse_filter},
-    clock::{Anchor, Clock},
+    clock::{Anchor, Clock, TrustedClock},
     components::Components,
     config::Retention,
     error::{Error, Result},
     event::{Severity, TelemetryEvent},
-    flight::Medium,
+    flight::{Medium, Reason},
     health::Health,
     jobs::Jobs,
     limits::{Limits, ScopeStats},
@@ -54,8 +54,10 @@ pub(super) struct Inner {
     pub(super) recovered: Recovery,
     pub(super) redactor: Arc<Redactor>,
     pub(super) clock: Clock,
-    /// When its wall time and its monotonic time are taken to have agreed.
+    /// When it was started.
     pub(super) started: Anchor,
+    /// Decides what is too old.
+    pub(super) trusted: TrustedClock,
     pub(super) retention: Retention,
     pub(super) state: Arc<State>,
     pub(super) timer: Arc<Timer>,
@@ -70,8 +72,8 @@ pub(super) struct Inner {
 
 /// How recording goes, in numbers.
 ///
-/// After a flush, `recorded == stored + shed`: events and spans of this run that were recorded, that are committed, and
-/// that were shed. A late value or the end of a span belongs to its span and does not count by itself.
+/// After a flush, `recorded == stored + shed + damaged`: events and spans of this run that were recorded, that are committed,
+/// that were shed, and that something else in the process has overwritten in the flight recorder. A late value or the end of a span belongs to its span and does not count by itself.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Stats {
@@ -81,6 +83,9 @@ pub struct Stats {
     pub stored: u64,
     /// Of these, shed, for the reasons in `shed_by`.
     pub shed: u64,
+    /// Of these, overwritten in the flight recorder before they were stored: by a bug elsewhere in the process, or somebody who
+    /// wrote into the file.
+    pub damaged: u64,
     /// The shed by reason (`buffer_full`, `too_large`, `rejected`, `reader_pins_wal`) and severity.
     pub shed_by: Vec<(&'static str, Severity, u64)>,
     /// Ends and late values of spans that found no room; their spans stay as they were.
@@ -253,8 +258,8 @@ impl Handle {
     /// another call goes on. `is_closed` after shutdown and in a forked child.
     pub fn cleanup(&self, dry_run: bool) -> Result<Cleanup> {
         self.flush()?;
-        let since = (self.inner.clock.clone(), self.inner.started);
-        let cleanup = store::cleanup_since(&self.inner.dir, since, &self.inner.retention, dry_run)?;
+        let clock = self.inner.trusted.clone();
+        let cleanup = store::cleanup_by(&self.inner.dir, clock, &self.inner.retention, dry_run)?;
         if !dry_run {
             self.inner.shared.add_removed(cleanup);
         }
@@ -268,8 +273,8 @@ impl Handle {
     /// As [`cleanup`](Self::cleanup).
     pub fn compact(&self) -> Result<Cleanup> {
         self.flush()?;
-        let since = (self.inner.clock.clone(), self.inner.started);
-        let cleanup = store::compact_since(&self.inner.dir, since, &self.inner.retention)?;
+        let clock = self.inner.trusted.clone();
+        let cleanup = store::compact_by(&self.inner.dir, clock, &self.inner.retention)?;
         self.inner.shared.add_removed(cleanup);
         Ok(cleanup)
     }
@@ -300,16 +305,20 @@ impl Handle {
         let flight = &self.inner.shared.flight;
         let shed_by: Vec<_> = flight
             .shed_counts()
-            .filter(|(_, _, count)| *count > 0)
+            .filter(|(reason, _, count)| *count > 0 && *reason != Reason::Damaged)
             .map(|(reason, severity, count)| (reason.as_str(), severity, count))
             .collect();
-        let shed_before_lanes: u64 =
-            shed_by.iter().filter(|(reason, ..)| *reason != "rejected").map(|(_, _, count)| count).sum();
+        let sum = |is_one: fn(Reason) -> bool| -> u64 {
+            flight.shed_counts().filter(|(reason, ..)| is_one(*reason)).map(|(.., count)| count).sum()
+        };
+        // The others were in a lane.
+        let shed_before_lanes = sum(|reason| !matches!(reason, Reason::Rejected | Reason::Damaged));
         let (buffer_used_bytes, buffer_bytes) = flight.fill();
         Stats {
             recorded: flight.recorded_in_lanes() + shed_before_lanes,
             stored: self.inner.shared.stored(),
             shed: shed_by.iter().map(|(_, _, count)| count).sum(),
+            damaged: sum(|reason| reason == Reason::Damaged),
             shed_by,
             updates_shed: flight.updates_shed(),
             ignored: flight.ignored(),

@@ -123,15 +123,24 @@ impl<'a> Encoder<'a> {
     }
 
     pub(crate) fn i64(&mut self, key: u16, value: i64) {
-        self.fixed(key, tag::I64, value.to_le_bytes());
+        self.word(key, tag::I64, value.to_le_bytes());
     }
 
     pub(crate) fn u64(&mut self, key: u16, value: u64) {
-        self.fixed(key, tag::U64, value.to_le_bytes());
+        self.word(key, tag::U64, value.to_le_bytes());
     }
 
     pub(crate) fn f64(&mut self, key: u16, value: f64) {
-        self.fixed(key, tag::F64, value.to_le_bytes());
+        self.word(key, tag::F64, value.to_le_bytes());
+    }
+
+    /// The most frequent sizes, in one piece.
+    #[inline]
+    fn word(&mut self, key: u16, tag: u8, [a, b, c, d, e, f, g, h]: [u8; 8]) {
+        if self.room_for_field().is_some() {
+            let [low, high] = key.to_le_bytes();
+            self.out.extend_from_slice(&[low, high, tag, a, b, c, d, e, f, g, h]);
+        }
     }
 
     pub(crate) fn i128(&mut self, key: u16, value: i128) {
@@ -144,11 +153,14 @@ impl<'a> Encoder<'a> {
 
     #[inline]
     pub(crate) fn text(&mut self, key: u16, value: &str) {
-        let Some(room) = self.begin(key, tag::TEXT, 4 + value.len().min(self.caps.field_bytes)) else { return };
+        let Some(room) = self.room_for_field() else { return };
+        let [low, high] = key.to_le_bytes();
         if value.len() <= room && !self.strict.is_on() {
-            self.out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+            let [a, b, c, d] = (value.len() as u32).to_le_bytes();
+            self.out.extend_from_slice(&[low, high, tag::TEXT, a, b, c, d]);
             self.out.extend_from_slice(value.as_bytes());
         } else {
+            self.out.extend_from_slice(&[low, high, tag::TEXT]);
             self.cut_text(value, room);
         }
     }
@@ -241,15 +253,22 @@ impl<'a> Encoder<'a> {
         self.caps.record_bytes.saturating_sub(self.out.len() + 2 * FIELD_OVERHEAD_BYTES).min(self.caps.field_bytes)
     }
 
-    /// Begins a field whose value will take about `need` bytes; says how long its text may be.
+    /// Counts one field more, or one that was dropped; says how long its text may be.
     #[inline]
-    fn begin(&mut self, key: u16, tag: u8, need: usize) -> Option<usize> {
+    fn room_for_field(&mut self) -> Option<usize> {
         let room = self.room();
         if room < FIELD_OVERHEAD_BYTES || self.fields >= self.caps.fields {
             self.dropped += 1;
             return None;
         }
         self.fields += 1;
+        Some(room)
+    }
+
+    /// Begins a field whose value will take about `need` bytes; says how long its text may be.
+    #[inline]
+    fn begin(&mut self, key: u16, tag: u8, need: usize) -> Option<usize> {
+        let room = self.room_for_field()?;
         // One check for space, so that the appends behind it need none of their own.
         self.out.reserve(3 + need);
         let [low, high] = key.to_le_bytes();

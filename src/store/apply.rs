@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension as _};
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     statements::Statements,
 };
 use crate::{
-    clock::{Clock, Timeline},
+    clock::{Clock, Moment, Timeline},
     correlation,
     event::Severity,
     record::{Definition, Head, Kind, LimitTally, Record},
@@ -30,7 +30,7 @@ use crate::{
 /// The year 2115: views number events by twice their time.
 const AT_MAX: i64 = 4_600_000_000_000_000_000;
 const CLOSED: i64 = 0;
-const RUNNING: i64 = 1;
+pub(super) const RUNNING: i64 = 1;
 const INTERRUPTED: i64 = 2;
 
 /// Applies the records of one run.
@@ -55,6 +55,8 @@ pub(super) struct Applier {
     /// Some span was told its tenant or actor after it was opened: those inside it ask it.
     has_late_context: bool,
     next_span_row: i64,
+    /// The number of the run's last event.
+    sequence: i64,
     /// Of `event` and `warning`: the nanoseconds known to be taken, first and one behind the last.
     taken: [(i64, i64); 2],
 }
@@ -67,6 +69,8 @@ pub(super) struct Finished {
     /// What the tables of warnings and of rollups grew by.
     pub(super) warning_bytes: i64,
     pub(super) rollup_bytes: i64,
+    /// The number of the run's last event.
+    pub(super) sequence: i64,
 }
 
 /// What became of a record.
@@ -97,6 +101,7 @@ impl Applier {
             columns: Columns::default(),
             has_late_context: false,
             next_span_row: 1,
+            sequence: 0,
             taken: [(0, 0); 2],
         }
     }
@@ -117,6 +122,8 @@ impl Applier {
         let last: Option<i64> =
             connection.prepare_cached("SELECT max(id) FROM span")?.query_row([], |row| row.get(0))?;
         self.next_span_row = last.unwrap_or(0) + 1;
+        let mut sequence = connection.prepare_cached("SELECT sequence FROM run WHERE id = ?1")?;
+        self.sequence = sequence.query_row([self.run], |row| row.get(0)).optional()?.unwrap_or(0);
         let (now, generations) = Removals::read(connection)?;
         self.marks.begin(generations);
         let before = self.removed.replace(now).unwrap_or(now);
@@ -190,8 +197,8 @@ impl Applier {
         if self.columns.read(&mut record, plan.as_deref(), &self.redactor).is_err() {
             return Ok(Applied::Rejected);
         }
-        let mono_ns = timeline.mono_ns(stamp);
-        let at = self.clock.wall_of(mono_ns).unwrap_or_else(|| timeline.wall_ns(mono_ns)).clamp(-AT_MAX, AT_MAX);
+        let Moment { mono_ns, wall_ns } = timeline.at(stamp);
+        let at = self.clock.wall_of(mono_ns).unwrap_or(wall_ns).clamp(-AT_MAX, AT_MAX);
         let plan = plan.as_deref();
         match head.kind {
             Kind::Event | Kind::Direct => self.event(connection, statements, head, plan, at)?,
@@ -226,7 +233,8 @@ impl Applier {
         let rollup_bytes = self.rollups.store(connection, statements)? + self.limits.store(connection)?;
         self.marks.store(connection)?;
         let refused = statements.events.finish()?;
-        Ok(Finished { refused, warning_bytes: std::mem::take(&mut self.warning_bytes), rollup_bytes })
+        let warning_bytes = std::mem::take(&mut self.warning_bytes);
+        Ok(Finished { refused, warning_bytes, rollup_bytes, sequence: self.sequence })
     }
 
     /// Marks some of the spans that are still open as interrupted, of about so many bytes, in a transaction of its own;
@@ -306,9 +314,11 @@ impl Applier {
         let (first, behind) = &mut self.taken[usize::from(severity >= Severity::Warning)];
         let free = if (*first..*behind).contains(&at) { *behind } else { at };
         (*first, *behind) = if free == *behind { (*first, *behind + 1) } else { (free, free + 1) };
+        self.sequence += 1;
         let row = EventRow {
             at: free,
             run: self.run,
+            sequence: self.sequence,
             severity,
             callsite: plan.map(|plan| plan.id),
             span: inherited.row,

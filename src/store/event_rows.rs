@@ -12,7 +12,7 @@ use crate::event::Severity;
 /// Rows that share a statement.
 const ROWS: usize = 64;
 /// Columns of a row without promoted ones.
-const COLUMNS: usize = 8;
+const COLUMNS: usize = 9;
 const KEY_TAKEN: [i32; 2] = [ffi::SQLITE_CONSTRAINT_PRIMARYKEY, ffi::SQLITE_CONSTRAINT_ROWID];
 
 /// The columns of one row, but for its texts.
@@ -21,6 +21,8 @@ pub(super) struct EventRow {
     /// The key: its time, or the next free nanosecond.
     pub(super) at: i64,
     pub(super) run: i64,
+    /// Its number among the events of the run.
+    pub(super) sequence: i64,
     pub(super) severity: Severity,
     pub(super) callsite: Option<i64>,
     pub(super) span: Option<i64>,
@@ -50,17 +52,18 @@ pub(super) struct EventRows<'c> {
 
 impl<'c> EventRows<'c> {
     pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
-        let short = "at, run, severity, callsite, span, trace, message, payload";
+        let short = "at, run, severity, callsite, span, trace, message, payload, seq";
         let long = "event_type, source, category, tenant, actor, status, duration_ns";
         let single = |table: &str| -> rusqlite::Result<[CachedStatement<'c>; 2]> {
             Ok([
-                connection.prepare_cached(&format!("INSERT INTO {table} ({short}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"))?,
+                connection
+                    .prepare_cached(&format!("INSERT INTO {table} ({short}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"))?,
                 connection.prepare_cached(&format!(
-                    "INSERT INTO {table} ({short}, {long}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                    "INSERT INTO {table} ({short}, {long}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 ))?,
             ])
         };
-        let many = format!("INSERT INTO event ({short}) VALUES {}", ["(?, ?, ?, ?, ?, ?, ?, ?)"; ROWS].join(", "));
+        let many = format!("INSERT INTO event ({short}) VALUES {}", ["(?, ?, ?, ?, ?, ?, ?, ?, ?)"; ROWS].join(", "));
         Ok(Self {
             connection,
             single: [single("event")?, single("warning")?],
@@ -180,8 +183,9 @@ fn bind(statement: &mut Statement<'_>, before: usize, row: &EventRow, texts: Tex
     statement.raw_bind_parameter(before + 6, row.trace)?;
     statement.raw_bind_parameter(before + 7, texts.message.map(|text| ToSqlOutput::Borrowed(ValueRef::Text(text))))?;
     statement.raw_bind_parameter(before + 8, text(texts.payload))?;
+    statement.raw_bind_parameter(before + 9, row.sequence)?;
     for (index, value) in row.promoted.iter().flatten().enumerate() {
-        statement.raw_bind_parameter(before + 9 + index, value)?;
+        statement.raw_bind_parameter(before + 10 + index, value)?;
     }
     Ok(())
 }

@@ -39,7 +39,7 @@ pub(crate) use damage::{SetAside, set_aside_files};
 pub(crate) use histogram::Histogram;
 pub use inspection::{DatabaseFile, FlightFile, FlightState, Inspection, StoreFile, inspect};
 pub use opening::{Cleanup, cleanup, compact};
-pub(crate) use opening::{Opening, cleanup_since, compact_since};
+pub(crate) use opening::{Opening, cleanup_by, compact_by};
 pub(crate) use reader::{Asked, Asking, Recording, Source};
 pub use recovery::{Recovery, recover};
 pub(crate) use retention::free_disk;
@@ -59,6 +59,7 @@ pub(crate) const TELEMETRY: Database = Database {
         include_str!("schema/0003.sql"),
         include_str!("schema/0004.sql"),
         include_str!("schema/0005.sql"),
+        include_str!("schema/0006.sql"),
     ],
     synchronous: ("NORMAL", "1"),
 };

@@ -17,7 +17,7 @@ use super::{
     retention::{Blocked, Keeper},
 };
 use crate::{
-    clock::{Anchor, Clock},
+    clock::{Clock, TrustedClock},
     config::Retention,
     database::{FileId, WriteConnection, bring_up_to_date, open_reader, open_writer},
     error::{Error, Result},
@@ -42,6 +42,7 @@ pub(crate) struct Opening {
     pub(super) redactor: Arc<Redactor>,
     recovered: Recovery,
     set_aside: Option<SetAside>,
+    trusted: TrustedClock,
 }
 
 impl Opening {
@@ -55,8 +56,8 @@ impl Opening {
         retention: Option<&Retention>,
     ) -> Result<Self> {
         let (connection, set_aside) = open_or_set_aside(dir)?;
-        let since = (clock.clone(), clock.anchor());
-        let mut keeper = Keeper::open(dir, &connection, since, &retention.cloned().unwrap_or_default())?;
+        let trusted = TrustedClock::new(clock.clone());
+        let mut keeper = Keeper::open(dir, &connection, trusted.clone(), &retention.cloned().unwrap_or_default())?;
         if retention.is_some() {
             keeper.say(&connection)?;
         }
@@ -68,12 +69,17 @@ impl Opening {
             Ok(_) | Err(Blocked::Pinned | Blocked::Full) => {}
             Err(blocked) => return Err(blocked.into_error("cannot bring the store down to its cap")),
         }
-        Ok(Self { dir: dir.to_owned(), connection, keeper, clock, redactor, recovered, set_aside })
+        Ok(Self { dir: dir.to_owned(), connection, keeper, clock, redactor, recovered, set_aside, trusted })
     }
 
     /// A damaged database that was found at the path, and where it is now.
     pub(crate) fn set_aside(&self) -> Option<&SetAside> {
         self.set_aside.as_ref()
+    }
+
+    /// What decides which rows are too old.
+    pub(crate) fn trusted_clock(&self) -> TrustedClock {
+        self.trusted.clone()
     }
 
     /// What dead processes had left.
@@ -147,9 +153,7 @@ impl fmt::Display for Cleanup {
 /// then, and another call goes on.
 pub fn cleanup(dir: impl AsRef<Path>, retention: &Retention, dry_run: bool) -> Result<Cleanup> {
     is_store(dir.as_ref())?;
-    let clock = Clock::system();
-    let anchor = clock.anchor();
-    cleanup_since(dir.as_ref(), (clock, anchor), retention, dry_run)
+    cleanup_by(dir.as_ref(), TrustedClock::new(Clock::system()), retention, dry_run)
 }
 
 /// Gives all free pages of a store back to the file system, without a program that records; see
@@ -159,35 +163,28 @@ pub fn cleanup(dir: impl AsRef<Path>, retention: &Retention, dry_run: bool) -> R
 /// As [`cleanup`].
 pub fn compact(dir: impl AsRef<Path>) -> Result<Cleanup> {
     is_store(dir.as_ref())?;
-    let clock = Clock::system();
-    let anchor = clock.anchor();
-    compact_since(dir.as_ref(), (clock, anchor), &Retention::default())
+    compact_by(dir.as_ref(), TrustedClock::new(Clock::system()), &Retention::default())
 }
 
 /// Removes what is too old, and gives pages back that are too many, as the writer does from time to time; or says what
 /// would be removed.
-pub(crate) fn cleanup_since(
-    dir: &Path,
-    since: (Clock, Anchor),
-    retention: &Retention,
-    dry_run: bool,
-) -> Result<Cleanup> {
+pub(crate) fn cleanup_by(dir: &Path, clock: TrustedClock, retention: &Retention, dry_run: bool) -> Result<Cleanup> {
     const WHAT: &str = "cannot clean up the store";
     if dry_run {
         let connection = open_reader(&TELEMETRY, dir)?;
-        let keeper = Keeper::open(dir, &connection, since, retention)?;
+        let keeper = Keeper::open(dir, &connection, clock, retention)?;
         let (rows, bytes) = keeper.count_too_old(&connection).map_err(|blocked| blocked.into_error(WHAT))?;
         return Ok(Cleanup { rows, bytes, returned_bytes: 0 });
     }
-    by_hand(dir, since, retention, WHAT, |connection, keeper, until| {
+    by_hand(dir, clock, retention, WHAT, |connection, keeper, until| {
         let is_done = keeper.tidy(connection, until)?;
         Ok((is_done, keeper.done()))
     })
 }
 
 /// Gives all free pages back to the file system.
-pub(crate) fn compact_since(dir: &Path, since: (Clock, Anchor), retention: &Retention) -> Result<Cleanup> {
-    by_hand(dir, since, retention, "cannot compact the store", |connection, keeper, until| {
+pub(crate) fn compact_by(dir: &Path, clock: TrustedClock, retention: &Retention) -> Result<Cleanup> {
+    by_hand(dir, clock, retention, "cannot compact the store", |connection, keeper, until| {
         let is_done = keeper.compact(connection, until)?;
         Ok((is_done, keeper.done()))
     })
@@ -196,13 +193,13 @@ pub(crate) fn compact_since(dir: &Path, since: (Clock, Anchor), retention: &Rete
 /// On a connection of its own, beside the writer's.
 fn by_hand(
     dir: &Path,
-    since: (Clock, Anchor),
+    clock: TrustedClock,
     retention: &Retention,
     what: &str,
     work: impl FnOnce(&Connection, &mut Keeper, Instant) -> Result<(bool, Cleanup), Blocked>,
 ) -> Result<Cleanup> {
     let connection = open_writer(&TELEMETRY, dir)?;
-    let mut keeper = Keeper::open(dir, &connection, since, retention)?;
+    let mut keeper = Keeper::open(dir, &connection, clock, retention)?;
     match work(&connection, &mut keeper, Instant::now() + BY_HAND_WITHIN) {
         Ok((true, cleanup)) => Ok(cleanup),
         Ok((false, cleanup)) => Err(Error::timeout(format!(

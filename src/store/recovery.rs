@@ -23,7 +23,7 @@ use crate::{
     error::Result,
     event::Severity,
     fail_point,
-    flight::{Image, Left, Reason, limit_set_aside, orphans},
+    flight::{Image, Left, Orphan, Reason, Remains, limit_set_aside, orphans},
     record::Record,
     redaction::Redactor,
     state::{default_redactor, end_dead_runs},
@@ -35,6 +35,8 @@ const ATTEMPTS: usize = 8;
 /// How long it waits for others who write into `state.db`.
 const STATE_WITHIN: std::time::Duration = std::time::Duration::from_millis(200);
 
+/// Spans among which children of running ones are looked for: about a tenth of a second, and 32 MiB.
+const CHILDREN_LOOKED_AT: i64 = 500_000;
 /// Spans of a vanished run that are ended in one transaction.
 const VANISHED_AT_ONCE: u64 = 256;
 
@@ -48,9 +50,14 @@ pub struct Recovery {
     pub records: u64,
     /// Spans that were open when their process vanished.
     pub interrupted_spans: u64,
+    /// Events and spans that something had damaged in a flight file. They are counted as shed, for the reason `damaged`.
+    pub damaged: u64,
     /// Flight files that could not be read; they are set aside as `flight/*.unreadable`, the latest of them, up to an
     /// eighth of the cap.
     pub unreadable: u32,
+    /// Flight files that the system did not let this process read, remove or rename. They stay where they are, and the next
+    /// start tries again; what was stored of them is not stored twice.
+    pub failed: u32,
     /// Flight files that wait for the next start, because the disk or the cap leaves no room for them, or a reader that
     /// keeps its snapshot for long.
     pub postponed: u32,
@@ -83,30 +90,38 @@ pub(super) fn recover_with(
     redactor: &Arc<Redactor>,
 ) -> Result<Recovery> {
     let (mut total, mut dead) = (Recovery::default(), Vec::new());
-    for mut orphan in orphans(dir)? {
+    for mut orphan in orphans(dir, &mut total.failed) {
         // One in shared memory takes nothing of the disk.
         keeper.set_going(if orphan.path().starts_with(dir) { orphan.bytes() } else { 0 });
-        let Some(image) = orphan.read()? else {
-            total.unreadable += 1;
-            orphan.set_aside()?;
-            continue;
+        let image = match orphan.read() {
+            Ok(Some(image)) => image,
+            Ok(None) => {
+                total.set_aside(orphan);
+                continue;
+            }
+            Err(_) => {
+                total.failed += 1;
+                continue;
+            }
         };
         match Replay::of(connection, keeper, &image, redactor) {
             Ok(found) => {
                 total.runs += found.runs;
                 total.records += found.records;
                 total.interrupted_spans += found.interrupted_spans;
+                total.damaged += found.damaged;
+                dead.push(image.run().to_string());
                 fail_point::hit("recovery.before_remove_flight_file");
-                orphan.remove()?;
+                if orphan.remove().is_err() {
+                    // The positions keep what is stored from being stored again.
+                    total.failed += 1;
+                    continue;
+                }
                 fail_point::hit("recovery.after_remove_flight_file");
                 forget_positions(connection, image.run());
-                dead.push(image.run().to_string());
             }
             // There is something in it that the database does not take, now or later.
-            Err(Blocked::Failed(error)) if is_about_the_value(&error) => {
-                total.unreadable += 1;
-                orphan.set_aside()?;
-            }
+            Err(Blocked::Failed(error)) if is_about_the_value(&error) => total.set_aside(orphan),
             // There is no room for it at the moment: the file waits for the next start.
             Err(blocked) if blocked.is_for_want_of_room() => total.postponed += 1,
             Err(Blocked::Pinned | Blocked::Full) => total.postponed += 1,
@@ -121,6 +136,15 @@ pub(super) fn recover_with(
     end_vanished(dir, connection, keeper, &mut total)
         .map_err(|blocked| blocked.into_error("cannot end vanished runs in the store"))?;
     Ok(total)
+}
+
+impl Recovery {
+    fn set_aside(&mut self, orphan: Orphan) {
+        match orphan.set_aside() {
+            Ok(()) => self.unreadable += 1,
+            Err(_) => self.failed += 1,
+        }
+    }
 }
 
 /// With the file gone nobody needs them; left behind, they harm nobody.
@@ -139,6 +163,8 @@ struct Replay<'a> {
     run: i64,
     applier: Applier,
     is_lost: bool,
+    /// As what records count that the database refuses.
+    refused: Reason,
     tally: Tally,
 }
 
@@ -146,9 +172,10 @@ struct Replay<'a> {
 #[derive(Clone)]
 struct Tally {
     stored: u64,
+    damaged: u64,
     /// Of the latest transaction alone, which carries it.
     shed: Vec<(Reason, Severity, u64)>,
-    positions: Vec<u64>,
+    positions: Vec<(u64, u64)>,
     end_unix_ns: i64,
 }
 
@@ -159,7 +186,7 @@ impl<'a> Replay<'a> {
         image: &'a Image,
         redactor: &Arc<Redactor>,
     ) -> Result<Recovery, Blocked> {
-        let timeline = image.timeline().unwrap_or_else(|| Timeline::new(Default::default(), Default::default()));
+        let timeline = image.timeline();
         let pages = keeper.budget().pages_of(0);
         let found = keeper.transact_with_room(connection, pages, |_| {
             let found = find_or_insert_run(connection, image, &timeline)?;
@@ -173,13 +200,15 @@ impl<'a> Replay<'a> {
             return Ok(Recovery::default());
         };
         let mut applier = Applier::new(run, image.key(), Clock::system(), Arc::clone(redactor));
-        image.definitions(|number, definition| applier.define(number, definition));
+        let has_all_definitions = image.definitions(|number, definition| applier.define(number, definition));
         restore_spans(connection, run, &timeline, &mut applier)?;
-        let (records, positions) = image.records(&positions(connection, run)?);
+        let Remains { records, starts, ends, damaged } = image.records(&positions(connection, run)?);
         let end_unix_ns = timeline.end_unix_ns();
-        let tally = Tally { stored: 0, shed: Vec::new(), positions, end_unix_ns };
+        let tally = Tally { stored: 0, damaged, shed: Vec::new(), positions: starts, end_unix_ns };
+        // A record whose callsite cannot be read is as good as damaged.
+        let refused = if has_all_definitions { Reason::Rejected } else { Reason::Damaged };
         let is_lost = !image.is_of_this_boot();
-        let mut replay = Self { connection, keeper, image, timeline, run, applier, is_lost, tally };
+        let mut replay = Self { connection, keeper, image, timeline, run, applier, is_lost, refused, tally };
         let mut rest = &records[..];
         let mut attempts = 0;
         while !rest.is_empty() {
@@ -192,7 +221,7 @@ impl<'a> Replay<'a> {
                 Err(blocked) => return Err(blocked),
             }
         }
-        replay.end(&outcome, records.is_empty())
+        replay.end(&outcome, records.is_empty(), &ends)
     }
 
     /// Stores as many of the first records as fit into a transaction; says how many.
@@ -210,18 +239,18 @@ impl<'a> Replay<'a> {
             let mut statements = Statements::prepare(connection)?;
             self.applier.begin(connection)?;
             let (mut done, mut look) = (0, Look::default());
-            for Left { stamp, body, lane, next } in records {
+            for Left { stamp, body, lane, next, counted, .. } in records {
                 let is_counted = Record::kind_of(body).is_some_and(crate::record::Kind::is_counted);
                 if self.is_lost {
                     tally.lose(Reason::OtherBoot, body);
                 } else {
-                    tally.end_unix_ns = tally.end_unix_ns.max(self.timeline.wall_ns(self.timeline.mono_ns(*stamp)));
+                    tally.end_unix_ns = tally.end_unix_ns.max(self.timeline.at(*stamp).wall_ns);
                     match self.applier.apply(connection, &mut statements, &self.timeline, *stamp, body)? {
                         Applied::Stored => tally.stored += u64::from(is_counted),
-                        Applied::Rejected => tally.lose(Reason::Rejected, body),
+                        Applied::Rejected => tally.lose(self.refused, body),
                     }
                 }
-                tally.positions[*lane] = *next;
+                tally.positions[*lane] = (*next, *counted);
                 done += 1;
                 let (pending, scattered) = (self.applier.pending_bytes(), self.applier.scattered_pages());
                 if keeper.should_end(&mut look, pending, scattered) {
@@ -261,7 +290,7 @@ impl<'a> Replay<'a> {
     }
 
     /// What was open is interrupted, and the run has ended.
-    fn end(mut self, outcome: &str, had_nothing: bool) -> Result<Recovery, Blocked> {
+    fn end(mut self, outcome: &str, had_nothing: bool, ends: &[u64]) -> Result<Recovery, Blocked> {
         let connection = self.connection;
         let (pages, bytes) = self.keeper.budget().of_ending_spans();
         let mut interrupted_spans = 0;
@@ -280,14 +309,27 @@ impl<'a> Replay<'a> {
             _ if self.image.panicked() => "panicked",
             _ => "killed",
         };
-        let Tally { stored, end_unix_ns, .. } = self.tally;
+        let minute = minute_of(self.timeline.end_unix_ns());
+        let Tally { stored, damaged, positions, shed, end_unix_ns } = self.tally;
+        let damaged_of_definitions: u64 =
+            shed.iter().filter(|(reason, ..)| *reason == Reason::Damaged).map(|(.., count)| count).sum();
         self.keeper.transact_with_room(connection, pages, |_| {
+            // With the counts that say so, so that another replay does not count them again.
+            if damaged > 0 {
+                let mut statements = Statements::prepare(connection)?;
+                for (lane, ((position, _), recorded)) in positions.iter().zip(ends).enumerate() {
+                    statements.write_position(self.run, lane, (*position, *recorded))?;
+                }
+                let severity = Severity::Info as i64;
+                statements.add_shed(self.run, minute, Reason::Damaged.as_str(), severity, damaged)?;
+            }
             connection
                 .prepare_cached("UPDATE run SET ended_at = coalesce(ended_at, ?2), outcome = ?3 WHERE id = ?1")?
                 .execute(params![self.run, end_unix_ns, outcome])
                 .map(drop)
         })?;
-        Ok(Recovery { runs: 1, records: stored, interrupted_spans, ..Recovery::default() })
+        let damaged = damaged + damaged_of_definitions;
+        Ok(Recovery { runs: 1, records: stored, interrupted_spans, damaged, ..Recovery::default() })
     }
 }
 
@@ -339,15 +381,16 @@ fn find_or_insert_run(
     Ok(Some((id, "running".to_owned())))
 }
 
-/// Where each lane's last transaction ended.
-pub(super) fn positions(connection: &Connection, run: i64) -> rusqlite::Result<Vec<u64>> {
+/// Where each lane's last transaction ended, and how many counted records were before that.
+pub(super) fn positions(connection: &Connection, run: i64) -> rusqlite::Result<Vec<(u64, u64)>> {
     let mut positions = Vec::new();
-    let mut statement = connection.prepare_cached("SELECT lane, position FROM lane WHERE run = ?1 ORDER BY lane")?;
+    let mut statement =
+        connection.prepare_cached("SELECT lane, position, recorded FROM lane WHERE run = ?1 ORDER BY lane")?;
     let mut rows = statement.query([run])?;
     while let Some(row) = rows.next()? {
         let lane = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
-        positions.resize(lane + 1, 0);
-        positions[lane] = row.get::<_, i64>(1)?.cast_unsigned();
+        positions.resize(lane + 1, (0, 0));
+        positions[lane] = (row.get::<_, i64>(1)?.cast_unsigned(), row.get::<_, i64>(2)?.cast_unsigned());
     }
     Ok(positions)
 }
@@ -363,7 +406,7 @@ pub(super) fn restore_spans(
         "SELECT id, own, callsite, parent, trace, started_at, errors, payload, name, event_type, category, tenant, actor,
                 status, status = (SELECT id FROM name WHERE text = 'error'),
                 (SELECT correlation_id IS NOT NULL FROM trace WHERE id = span.trace), is_root,
-                (SELECT p.own FROM span AS p WHERE p.id = span.parent)
+                (SELECT p.own FROM span AS p WHERE p.id = span.parent), opened_mono_ns
            FROM span WHERE run = ?1 AND state = 1",
     )?;
     let mut children = children_of_running(connection, run, timeline)?;
@@ -377,7 +420,10 @@ pub(super) fn restore_spans(
             parent: row.get(3)?,
             trace: row.get(4)?,
             started_at,
-            opened_mono_ns: timeline.mono_of_wall(started_at),
+            // Rows of earlier versions do not have it.
+            opened_mono_ns: row
+                .get::<_, Option<i64>>(18)?
+                .map_or_else(|| timeline.mono_of_wall(started_at), i64::cast_unsigned),
             errors: row.get(6)?,
             payload: row.get::<_, Option<String>>(7)?.unwrap_or_default().into_bytes(),
             name: row.get(8)?,
@@ -402,7 +448,9 @@ pub(super) fn restore_spans(
 /// When a span was open: its start, and its end if it has ended.
 type Interval = (u64, Option<u64>);
 
-/// When the children of the run's running spans were open, by parent. One pass: a parent may have very many.
+/// When the children of the run's running spans were open, by parent. One pass: a parent may have very many. Only the latest
+/// spans are looked at; a span that was running for longer loses what its earlier children covered, so that its own time
+/// seems longer than it was.
 fn children_of_running(
     connection: &Connection,
     run: i64,
@@ -410,10 +458,10 @@ fn children_of_running(
 ) -> rusqlite::Result<FxHashMap<i64, Vec<Interval>>> {
     let mut statement = connection.prepare_cached(
         "SELECT parent, started_at, duration_ns FROM span
-          WHERE id > (SELECT min(id) FROM span WHERE run = ?1 AND state = 1) AND run = ?1
-            AND parent IN (SELECT id FROM span WHERE run = ?1 AND state = 1)",
+          WHERE id > max((SELECT min(id) FROM span WHERE run = ?1 AND state = 1), (SELECT max(id) FROM span) - ?2)
+            AND run = ?1 AND parent IN (SELECT id FROM span WHERE run = ?1 AND state = 1)",
     )?;
-    let mut rows = statement.query([run])?;
+    let mut rows = statement.query([run, CHILDREN_LOOKED_AT])?;
     let mut children: FxHashMap<i64, Vec<Interval>> = FxHashMap::default();
     while let Some(row) = rows.next()? {
         let start_ns = timeline.mono_of_wall(row.get(1)?);

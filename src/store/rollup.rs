@@ -59,6 +59,8 @@ struct Tally {
 pub(super) struct Rollups {
     tallies: FxHashMap<(SeriesKey, i64), Tally>,
     series: FxHashMap<SeriesKey, i64>,
+    /// Until when rows of `series` are known to be in use.
+    used_until: FxHashMap<i64, i64>,
     /// Closed root spans: minute, duration, row.
     roots: Vec<(i64, i64, i64)>,
 }
@@ -134,6 +136,15 @@ impl Rollups {
                 rows.entry((period, minute.div_euclid(period) * period, series)).or_default().add(tally);
             }
         }
+        let mut use_series =
+            connection.prepare_cached("UPDATE series SET last_until = ?2 WHERE id = ?1 AND last_until < ?2")?;
+        for (period, start, series) in rows.keys().filter(|(period, ..)| *period == PERIODS[1]) {
+            let (until, known) = (start + period, self.used_until.entry(*series).or_insert(i64::MIN));
+            if *known < until {
+                use_series.execute([*series, until])?;
+                *known = until;
+            }
+        }
         let mut rows: Vec<_> = rows.into_iter().collect();
         rows.sort_unstable_by_key(|(key, _)| *key);
         for ((period, start, series), tally) in rows {
@@ -164,6 +175,7 @@ impl Rollups {
     /// Rows of `series` are gone.
     pub(super) fn forget_series(&mut self) {
         self.series.clear();
+        self.used_until.clear();
     }
 
     /// After the commit.
@@ -176,7 +188,7 @@ impl Rollups {
     pub(super) fn forget(&mut self) {
         self.roots.clear();
         self.tallies.clear();
-        self.series.clear();
+        self.forget_series();
     }
 }
 

@@ -3,7 +3,7 @@
 use rusqlite::{CachedStatement, Connection, Row, params};
 
 use super::{
-    apply::Finished,
+    apply::{Finished, RUNNING},
     event_rows::{EventRows, text},
     open_span::OpenSpan,
 };
@@ -29,10 +29,11 @@ impl<'c> Statements<'c> {
             events: EventRows::prepare(connection)?,
             span: connection.prepare_cached(
                 "INSERT INTO span (id, run, own, state, callsite, parent, trace, started_at, duration_ns, errors, payload,
-                                   name, event_type, category, tenant, actor, status, is_failed, is_root)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)
+                                   name, event_type, category, tenant, actor, status, is_failed, is_root, opened_mono_ns)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
                  ON CONFLICT (id) DO UPDATE SET state = ?4, trace = ?7, duration_ns = ?9, errors = ?10, payload = ?11,
-                    name = ?12, event_type = ?13, category = ?14, tenant = ?15, actor = ?16, status = ?17, is_failed = ?18, is_root = ?19",
+                    name = ?12, event_type = ?13, category = ?14, tenant = ?15, actor = ?16, status = ?17, is_failed = ?18, is_root = ?19,
+                    opened_mono_ns = ?20",
             )?,
             trace: connection.prepare_cached(
                 "INSERT INTO trace (trace_id) VALUES (?1) ON CONFLICT (trace_id) DO UPDATE SET trace_id = ?1 RETURNING id",
@@ -46,9 +47,10 @@ impl<'c> Statements<'c> {
                 "INSERT OR REPLACE INTO rollup (period, start, series, count, errors, timed, total_ns, self_ns, max_ns, durations)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?,
-            position: connection.prepare_cached("INSERT OR REPLACE INTO lane (run, lane, position) VALUES (?1, ?2, ?3)")?,
+            position: connection.prepare_cached("INSERT OR REPLACE INTO lane (run, lane, position, recorded) VALUES (?1, ?2, ?3, ?4)")?,
             run: connection.prepare_cached(
-                "UPDATE run SET stored = stored + ?2, warning_bytes = warning_bytes + ?3, rollup_bytes = rollup_bytes + ?4
+                "UPDATE run SET stored = stored + ?2, warning_bytes = warning_bytes + ?3, rollup_bytes = rollup_bytes + ?4,
+                    sequence = ?5
                   WHERE id = ?1",
             )?,
             shed: connection.prepare_cached(
@@ -79,6 +81,7 @@ impl<'c> Statements<'c> {
             span.status,
             span.is_failed(),
             span.is_root,
+            (state == RUNNING).then_some(span.opened_mono_ns.cast_signed()),
         ])?;
         Ok(())
     }
@@ -108,13 +111,20 @@ impl<'c> Statements<'c> {
             .map(drop)
     }
 
-    pub(super) fn write_position(&mut self, run: i64, lane: usize, position: u64) -> rusqlite::Result<()> {
-        self.position.execute(params![run, lane as i64, position.cast_signed()]).map(drop)
+    /// Where a lane is stored up to, and how many counted records that are.
+    pub(super) fn write_position(
+        &mut self,
+        run: i64,
+        lane: usize,
+        (position, recorded): (u64, u64),
+    ) -> rusqlite::Result<()> {
+        self.position.execute(params![run, lane as i64, position.cast_signed(), recorded.cast_signed()]).map(drop)
     }
 
     /// Counts what a transaction came to.
     pub(super) fn add_to_run(&mut self, run: i64, stored: u64, finished: &Finished) -> rusqlite::Result<()> {
-        self.run.execute(params![run, stored.cast_signed(), finished.warning_bytes, finished.rollup_bytes]).map(drop)
+        let Finished { warning_bytes, rollup_bytes, sequence, .. } = finished;
+        self.run.execute(params![run, stored.cast_signed(), warning_bytes, rollup_bytes, sequence]).map(drop)
     }
 
     pub(super) fn add_shed(

@@ -22,7 +22,7 @@ use super::{
     statements::Statements,
 };
 use crate::{
-    clock::{Anchor, Clock, Timeline},
+    clock::{Anchor, Clock, Pace, Timeline},
     database::waiting_within,
     error::{Error, Result},
     event::Severity,
@@ -55,11 +55,14 @@ pub(crate) struct Writer {
     definitions_known: usize,
     /// Where ticks stood when the run began, for the file's sake: the longer the base, the better recovery extrapolates.
     first_anchor: Anchor,
-    /// Where ticks stood at the last commit.
+    /// Where ticks stood at the last commit, and when the writer woke up since.
     anchor: Anchor,
+    woken: Option<Anchor>,
+    /// How long ticks are.
+    pace: Pace,
     shed_stored: Vec<u64>,
-    /// Where each lane's last acknowledged transaction ended, and what the run's row counts as stored since.
-    committed: Vec<u64>,
+    /// Where each lane's last acknowledged transaction ended, with its counted records; and what the run's row then had stored.
+    committed: Vec<(u64, u64)>,
     stored_in_database: u64,
     /// Of the current transaction, by severity.
     rejected: [u64; Severity::ALL.len()],
@@ -79,7 +82,8 @@ impl Writer {
             .map_err(|error| Error::sqlite("cannot add this run to the store", error))?;
         keeper.set_run(run);
         let applier = Applier::new(run, shared.flight.key(), clock.clone(), Arc::clone(&redactor));
-        shared.flight.set_anchors([anchor, clock.anchor()]);
+        shared.flight.set_first_anchor(anchor);
+        shared.flight.set_anchors(anchor, [anchor, clock.anchor()]);
         shared.committed_at.store(anchor.wall_ns.cast_unsigned(), Ordering::Relaxed);
         let writer = Self {
             attachment: Attachment::new(&dir, connection, Arc::clone(&shared)),
@@ -94,6 +98,8 @@ impl Writer {
             definitions_known: 0,
             first_anchor: anchor,
             anchor,
+            woken: None,
+            pace: Pace::default(),
             shed_stored: Vec::new(),
             committed: Vec::new(),
             stored_in_database: 0,
@@ -108,7 +114,7 @@ impl Writer {
 
     /// Takes what is in the lanes, up to now, to the database. Returns how many records it took.
     pub(crate) fn step(&mut self) -> Result<usize> {
-        let now = self.clock.anchor();
+        let now = self.clock.anchor().following(self.woken.unwrap_or(self.anchor));
         let flight = Arc::clone(&self.shared.flight);
         flight.drain(now.ticks, self.keeper.budget().batch_bytes(), &mut self.drain);
         let shed: Vec<_> = flight.shed_counts().collect();
@@ -122,11 +128,17 @@ impl Writer {
             flight.drain(now.ticks, self.keeper.budget().batch_bytes(), &mut self.drain);
             self.shed_stored.resize(shed.len(), 0);
         }
-        flight.set_anchors([self.first_anchor, now]);
+        flight.set_anchors(self.first_anchor, [self.woken.unwrap_or(self.anchor), now]);
         let applier = &mut self.applier;
         self.definitions_known =
             flight.definitions(self.definitions_known, |number, definition| applier.define(number, definition));
-        let timeline = Timeline::new(self.anchor, now);
+        let timeline = match self.woken {
+            Some(woken) => Timeline::with(self.anchor, woken, now, self.pace),
+            None => Timeline::new(self.anchor, now, self.pace),
+        };
+        if timeline.has_break() && self.woken.is_none() {
+            flight.add_break([self.anchor, now]);
+        }
         match self.transact(&timeline, now.wall_ns, &shed) {
             Ok(stored) => {
                 if let Err(error) = self.attachment.check_commit() {
@@ -136,11 +148,11 @@ impl Writer {
                 }
                 self.applier.commit();
                 self.stored_in_database += stored;
-                self.committed.resize(self.drain.ends().len(), 0);
+                self.committed.resize(self.drain.ends().len(), (0, 0));
                 for ((committed, end), position) in
                     self.committed.iter_mut().zip(self.drain.ends()).zip(self.drain.positions())
                 {
-                    if end != position {
+                    if end.0 != *position {
                         *committed = *end;
                     }
                 }
@@ -160,6 +172,7 @@ impl Writer {
                         *stored += count;
                     }
                 }
+                self.pace.learn(self.woken.take().unwrap_or(self.anchor), now);
                 self.anchor = now;
                 Ok(self.drain.len())
             }
@@ -215,7 +228,7 @@ impl Writer {
             stored -= count;
         }
         for (lane, (end, position)) in self.drain.ends().iter().zip(self.drain.positions()).enumerate() {
-            if end != position {
+            if end.0 != *position {
                 statements.write_position(self.run, lane, *end)?;
             }
         }
@@ -306,14 +319,14 @@ impl Writer {
         let run = insert_run(connection, flight, &self.clock, &self.info).map_err(failed)?;
         let (found, stored) = (|| Ok((positions(connection, run)?, stored_of(connection, run)?)))().map_err(failed)?;
         let lanes = self.committed.len().max(found.len());
-        let at = |positions: &[u64], lane| positions.get(lane).copied().unwrap_or(0);
+        let at = |positions: &[(u64, u64)], lane| positions.get(lane).map_or(0, |(position, _)| *position);
         let has_more = (0..lanes).any(|lane| at(&found, lane) > at(&self.committed, lane));
         let has_less = (0..lanes).any(|lane| at(&found, lane) < at(&self.committed, lane));
         if !has_run || has_more || has_less || run != self.run {
             let redactor = Arc::clone(&self.redactor);
             self.applier = Applier::new(run, flight.key(), self.clock.clone(), redactor);
             self.definitions_known = 0;
-            let timeline = Timeline::new(self.first_anchor, self.clock.anchor());
+            let timeline = Timeline::new(self.first_anchor, self.clock.anchor(), self.pace);
             restore_spans(connection, run, &timeline, &mut self.applier).map_err(failed)?;
         } else {
             self.applier.rollback();
@@ -385,9 +398,16 @@ impl Writer {
         self.attachment.check_commit()
     }
 
-    /// After a rest: what comes now may have to be recovered, and its time be extrapolated from here.
-    fn refresh_anchors(&self) {
-        self.shared.flight.set_anchors([self.first_anchor, self.clock.anchor()]);
+    /// After a rest: the clocks may have been set meanwhile, and the machine may have slept. What comes now is dated from here,
+    /// and so is what may have to be recovered.
+    fn refresh_anchors(&mut self) {
+        let now = self.clock.anchor().following(self.anchor);
+        if Timeline::new(self.anchor, now, self.pace).has_break() {
+            self.shared.flight.add_break([self.anchor, now]);
+        }
+        self.pace.learn(self.anchor, now);
+        self.shared.flight.set_anchors(self.first_anchor, [self.anchor, now]);
+        self.woken = Some(now);
     }
 
     fn is_idle(&self) -> bool {

@@ -35,7 +35,7 @@ pub(in crate::store) use sums::{LIMIT_COUNT_BYTES, ROLLUP_BYTES};
 
 use super::{Cleanup, StoreSize};
 use crate::{
-    clock::{Anchor, Clock, Timestamp},
+    clock::{Timestamp, TrustedClock},
     config::Retention,
     database::{beside, set_number},
     error::{Error, Result},
@@ -141,7 +141,7 @@ pub(super) struct Keeper {
     dir: PathBuf,
     wal: PathBuf,
     retention: Retention,
-    clock: Clock,
+    clock: TrustedClock,
     run: Option<i64>,
     budget: Budget,
     limit: Option<i64>,
@@ -151,7 +151,6 @@ pub(super) struct Keeper {
     going: u64,
     /// A transaction needed more room than was thought: so many pages more.
     more_pages: i64,
-    first: Anchor,
     is_too_large: bool,
     /// Spans before this one are open, or were when it was looked for.
     spans_from: i64,
@@ -163,12 +162,11 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Of the store that `connection` is to, which keeps to the cap that the last program said; `first` is when the
-    /// program's clocks are known to have agreed.
+    /// Of the store that `connection` is to, which keeps to the cap that the last program said.
     pub(super) fn open(
         dir: &Path,
         connection: &Connection,
-        (clock, first): (Clock, Anchor),
+        clock: TrustedClock,
         retention: &Retention,
     ) -> Result<Self> {
         let max_bytes = max_bytes(connection).map_err(unread)?;
@@ -183,7 +181,6 @@ impl Keeper {
             coming: 0,
             going: 0,
             more_pages: 0,
-            first,
             is_too_large: false,
             spans_from: 0,
             rows_at_once: 1,

@@ -167,7 +167,11 @@ pub(super) fn sweep(connection: &Connection, at: &mut Sweep, count: i64) -> rusq
     if !at.series {
         // Callsites below 0 stand for all that came when there were too many.
         removed += connection
-            .prepare_cached("DELETE FROM series WHERE callsite >= 0 AND id NOT IN (SELECT series FROM rollup)")?
+            .prepare_cached(
+                "DELETE FROM series WHERE callsite >= 0
+                    AND last_until <= ifnull((SELECT min(start) FROM rollup WHERE period = 60), 9223372036854775807)
+                    AND last_until <= ifnull((SELECT min(start) FROM rollup WHERE period = 3600), 9223372036854775807)",
+            )?
             .execute([])?;
         at.series = true;
     }

@@ -16,7 +16,9 @@ pub(super) struct Cut {
     /// Events and spans up to this time, and warnings up to that.
     pub(super) rows_until: i64,
     pub(super) warnings_until: i64,
-    /// Rows from here on are of the future; they go first.
+    /// Spans that began later are passed over, unless they are of the far future.
+    pub(super) passed_over: Option<i64>,
+    /// Rows later than this are of the far future; they go first.
     pub(super) future: i64,
     /// While warnings take no more than this, events and spans go before them, however old they are.
     pub(super) warning_bytes_kept: i64,
@@ -97,9 +99,10 @@ fn choose(connection: &Connection, cut: &Cut, spans_from: &mut i64) -> rusqlite:
     let span = connection
         .prepare_cached(
             "SELECT id, started_at FROM span
-              WHERE id >= ?1 AND state <> 1 AND id < (SELECT max(id) FROM span) ORDER BY id LIMIT 1",
+              WHERE id >= ?1 AND state <> 1 AND id < (SELECT max(id) FROM span) AND (started_at <= ?2 OR started_at > ?3)
+              ORDER BY id LIMIT 1",
         )?
-        .query_row([*spans_from], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+        .query_row([*spans_from, cut.passed_over.unwrap_or(i64::MAX), cut.future], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
         .optional()?;
     *spans_from = match span {
         Some((id, _)) => id,

@@ -99,17 +99,8 @@ fn give_back(connection: &Connection, run: Option<i64>, bytes: i64) -> rusqlite:
 
 /// Removes what refers to spans that are gone, and the oldest records of maintenance.
 pub(super) fn trim_small(connection: &Connection) -> rusqlite::Result<()> {
-    let oldest_span: Option<i64> = connection
-        .prepare_cached("SELECT started_at FROM span ORDER BY id LIMIT 1")?
-        .query_row([], |row| row.get(0))
-        .optional()?;
-    if let Some(at) = oldest_span {
-        for period in [60, HOUR_S] {
-            // A root is listed under when it ended, which is not before it began.
-            let start = at.div_euclid(1_000_000_000).div_euclid(period) * period;
-            connection.prepare_cached("DELETE FROM slow WHERE period = ?1 AND start < ?2")?.execute([period, start])?;
-        }
-    }
+    // By number, which rises whatever the clock does.
+    connection.prepare_cached("DELETE FROM slow WHERE span < (SELECT min(id) FROM span)")?.execute([])?;
     let last: Option<i64> = connection
         .prepare_cached("SELECT minute FROM maintenance_run ORDER BY minute DESC LIMIT 1 OFFSET ?1")?
         .query_row([MAINTENANCE_KEPT], |row| row.get(0))

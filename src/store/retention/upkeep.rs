@@ -24,33 +24,31 @@ impl Keeper {
         rows::Cut {
             rows_until: i64::MAX,
             warnings_until: i64::MAX,
+            passed_over: None,
             future: self.clock.now().as_unix_ns().saturating_add(WRONG_NS),
             warning_bytes_kept: limit / 4 * PAGE_BYTES as i64,
             may_take_running: true,
         }
     }
 
-    /// Wall time in nanoseconds, unless it has moved against monotonic time: then nobody knows which of the two was right.
-    fn trusted_now(&self) -> Option<i64> {
-        let now = self.clock.anchor();
-        let moved = (now.wall_ns.saturating_sub(self.first.wall_ns))
-            .saturating_sub_unsigned(now.mono_ns.saturating_sub(self.first.mono_ns));
-        (moved.saturating_abs() <= WRONG_NS).then_some(now.wall_ns)
-    }
-
     /// What is too old; `None` if nothing can be, or time is not to be trusted.
     pub(super) fn too_old(&self) -> Option<rows::Cut> {
-        let now = self.trusted_now()?;
+        let now = self.clock.trusted_now_ns()?;
         let before = |age: Duration| now.saturating_sub(duration_ns(age));
         let rows_until = self.retention.max_age.map(before);
         let warnings_until = self.retention.max_age_of_warnings.map(before).or(rows_until);
         if rows_until.is_none() && warnings_until.is_none() {
             return None;
         }
+        let ages = [self.retention.max_age, self.retention.max_age_of_warnings];
+        let longest = ages.into_iter().flatten().max().map_or(WRONG_NS, duration_ns).max(WRONG_NS);
         Some(rows::Cut {
             rows_until: rows_until.unwrap_or(i64::MIN),
             warnings_until: warnings_until.unwrap_or(i64::MIN),
-            future: i64::MAX,
+            // What is dated in the future was recorded by a clock that was wrong. It ages by its date like anything else, unless
+            // it would be kept for more than twice its time.
+            passed_over: Some(now),
+            future: now.saturating_add(longest),
             warning_bytes_kept: 0,
             may_take_running: false,
         })
@@ -216,7 +214,7 @@ impl Keeper {
                 }
             }
         }
-        let now_s = self.trusted_now().map(|now| now.div_euclid(1_000_000_000));
+        let now_s = self.clock.trusted_now_ns().map(|now| now.div_euclid(1_000_000_000));
         let limit = self.room(connection)?.limit;
         let bytes_kept = limit / 10 * PAGE_BYTES as i64;
         loop {
