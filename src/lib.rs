@@ -100,6 +100,9 @@ mod components;
 mod status;
 mod l0;
 pub mod testing;
+#[cfg(any(fuzzing, all(test, not(loom))))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use clock::{Clock, ManualClock, Timestamp};
 pub use components::{Component, Components};

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Modules of `src/lib.rs`, top to bottom; each imports only from above.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 24] = [
     "error",
     "fail_point",
     "sync",
@@ -30,6 +30,7 @@ const ORDER: [&str; 23] = [
     "status",
     "l0",
     "testing",
+    "fuzzing",
 ];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {

@@ -12,6 +12,8 @@
 
 mod bell;
 mod drain;
+#[cfg(any(fuzzing, all(test, not(loom))))]
+mod damage_oracle;
 mod file;
 mod header;
 mod lane;
@@ -26,6 +28,8 @@ mod recorder;
 mod recover;
 mod survey;
 
+#[cfg(any(fuzzing, all(test, not(loom))))]
+pub(crate) use damage_oracle::damage_a_lane;
 pub(crate) use drain::Drain;
 pub(crate) use file::Medium;
 pub(crate) use header::Reason;

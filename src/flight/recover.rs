@@ -101,7 +101,10 @@ pub(crate) fn orphans(store: &Path, failed: &mut u32) -> Vec<Orphan> {
         };
         for path in entries.flatten().map(|entry| entry.path()) {
             match path.extension().and_then(|extension| extension.to_str()) {
-                Some("flight") => found.extend(Orphan::open(path)),
+                Some("flight") => match Orphan::open(path) {
+                    Ok(orphan) => found.extend(orphan),
+                    Err(_) => *failed += 1,
+                },
                 Some("tmp") if is_named_after_a_run(&path) => remove_unfinished(&path),
                 _ => {}
             }
@@ -147,19 +150,21 @@ fn remove_unfinished(path: &Path) {
     let is_old = fs::symlink_metadata(path)
         .and_then(|metadata| metadata.modified())
         .is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age > Duration::from_secs(60)));
-    if is_old && open_own(path).is_some_and(|file| file.try_lock().is_ok()) {
+    if is_old && matches!(open_own(path), Ok(Some(file)) if file.try_lock().is_ok()) {
         let _ = fs::remove_file(path);
     }
 }
 
-fn open_own(path: &Path) -> Option<File> {
+/// Opens a regular file of this user's; `None` if it is another kind of file, or somebody else's.
+fn open_own(path: &Path) -> std::io::Result<Option<File>> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true);
+    options.read(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, rustix::fs::OFlags::NOFOLLOW.bits() as i32);
-    let file = options.open(path).ok()?;
-    let metadata = file.metadata().ok()?;
-    (metadata.is_file() && is_own(&metadata)).then_some(file)
+    // Some file systems lock only what is open for writing; for the rest reading is enough.
+    let file = options.clone().write(true).open(path).or_else(|_| options.open(path))?;
+    let metadata = file.metadata()?;
+    Ok((metadata.is_file() && is_own(&metadata)).then_some(file))
 }
 
 /// The file of a dead process, locked by this one.
@@ -171,20 +176,22 @@ pub(crate) struct Orphan {
 
 impl Orphan {
     /// `None` if its process lives, another process recovers it, or it is not a file to trust.
-    fn open(path: PathBuf) -> Option<Self> {
-        let mut file = open_own(&path)?;
-        file.try_lock().ok()?;
+    fn open(path: PathBuf) -> std::io::Result<Option<Self>> {
+        let Some(mut file) = open_own(&path)? else { return Ok(None) };
+        if file.try_lock().is_err() {
+            return Ok(None);
+        }
         let mut page = Vec::new();
-        file.by_ref().take(header::BYTES as u64).read_to_end(&mut page).ok()?;
+        file.by_ref().take(header::BYTES as u64).read_to_end(&mut page)?;
         // What a later version wrote is for that version to recover.
         if header::is_of_later_version(&page) {
-            return None;
+            return Ok(None);
         }
         // Of this process's own recorders, one that holds no lock is gone.
-        let dead =
+        let is_dead =
             Header::decode_head(&page).is_none_or(|head| head.owner == Owner::current() || !head.owner.is_alive());
         // Another process may have recovered and removed it while this one came to the lock.
-        (dead && path.exists()).then_some(Self { path, file })
+        Ok((is_dead && path.exists()).then_some(Self { path, file }))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -204,7 +211,7 @@ impl Orphan {
             .rewind()
             .and_then(|()| self.file.read_to_end(&mut bytes))
             .map_err(|error| Error::io("cannot read the flight file", &self.path, error))?;
-        Ok(Header::decode(&bytes).map(|header| Image { bytes, header }))
+        Ok(Image::of(bytes))
     }
 
     /// Removes the file, once everything in it is stored.
@@ -229,6 +236,11 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    /// The bytes of a file; `None` if it is not a flight file of this version.
+    pub(crate) fn of(bytes: Vec<u8>) -> Option<Self> {
+        Header::decode(&bytes).map(|header| Self { bytes, header })
+    }
+
     pub(crate) fn run(&self) -> Uuid {
         Uuid::from_bytes(self.header.run)
     }

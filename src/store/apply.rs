@@ -11,6 +11,7 @@ use super::{
     callsite_plan::CallsitePlan,
     columns::{Columns, merge_payload},
     event_rows::{EventRow, Texts, is_about_the_value},
+    inherited::Inherited,
     intern::Interner,
     limit_counts::LimitCounts,
     open_span::{OpenSpan, OpenSpans},
@@ -491,28 +492,6 @@ impl Applier {
             span.has_error_status = status == "error";
         }
         Ok(())
-    }
-}
-
-/// What a record takes from the span around it, or names itself.
-#[derive(Clone, Copy, Debug, Default)]
-struct Inherited {
-    row: Option<i64>,
-    trace: Option<i64>,
-    is_named: bool,
-    tenant: Option<i64>,
-    actor: Option<i64>,
-}
-
-impl Inherited {
-    fn of(span: Option<&OpenSpan>) -> Self {
-        span.map_or(Self::default(), |span| Self {
-            row: Some(span.row),
-            trace: Some(span.trace),
-            is_named: span.is_named,
-            tenant: span.tenant,
-            actor: span.actor,
-        })
     }
 }
 

@@ -17,6 +17,7 @@ mod copy;
 mod damage;
 mod event_rows;
 mod histogram;
+mod inherited;
 mod inspection;
 mod intern;
 mod limit_counts;
