@@ -15,7 +15,7 @@ pub(super) struct Inherited {
 impl Inherited {
     pub(super) fn of(span: Option<&OpenSpan>) -> Self {
         span.map_or(Self::default(), |span| Self {
-            pub(super) row: Some(span.row),
+            row: Some(span.row),
             trace: Some(span.trace),
             is_named: span.is_named,
             tenant: span.tenant,
