@@ -43,8 +43,8 @@ mod tests {
 
     #[test]
     fn the_corpus_of_each_target_is_harmless() {
-        let targets: [(&str, fn(&[u8])); 3] =
-            [("flight_file", flight_file), ("record", record), ("damaged_lane", damaged_lane)];
+        type Target = (&'static str, fn(&[u8]));
+        let targets: [Target; 3] = [("flight_file", flight_file), ("record", record), ("damaged_lane", damaged_lane)];
         for (target, run) in targets {
             let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
             let entries: Vec<_> = std::fs::read_dir(&corpus).unwrap().collect();

@@ -8,7 +8,7 @@ use std::{
 use rusqlite::Connection;
 use serde::Serialize;
 
-use super::TELEMETRY;
+use super::{TELEMETRY, damage::set_aside_files};
 use crate::{
     database::{Database, may_make_files, open_any},
     error::{Error, Result},
@@ -35,6 +35,8 @@ pub struct Inspection {
     pub dead_runs: Vec<i64>,
     /// Whether one of them left no flight file: it kept its flight recorder in memory.
     pub has_vanished_runs: bool,
+    /// Damaged `telemetry.db`s that were set aside, the earliest first. [`salvage`](crate::salvage) reads what can be read of one.
+    pub set_aside: Vec<PathBuf>,
     /// The databases.
     pub databases: Vec<DatabaseFile>,
     /// The SQLite in this program.
@@ -118,6 +120,7 @@ pub fn inspect(dir: impl AsRef<Path>) -> Result<Inspection> {
         has_vanished_runs: dead.iter().any(|(_, left_nothing)| *left_nothing),
         dead_runs: dead.into_iter().map(|(run, _)| run).collect(),
         databases: databases.map(|database| look(database, &dir)).collect(),
+        set_aside: set_aside_files(&dir).into_iter().map(|(path, _)| path).collect(),
         sqlite_version: rusqlite::version(),
         dir,
     })

@@ -148,7 +148,7 @@ pub(crate) enum Command {
     /// Events as JSON lines, in the shape of tracing-subscriber's
     Export(Export),
     /// Whether the store is well, and what to do if not
-    Doctor,
+    Doctor(Doctor),
     /// Remove what is old
     Prune(Prune),
     /// Give free pages back to the file system
@@ -321,6 +321,16 @@ pub(crate) struct Export {
 pub(crate) enum Format {
     /// The lines of tracing_subscriber::fmt().json(), with trace_id and span_id
     Jsonl,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Doctor {
+    /// Read what can be read of a damaged telemetry.db or state.db into a new store; the file is not changed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) salvage: Option<PathBuf>,
+    /// The directory of the new store; it must be empty or missing [default: FILE with the ending .salvaged]
+    #[arg(long, value_name = "DIR", requires = "salvage")]
+    pub(crate) into: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]

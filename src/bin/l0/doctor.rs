@@ -22,8 +22,8 @@ const WAL_BYTES: u64 = 64 << 20;
 const FREE_SHARE: u64 = 2;
 /// Smaller databases are not worth the while.
 const FREE_BYTES: u64 = 16 << 20;
-const DAMAGED: &str =
-    "keep a copy of the directory; move the damaged database away and start the program: a new one is created";
+const DAMAGED: &str = "end the programs that use it; save what can be read with `l0 doctor --salvage FILE`; then move FILE and \
+     its -wal away: the next start begins a new one";
 /// Of the largest tables so many are shown.
 const TABLES: usize = 8;
 
@@ -69,6 +69,16 @@ pub(crate) fn doctor(place: &Place, common: &Common, window: &Window, screen: &m
     let mut findings = Findings::default();
     files(&inspection, &mut findings);
     databases(&inspection, &mut findings);
+    for file in &inspection.set_aside {
+        findings.warning(
+            "damaged",
+            format!("telemetry.db was damaged, and was set aside as {}", file.display()),
+            format!(
+                "l0 doctor --salvage '{}' brings what can be read into a new store; then move the file away",
+                file.display()
+            ),
+        );
+    }
     flight(&inspection, &mut findings);
     let mut check = None;
     match place.reader(&inspection, false, screen) {

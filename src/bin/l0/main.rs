@@ -14,6 +14,7 @@ mod lines;
 mod pages;
 mod place;
 mod runs;
+mod salvage;
 mod schedules;
 mod screen;
 mod spans;
@@ -59,7 +60,10 @@ fn answer(args: &Args, screen: &mut Screen) -> Result<Outcome, Failure> {
     let find = || Place::find(given.as_deref());
     // These look at the store as it is, or change it.
     match &args.command {
-        Command::Doctor => return doctor::doctor(&find()?, common, &window, screen),
+        Command::Doctor(doctor) => match &doctor.salvage {
+            Some(file) => return salvage::salvage(file, doctor.into.as_deref(), screen),
+            None => return doctor::doctor(&find()?, common, &window, screen),
+        },
         Command::Prune(prune) => return upkeep::prune(&find()?, prune, common, &window, screen),
         Command::Compact => return upkeep::compact(&find()?, common, screen),
         _ => {}
@@ -81,6 +85,6 @@ fn answer(args: &Args, screen: &mut Screen) -> Result<Outcome, Failure> {
         Command::Job(job) => jobs::job(&store, job, &window, screen),
         Command::Runs => runs::runs(&store, common, &window, screen),
         Command::Sql(sql) => table::sql(&store, sql, common, &window, screen),
-        Command::Doctor | Command::Prune(_) | Command::Compact => Ok(Outcome::Answered),
+        Command::Doctor(_) | Command::Prune(_) | Command::Compact => Ok(Outcome::Answered),
     }
 }
