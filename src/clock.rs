@@ -201,6 +201,14 @@ impl Clock {
         best.map_or_else(Anchor::default, |(_, anchor)| anchor)
     }
 
+    /// How long its ticks are, as far as that is known beforehand.
+    pub(crate) fn pace(&self) -> Pace {
+        match &self.0 {
+            Source::Counter => Pace::default(),
+            Source::Instant | Source::Manual(_) => Pace::of_nanoseconds(),
+        }
+    }
+
     /// Nanoseconds that have passed since some moment, those included in which the machine slept, where the system tells. A
     /// manual clock's move by its hand alone.
     pub(crate) fn passed_by_hand_ns(&self) -> u64 {

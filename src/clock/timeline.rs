@@ -4,8 +4,8 @@
 //! one moment. Between two anchors time is interpolated, so it is continuous from one batch to the next, and the ticks'
 //! frequency need not be known. What ticks, monotonic and wall time should agree on, and do not, is a *break*:
 //!
-//! - Monotonic time stands still while the machine sleeps, and ticks go on. The missing time is put into the middle of
-//!   the interval, away from the records at both ends.
+//! - Monotonic time stands still while the machine sleeps, and ticks go on. The missing time is put between the two records
+//!   that are that far apart, else into the middle of the interval.
 //! - Wall time that is set jumps. Records in the first half of the interval are dated by the anchor before it, those in
 //!   the second half by the anchor behind it.
 //!
@@ -61,9 +61,19 @@ impl Pace {
     pub(crate) fn learn(&mut self, from: Anchor, to: Anchor) {
         let (ticks, ns) = (to.ticks.saturating_sub(from.ticks), to.mono_ns.saturating_sub(from.mono_ns));
         if ticks > 0 && ns >= PACE_NS_MIN && !Segment::new(from, to, *self).is_break() {
-            self.ns_per_tick = Some(ns as f64 / ticks as f64);
+            self.ns_per_tick = Some(nanosecond_or(ns as f64 / ticks as f64));
         }
     }
+
+    /// Of ticks that are nanoseconds.
+    pub(crate) fn of_nanoseconds() -> Self {
+        Self { ns_per_tick: Some(1.0) }
+    }
+}
+
+/// A tick that is nearly a nanosecond is one.
+fn nanosecond_or(ns_per_tick: f64) -> f64 {
+    if (ns_per_tick - 1.0).abs() < 1e-3 { 1.0 } else { ns_per_tick }
 }
 
 /// The time between two anchors.
@@ -76,6 +86,8 @@ struct Segment {
     wall_slope: f64,
     /// How much longer the ticks say the interval was than monotonic time: the machine slept.
     slept_ns: u64,
+    /// The last record before that, if it is known.
+    slept_after: Option<u64>,
     /// How much wall time was set by.
     step_ns: i64,
 }
@@ -100,6 +112,7 @@ impl Segment {
             mono_slope: if has_slept { slope } else { own_slope },
             wall_slope: if is_set || ticks == 0 { slope } else { wall_ns as f64 / ticks as f64 },
             slept_ns: if has_slept { slept_ns.unsigned_abs() } else { 0 },
+            slept_after: None,
             step_ns: if is_set { step_ns } else { 0 },
         }
     }
@@ -130,7 +143,11 @@ impl Segment {
                 let middle_ns = self.from.mono_ns + self.to.mono_ns.saturating_sub(self.from.mono_ns) / 2;
                 let after_from = self.from.mono_ns.saturating_add(scaled(since, self.mono_slope));
                 let before_to = self.to.mono_ns.saturating_sub(scaled(left, self.mono_slope));
-                after_from.min(middle_ns).max(before_to)
+                match self.slept_after {
+                    Some(last) if ticks <= last => after_from,
+                    Some(_) => before_to.max(self.from.mono_ns),
+                    None => after_from.min(middle_ns).max(before_to),
+                }
             }
         };
         let wall_ns = match (self.step_ns, since <= left) {
@@ -184,10 +201,13 @@ impl Timeline {
         anchors.dedup_by_key(|anchor| anchor.ticks);
         let mut pace = Pace::default();
         let intervals = || anchors.windows(2).map(|pair| (pair[0], pair[1]));
-        // The interval with the most ticks for its time had the least sleep; of several, a long one.
-        let longest = intervals().max_by_key(|(from, to)| to.mono_ns - from.mono_ns);
-        if let Some((from, to)) = longest {
-            pace.learn(from, to);
+        // In the interval with the longest ticks the machine slept least.
+        let ns_per_tick =
+            |(from, to): &(Anchor, Anchor)| (to.mono_ns - from.mono_ns) as f64 / (to.ticks - from.ticks).max(1) as f64;
+        let is_long = |(from, to): &(Anchor, Anchor)| to.mono_ns - from.mono_ns >= PACE_NS_MIN;
+        let awake = intervals().filter(is_long).max_by(|a, b| ns_per_tick(a).total_cmp(&ns_per_tick(b)));
+        if let Some((from, to)) = awake.or_else(|| intervals().next()) {
+            pace.ns_per_tick = Some(nanosecond_or(ns_per_tick(&(from, to)))).filter(|ns| *ns > 0.0);
         }
         let first = anchors.first().copied().unwrap_or_default();
         let mut segments: SmallVec<[Segment; 1]> =
@@ -196,6 +216,26 @@ impl Timeline {
             segments.push(Segment::new(first, first, pace));
         }
         Self { segments, ns_per_tick: pace.ns_per_tick.unwrap_or(1.0) }
+    }
+
+    /// Finds out between which records the machine slept; the stamps are given in their order.
+    pub(crate) fn place_sleeps(&mut self, stamps: impl Iterator<Item = u64>) {
+        if self.segments.iter().all(|segment| segment.slept_ns == 0) {
+            return;
+        }
+        let mut before: Option<u64> = None;
+        for stamp in stamps {
+            if let Some(before) = before.filter(|before| *before < stamp) {
+                let holds = |segment: &&mut Segment| {
+                    let is_within = segment.from.ticks <= before && stamp <= segment.to.ticks;
+                    segment.slept_ns > 0 && is_within && scaled(stamp - before, segment.mono_slope) >= segment.slept_ns
+                };
+                if let Some(segment) = self.segments.iter_mut().find(holds) {
+                    segment.slept_after = Some(before);
+                }
+            }
+            before = Some(stamp);
+        }
     }
 
     /// Whether clocks disagree between the anchors.
@@ -362,6 +402,20 @@ mod tests {
         assert_eq!(line.at(SECOND + 300 * ms), Moment { mono_ns: 1_300 * ms, wall_ns: 1_300 * ms as i64 });
         let late = 2 * SECOND + 8 * hour - 300 * ms;
         assert_eq!(line.at(late), Moment { mono_ns: 1_700 * ms, wall_ns: late as i64 });
+    }
+
+    #[test]
+    fn a_sleep_is_placed_between_the_records_that_are_that_far_apart() {
+        let ms = 1_000_000;
+        let pace = Pace::of_nanoseconds();
+        let from = anchor(SECOND, SECOND, SECOND as i64);
+        let to = anchor(13 * SECOND, 3 * SECOND, 13 * SECOND as i64);
+        // Awake for 1.9 seconds, asleep for ten, awake for the rest.
+        let stamps = [1_100, 2_900, 12_950].map(|at| at * ms);
+        let mut line = Timeline::new(from, to, pace);
+        line.place_sleeps(stamps.into_iter());
+        assert_eq!(stamps.map(|stamp| line.at(stamp).mono_ns / ms), [1_100, 2_900, 2_950]);
+        assert_eq!(stamps.map(|stamp| line.at(stamp).wall_ns as u64 / ms), [1_100, 2_900, 12_950]);
     }
 
     #[test]

@@ -186,7 +186,7 @@ impl<'a> Replay<'a> {
         image: &'a Image,
         redactor: &Arc<Redactor>,
     ) -> Result<Recovery, Blocked> {
-        let timeline = image.timeline();
+        let mut timeline = image.timeline();
         let pages = keeper.budget().pages_of(0);
         let found = keeper.transact_with_room(connection, pages, |_| {
             let found = find_or_insert_run(connection, image, &timeline)?;
@@ -203,6 +203,7 @@ impl<'a> Replay<'a> {
         let has_all_definitions = image.definitions(|number, definition| applier.define(number, definition));
         restore_spans(connection, run, &timeline, &mut applier)?;
         let Remains { records, starts, ends, damaged } = image.records(&positions(connection, run)?);
+        timeline.place_sleeps(records.iter().map(|left| left.stamp));
         let end_unix_ns = timeline.end_unix_ns();
         let tally = Tally { stored: 0, damaged, shed: Vec::new(), positions: starts, end_unix_ns };
         // A record whose callsite cannot be read is as good as damaged.

@@ -90,6 +90,7 @@ impl Writer {
             dir,
             info: info.clone(),
             shared,
+            pace: clock.pace(),
             clock,
             redactor,
             run,
@@ -99,7 +100,6 @@ impl Writer {
             first_anchor: anchor,
             anchor,
             woken: None,
-            pace: Pace::default(),
             shed_stored: Vec::new(),
             committed: Vec::new(),
             stored_in_database: 0,
@@ -132,10 +132,11 @@ impl Writer {
         let applier = &mut self.applier;
         self.definitions_known =
             flight.definitions(self.definitions_known, |number, definition| applier.define(number, definition));
-        let timeline = match self.woken {
+        let mut timeline = match self.woken {
             Some(woken) => Timeline::with(self.anchor, woken, now, self.pace),
             None => Timeline::new(self.anchor, now, self.pace),
         };
+        timeline.place_sleeps(self.drain.pieces().map(|(stamp, _)| stamp));
         if timeline.has_break() && self.woken.is_none() {
             flight.add_break([self.anchor, now]);
         }

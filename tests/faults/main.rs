@@ -12,6 +12,7 @@ mod campaign;
 mod check;
 mod check_tests;
 mod child;
+mod clock;
 mod damage;
 mod damaged_state;
 mod deaths;

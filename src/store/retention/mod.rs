@@ -154,6 +154,8 @@ pub(super) struct Keeper {
     is_too_large: bool,
     /// Spans before this one are open, or were when it was looked for.
     spans_from: i64,
+    /// Where the last look for spans that are too old ended.
+    spans_looked_until: i64,
     /// As many rows are removed before the next look at what that has freed.
     rows_at_once: i64,
     sweep: Option<names::Sweep>,
@@ -183,6 +185,7 @@ impl Keeper {
             more_pages: 0,
             is_too_large: false,
             spans_from: 0,
+            spans_looked_until: 0,
             rows_at_once: 1,
             sweep: None,
             done: Cleanup::default(),

@@ -16,8 +16,9 @@ pub(super) struct Cut {
     /// Events and spans up to this time, and warnings up to that.
     pub(super) rows_until: i64,
     pub(super) warnings_until: i64,
-    /// Spans that began later are passed over, unless they are of the far future.
-    pub(super) passed_over: Option<i64>,
+    /// As many spans are looked at, in their order, for one that may go; all if none is given. Clocks that were set leave spans
+    /// of a later date before those of an earlier one.
+    pub(super) spans_looked_at: Option<i64>,
     /// Rows later than this are of the far future; they go first.
     pub(super) future: i64,
     /// While warnings take no more than this, events and spans go before them, however old they are.
@@ -69,7 +70,7 @@ pub(super) fn remove_some(
     count: i64,
 ) -> rusqlite::Result<Removed> {
     let mut victim = choose(connection, cut, spans_from)?;
-    if matches!(victim, None | Some(Victim::Running)) && *spans_from > 0 {
+    if matches!(victim, None | Some(Victim::Running)) && *spans_from > 0 && cut.spans_looked_at.is_none() {
         // Some may have closed since.
         *spans_from = 0;
         victim = choose(connection, cut, spans_from)?;
@@ -98,17 +99,19 @@ fn choose(connection: &Connection, cut: &Cut, spans_from: &mut i64) -> rusqlite:
     let event = time("SELECT min(at) FROM event")?.filter(|at| *at <= cut.rows_until);
     let span = connection
         .prepare_cached(
-            "SELECT id, started_at FROM span
-              WHERE id >= ?1 AND state <> 1 AND id < (SELECT max(id) FROM span) AND (started_at <= ?2 OR started_at > ?3)
-              ORDER BY id LIMIT 1",
+            "SELECT id, started_at
+               FROM (SELECT id, started_at, state FROM span
+                      WHERE id >= ?1 AND (state <> 1 OR ?4 >= 0) AND id < (SELECT max(id) FROM span) ORDER BY id LIMIT ?4)
+              WHERE state <> 1 AND (started_at <= ?2 OR started_at > ?3) LIMIT 1",
         )?
-        .query_row([*spans_from, cut.passed_over.unwrap_or(i64::MAX), cut.future], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+        .query_row([*spans_from, cut.rows_until, cut.future, cut.spans_looked_at.unwrap_or(-1)], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
         .optional()?;
     *spans_from = match span {
         Some((id, _)) => id,
+        None if cut.spans_looked_at.is_some() => *spans_from,
         None => time("SELECT max(id) FROM span")?.unwrap_or(0),
     };
-    let span = span.map(|(_, at)| at).filter(|at| *at <= cut.rows_until || *at > cut.future);
+    let span = span.map(|(_, at)| at);
     let warning = time("SELECT min(at) FROM warning")?.filter(|at| *at <= cut.warnings_until);
     let warning_bytes = time("SELECT sum(warning_bytes) FROM run")?.unwrap_or(0);
     let row = match (event, span) {

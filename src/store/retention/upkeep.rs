@@ -15,6 +15,8 @@ use crate::clock::duration_ns;
 const PIECE: Duration = Duration::from_millis(10);
 /// How often giving pages back may find none before it is left for later.
 const IN_VAIN_MAX: u32 = 50;
+/// Spans that are looked at for one that is too old: about ten milliseconds.
+const SPANS_LOOKED_AT: i64 = 20_000;
 /// Time that differs by more is wrong.
 const WRONG_NS: i64 = 3_600_000_000_000;
 
@@ -24,7 +26,7 @@ impl Keeper {
         rows::Cut {
             rows_until: i64::MAX,
             warnings_until: i64::MAX,
-            passed_over: None,
+            spans_looked_at: None,
             future: self.clock.now().as_unix_ns().saturating_add(WRONG_NS),
             warning_bytes_kept: limit / 4 * PAGE_BYTES as i64,
             may_take_running: true,
@@ -47,7 +49,7 @@ impl Keeper {
             warnings_until: warnings_until.unwrap_or(i64::MIN),
             // What is dated in the future was recorded by a clock that was wrong. It ages by its date like anything else, unless
             // it would be kept for more than twice its time.
-            passed_over: Some(now),
+            spans_looked_at: Some(SPANS_LOOKED_AT),
             future: now.saturating_add(longest),
             warning_bytes_kept: 0,
             may_take_running: false,
@@ -94,7 +96,9 @@ impl Keeper {
                       WHERE ?1 + ?2 > 0",
                 )?
                 .execute([removed.traces.cast_signed(), removed.running.cast_signed()])?;
-            if names::turn(connection, keeper.spans_from)? {
+            // A look from elsewhere says nothing of the first spans.
+            let first = if cut.spans_looked_at.is_some() { 0 } else { keeper.spans_from };
+            if names::turn(connection, first)? {
                 // One that is under way goes on; the next finds the rest.
                 keeper.sweep.get_or_insert_default();
             }
@@ -206,14 +210,23 @@ impl Keeper {
 
     /// What is to be done from time to time: ages, what outlives the rows, names. Says whether it came to its end.
     pub(in crate::store) fn tidy(&mut self, connection: &Connection, until: Instant) -> Result<bool, Blocked> {
-        self.spans_from = 0;
         if let Some(cut) = self.too_old() {
-            while self.remove(connection, Why::Age, &cut, i64::MAX)? {
-                if Instant::now() >= until {
-                    return Ok(false);
+            // From the first span, and then from where the last look ended: that finds what stands behind younger ones.
+            for from in [0, self.spans_looked_until] {
+                self.spans_from = from;
+                while self.remove(connection, Why::Age, &cut, i64::MAX)? {
+                    if Instant::now() >= until {
+                        return Ok(false);
+                    }
                 }
             }
+            let behind = "SELECT max(id) FROM (SELECT id FROM span WHERE id >= ?1 ORDER BY id LIMIT ?2)";
+            let looked = connection
+                .prepare_cached(behind)?
+                .query_row([self.spans_from, SPANS_LOOKED_AT], |row| row.get::<_, Option<i64>>(0))?;
+            self.spans_looked_until = looked.filter(|last| *last > self.spans_from).unwrap_or(0);
         }
+        self.spans_from = 0;
         let now_s = self.clock.trusted_now_ns().map(|now| now.div_euclid(1_000_000_000));
         let limit = self.room(connection)?.limit;
         let bytes_kept = limit / 10 * PAGE_BYTES as i64;
