@@ -55,8 +55,23 @@
 //!
 //! # When things go wrong
 //!
-//! A full disk, a locked or broken database: recording goes on into the flight recorder, the store is tried again with
-//! growing pauses, and heals by itself. When the flight recorder is full, the newest records are shed (or, with
+//! *The store is away for a moment*: the disk is full or reports errors, the database is locked, moved, replaced or
+//! read-only. Recording goes on into the flight recorder, and the store is tried again every half second until it takes
+//! records. A database that was moved may come back for ten seconds, or until half of the flight recorder is full; then a
+//! new one is begun in its place. One that was removed is begun anew at once. Calls that write to `state.db` fail
+//! meanwhile, and say why: what returned `Ok` is in the files that everybody finds at their paths.
+//!
+//! *The database is damaged*: SQLite cannot read it, or pages are missing at its end. `telemetry.db` is renamed to
+//! `telemetry.damaged-<time>.db`, with its write-ahead log, and a new one is begun. An event of severity critical and of type
+//! `l0.damage` reports it; the check `l0.writer`, [`Handle::status`] and `l0 doctor` name the file for as long as it is there.
+//! [`salvage`] reads what can be read into a new store. At most two such files are kept, the first and the last, beyond
+//! `max_bytes`. `state.db` is never set aside: the program starts without jobs and audits, and each call says what to do.
+//! An error of the disk is not damage.
+//!
+//! *The flight recorder is damaged*, by a bug elsewhere in the process or on the disk: each record has a checksum, what is
+//! damaged is counted in [`Stats::damaged`], and the records behind it are found.
+//!
+//!  When the flight recorder is full, the newest records are shed (or, with
 //! [`Overload::Block`], threads wait); the last eighth of it is kept for warnings, errors and the ends of spans. What is
 //! shed is counted by reason and severity, in [`Stats`] and in the view `runs`. A reader that keeps one snapshot for so long
 //! that the WAL reaches its share makes records wait, then be shed as `reader_pins_wal`. l0 does not panic, does not print (but for
@@ -69,6 +84,8 @@
 //! - *`init` says that a subscriber is set*: some library or test harness installed one; use `builder().start()` and attach
 //!   the layer where that subscriber is made.
 //! - *The last run shows as `killed`*: it ended without [`L0::shutdown`], by a signal or `process::exit`.
+//! - *A check says that files were removed or replaced*: something moves or deletes the store's files while the program runs.
+//!   Copy a store with [`copy`], which works while programs record.
 //! - *A file in `flight/` ends in `.unreadable`*: it was not a flight file, or the database refused what is in it; look at
 //!   it or delete it.
 //!

@@ -58,11 +58,15 @@ fn a_database_of_another_program_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_damaged_database_is_refused_with_advice() {
+fn what_only_has_the_name_of_a_database_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("telemetry.db"), "this is not a database, it only has the name of one".repeat(100))
-        .unwrap();
-    refused(dir.path(), &["move it away"]);
+    let text = "this is not a database, it only has the name of one".repeat(100);
+    fs::write(dir.path().join("telemetry.db"), &text).unwrap();
+    drop(builder(dir.path()).start().unwrap());
+    let [aside] = &l0::inspect(dir.path()).unwrap().set_aside[..] else { panic!("one file") };
+    assert_eq!(fs::read_to_string(aside).unwrap(), text);
+    let error = l0::salvage(aside, dir.path().join("salvaged")).unwrap_err();
+    assert!(error.is_storage() && error.to_string().contains("telemetry.damaged"), "{error}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use l0::{Clock, FlightState, Retention, TelemetryEvent, Timestamp, query::Reader};
-use support::{Store, builder, is_consistent, store, texts};
+use support::{Store, builder, change_header, is_consistent, store, texts};
 use tracing::{error, info, info_span};
 
 /// The directory as a killed process would have left it: its flight file says that another process with its pid wrote it.
@@ -24,7 +24,7 @@ fn as_if_killed(living: &Path) -> tempfile::TempDir {
     }
     for file in fs::read_dir(living.join("flight")).unwrap().flatten() {
         let mut bytes = fs::read(file.path()).unwrap();
-        bytes[88] ^= 1;
+        change_header(&mut bytes, |header| header[88] ^= 1);
         fs::write(dead.path().join("flight").join(file.file_name()), bytes).unwrap();
     }
     dead

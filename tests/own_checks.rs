@@ -56,10 +56,13 @@ fn a_database_that_is_gone_or_garbage_is_noticed_without_anything_to_store() {
         fs::write(file, vec![7; whole.len()]).unwrap();
     }
     expect(&l0, "l0.reader", "unhealthy", "telemetry.db");
-    for (file, whole) in files.iter().zip(&whole) {
-        fs::write(file, whole).unwrap();
-    }
+    // The reader has the writer look, which sets it aside.
+    expect(&l0, "l0.writer", "degraded", "telemetry.damaged-");
     assert_eq!(says(&l0, "l0.reader"), Status::Healthy);
+    for file in l0::inspect(dir.path()).unwrap().set_aside {
+        fs::remove_file(file).unwrap();
+    }
+    assert_eq!(says(&l0, "l0.writer"), Status::Healthy);
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     expect(&l0, "l0.writer", "unhealthy", "telemetry.db");

@@ -6,7 +6,7 @@ mod support;
 use std::{fs, path::Path, time::Duration};
 
 use l0::{TelemetryEvent, query::Reader};
-use support::{builder, texts};
+use support::{builder, change_header, texts};
 
 /// The bytes of a flight file with five records that no database has, and its name.
 fn left_behind() -> (String, Vec<u8>) {
@@ -18,15 +18,6 @@ fn left_behind() -> (String, Vec<u8>) {
     // Its process is another one than this: same pid, other start.
     change_header(&mut bytes, |header| header[88] ^= 1);
     (path.file_name().unwrap().to_str().unwrap().to_owned(), bytes)
-}
-
-/// Changes what the header says, and puts the check of it and the copy right.
-fn change_header(bytes: &mut [u8], change: impl FnOnce(&mut [u8])) {
-    change(&mut bytes[..104]);
-    let words = bytes[..104].as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
-    let sum = words.fold(0x6C30_u64, |sum, word| sum.rotate_left(7).wrapping_add(word));
-    bytes[120..128].copy_from_slice(&sum.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
-    bytes.copy_within(..128, 3_968);
 }
 
 /// A store that has never seen that run, with the file in it.

@@ -141,10 +141,10 @@ pub(super) fn read_start(_: &Path, _: &mut [u8]) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Whether a file that was guarded still has a name somewhere: it was moved, or what it was on was unmounted. A file that
-/// was removed has none. `None` if it was never guarded here.
-pub(super) fn is_linked(id: FileId) -> Option<bool> {
-    DESCRIPTORS.lock().find(id).map(|descriptor| links(&descriptor.file) > 0)
+/// Whether a file that was guarded here still has a name somewhere: it was moved, or what it was on was unmounted. A file that
+/// was removed has none, and its descriptor may be closed already.
+pub(super) fn is_linked(id: FileId) -> bool {
+    DESCRIPTORS.lock().find(id).is_some_and(|descriptor| links(&descriptor.file) > 0)
 }
 
 /// A range of bytes in a file that SQLite's connections lock.

@@ -151,10 +151,9 @@ impl WriteConnection {
         self.guards.iter().filter(|guard| guard.id() == self.files.shared_memory).all(Guard::is_writing)
     }
 
-    /// Whether the database was moved rather than removed: it still has a name, somewhere. Where the system does not say,
-    /// it may have been moved.
+    /// Whether a database that was written to was moved rather than removed: it still has a name, somewhere.
     pub(crate) fn was_moved(id: FileId) -> bool {
-        guard::is_linked(id).unwrap_or(true)
+        guard::is_linked(id)
     }
 
     /// Leaves files that are not at their paths any more. What is only in the log is copied into the database first, if

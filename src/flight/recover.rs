@@ -157,6 +157,9 @@ fn remove_unfinished(path: &Path) {
 
 /// Opens a regular file of this user's; `None` if it is another kind of file, or somebody else's.
 fn open_own(path: &Path) -> std::io::Result<Option<File>> {
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Ok(None);
+    }
     let mut options = OpenOptions::new();
     options.read(true);
     #[cfg(unix)]

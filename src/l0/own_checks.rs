@@ -10,7 +10,7 @@ use std::{
 
 use super::handle::{Handle, Inner};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     flight::{FlightState, Medium},
     health::{Health, IntoStatus as _, Status},
     query::{Reader, human_duration},
@@ -217,7 +217,11 @@ fn flight_files(handle: &Handle) -> Result<(HashSet<String>, HashSet<String>)> {
 
 /// Who opens the store anew can read it.
 fn reader(handle: &Handle) -> Status {
-    Reader::open(handle.dir()).and_then(|reader| reader.sql("SELECT count(*) FROM runs", &[])).map(drop).into_status()
+    let read = Reader::open(handle.dir()).and_then(|reader| reader.sql("SELECT count(*) FROM runs", &[]));
+    if read.as_ref().is_err_and(Error::is_damage) {
+        handle.shared().suspect();
+    }
+    read.map(drop).into_status()
 }
 
 fn flight(handle: &Handle) -> Status {

@@ -26,6 +26,7 @@ mod reader;
 mod opening;
 mod recovery;
 mod removals;
+mod resumed;
 mod retention;
 mod rollup;
 mod run_row;

@@ -15,7 +15,7 @@ use super::{
     Opening, TELEMETRY,
     apply::{Applied, Applier},
     attachment::{Attachment, Opened},
-    recovery::{positions, restore_spans, shed_sums},
+    resumed::{positions, restore_spans, shed_sums},
     retention::{Blocked, Keeper, Look},
     run_row::{RunInfo, has_run, insert_run, mark_ended, stored_of},
     shared::{Shared, StoreChange},

@@ -84,3 +84,12 @@ pub fn is_consistent(dir: &Path) {
         (SELECT trace FROM event WHERE trace IS NOT NULL) AND id NOT IN (SELECT trace FROM warning WHERE trace IS NOT NULL)";
     assert_eq!(one(unused), "0", "traces that nothing refers to");
 }
+
+/// Changes what the header of a flight file says, and puts the check of it and the copy right.
+pub fn change_header(bytes: &mut [u8], change: impl FnOnce(&mut [u8])) {
+    change(&mut bytes[..104]);
+    let words = bytes[..104].as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+    let sum = words.fold(0x6C30_u64, |sum, word| sum.rotate_left(7).wrapping_add(word));
+    bytes[120..128].copy_from_slice(&sum.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+    bytes.copy_within(..128, 3_968);
+}
