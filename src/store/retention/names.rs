@@ -161,18 +161,18 @@ pub(super) struct Sweep {
     series: bool,
 }
 
+/// Series that no rollup can belong to: the oldest of either period began after their last hour. Looking at the rollups
+/// themselves would read a tenth of the store.
+const REMOVE_SERIES: &str = "DELETE FROM series WHERE callsite >= 0
+    AND last_until <= ifnull((SELECT min(start) FROM rollup WHERE period = 60), 9223372036854775807)
+    AND last_until <= ifnull((SELECT min(start) FROM rollup WHERE period = 3600), 9223372036854775807)";
+
 /// Removes some of what nothing refers to; says when it is through.
 pub(super) fn sweep(connection: &Connection, at: &mut Sweep, count: i64) -> rusqlite::Result<bool> {
     let mut removed = 0;
     if !at.series {
         // Callsites below 0 stand for all that came when there were too many.
-        removed += connection
-            .prepare_cached(
-                "DELETE FROM series WHERE callsite >= 0
-                    AND last_until <= ifnull((SELECT min(start) FROM rollup WHERE period = 60), 9223372036854775807)
-                    AND last_until <= ifnull((SELECT min(start) FROM rollup WHERE period = 3600), 9223372036854775807)",
-            )?
-            .execute([])?;
+        removed += connection.prepare_cached(REMOVE_SERIES)?.execute([])?;
         at.series = true;
     }
     let mut step = |table: &str, from: &mut i64| -> rusqlite::Result<bool> {
@@ -195,4 +195,42 @@ pub(super) fn sweep(connection: &Connection, at: &mut Sweep, count: i64) -> rusq
             .execute(params![removed as i64])?;
     }
     Ok(is_done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{database::open_writer, store::TELEMETRY};
+
+    #[test]
+    fn a_series_goes_when_its_last_rollup_is_gone_and_no_rollup_is_scanned_for_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = open_writer(&TELEMETRY, dir.path()).unwrap();
+        let plan: Vec<String> = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {REMOVE_SERIES}"))
+            .unwrap()
+            .query_map([], |row| row.get("detail"))
+            .unwrap()
+            .collect::<rusqlite::Result<_>>()
+            .unwrap();
+        assert!(plan.iter().all(|step| !step.starts_with("SCAN rollup")), "{plan:?}");
+        connection
+            .execute_batch(
+                "INSERT INTO series (id, callsite, severity, event_type, source, last_until)
+                    VALUES (2, 1, 2, 0, 0, 7200), (3, 2, 2, 0, 0, 10800), (4, 3, 2, 0, 0, 14400);
+                 INSERT INTO rollup (period, start, series, count, errors, timed, total_ns, max_ns)
+                    VALUES (60, 7260, 3, 1, 0, 0, 0, 0), (3600, 7200, 3, 1, 0, 0, 0, 0), (3600, 10800, 4, 1, 0, 0, 0, 0)",
+            )
+            .unwrap();
+        let left = || -> Vec<i64> {
+            sweep(&connection, &mut Sweep::default(), 100).unwrap();
+            let mut left = connection.prepare("SELECT id FROM series ORDER BY id").unwrap();
+            left.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
+        };
+        assert_eq!(left(), [1, 3, 4], "what is counted under 2 began and ended before all rollups");
+        connection.execute_batch("DELETE FROM rollup WHERE start < 10800").unwrap();
+        assert_eq!(left(), [1, 4]);
+        connection.execute_batch("DELETE FROM rollup").unwrap();
+        assert_eq!(left(), [1], "that of all others stays");
+    }
 }
