@@ -11,15 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
 mod guard;
 mod wal_index;
 mod writable;
 
 pub(crate) use guard::{FileId, open_for_reading};
-pub(crate) use wal_index::missing_pages;
-pub(crate) use writable::{Displaced, WriteConnection};
+pub(crate) use wal_index::{missing_pages, missing_pages_exactly};
+pub(crate) use writable::{Displaced, Left, WriteConnection};
 
 use crate::error::{Error, Result};
 
@@ -86,13 +86,17 @@ pub(crate) fn open_writer(database: &Database, dir: &Path) -> Result<WriteConnec
             path.display()
         )));
     }
-    match missing_pages(&path) {
+    match missing_pages(&path).max(missing_pages_exactly(&path)) {
         0 => WriteConnection::new(connection, &path),
-        pages => Err(Error::damage(format!(
-            "cannot open {}: the file is damaged, {pages} pages are missing at its end: end the programs that use it, save what can \
+        pages => {
+            // Closing as the last connection would fill the gap with zeros.
+            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+            Err(Error::damage(format!(
+                "cannot open {}: the file is damaged, {pages} pages are missing at its end: end the programs that use it, save what can \
              be read with `l0 doctor --salvage FILE`, and move the file away",
-            path.display()
-        ))),
+                path.display()
+            )))
+        }
     }
 }
 

@@ -103,8 +103,8 @@ impl Local {
     }
 
     #[inline]
-    pub(super) fn set_last_stamp(&self, capture: u32, stamp: Option<u64>) {
-        self.last_stamp.set((capture, stamp.unwrap_or(0)));
+    pub(super) fn set_last_stamp(&self, capture: u32, stamp: u64) {
+        self.last_stamp.set((capture, stamp));
     }
 
     /// The scratch buffer; one that is in use already, by the record around a nested one, leaves a new one here.

@@ -454,7 +454,9 @@ impl Capture {
         };
         // Behind this thread's last record, even where that went into another lane or the counter was read early.
         let stamp = self.flight.push(local.lane(), ticks.max(after + 1).max(local.last_stamp(self.id) + 1), record);
-        local.set_last_stamp(self.id, stamp);
+        if let Some(stamp) = stamp {
+            local.set_last_stamp(self.id, stamp);
+        }
         stamp
     }
 

@@ -20,7 +20,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 /// Tells a file from every other one that exists at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +50,14 @@ impl FileId {
 
 /// The descriptors of database files that this process has opened itself, and how many guards use each.
 #[derive(Debug, Default)]
-struct Descriptors(Vec<Descriptor>);
+struct Descriptors {
+    open: Vec<Descriptor>,
+    /// Whose they are: a forked child shares its parent's locks and must neither release nor rely on them.
+    pid: u32,
+}
+
+/// Descriptors that no guard uses are kept open, up to this number.
+const IDLE_MAX: usize = 64;
 
 #[derive(Debug)]
 struct Descriptor {
@@ -61,36 +68,57 @@ struct Descriptor {
 
 static DESCRIPTORS: LazyLock<Mutex<Descriptors>> = LazyLock::new(Mutex::default);
 
+/// This process's descriptors.
+fn descriptors() -> MutexGuard<'static, Descriptors> {
+    let mut descriptors = DESCRIPTORS.lock();
+    let pid = std::process::id();
+    if descriptors.pid != pid {
+        // Not closed: the parent's are the same open files.
+        std::mem::forget(std::mem::take(&mut descriptors.open));
+        descriptors.pid = pid;
+    }
+    descriptors
+}
+
 impl Descriptors {
     /// The descriptor of the file at `path`, opened if there is none yet.
     fn open(&mut self, path: &Path, options: &OpenOptions) -> io::Result<&mut Descriptor> {
-        self.close_nameless();
         let known = FileId::at(path);
-        if let Some(index) = self.0.iter().position(|descriptor| Some(descriptor.id) == known) {
-            return Ok(&mut self.0[index]);
+        if let Some(index) = self.open.iter().position(|descriptor| Some(descriptor.id) == known) {
+            return Ok(&mut self.open[index]);
         }
+        self.close_unneeded();
         let file = options.open(path)?;
         let Some(id) = FileId::of(&file.metadata()?) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         };
         // The file may have been replaced since its identity was read, by one that is known.
-        if let Some(index) = self.0.iter().position(|descriptor| descriptor.id == id) {
-            // Closed with the others, once it has no name.
+        if let Some(index) = self.open.iter().position(|descriptor| descriptor.id == id) {
+            // Closing it would cancel locks.
             std::mem::forget(file);
-            return Ok(&mut self.0[index]);
+            return Ok(&mut self.open[index]);
         }
-        self.0.push(Descriptor { id, file: Arc::new(file), guards: 0 });
-        let last = self.0.len() - 1;
-        Ok(&mut self.0[last])
+        self.open.push(Descriptor { id, file: Arc::new(file), guards: 0 });
+        let last = self.open.len() - 1;
+        Ok(&mut self.open[last])
     }
 
-    /// Closes what no guard uses and no path leads to: nobody can come to need a lock on it.
-    fn close_nameless(&mut self) {
-        self.0.retain(|descriptor| descriptor.guards > 0 || links(&descriptor.file) > 0);
+    /// Closes files that no guard uses and that have no name any more, because nothing can open them again. Of the other
+    /// unused ones the oldest are closed where there are very many: a process that opens a thousand stores must not run out
+    /// of descriptors.
+    fn close_unneeded(&mut self) {
+        self.open.retain(|descriptor| descriptor.guards > 0 || links(&descriptor.file) > 0);
+        let mut too_many =
+            self.open.iter().filter(|descriptor| descriptor.guards == 0).count().saturating_sub(IDLE_MAX);
+        self.open.retain(|descriptor| {
+            let closes = too_many > 0 && descriptor.guards == 0;
+            too_many -= usize::from(closes);
+            !closes
+        });
     }
 
     fn find(&mut self, id: FileId) -> Option<&mut Descriptor> {
-        self.0.iter_mut().find(|descriptor| descriptor.id == id)
+        self.open.iter_mut().find(|descriptor| descriptor.id == id)
     }
 }
 
@@ -111,12 +139,12 @@ pub(super) fn create_private(path: &Path) -> io::Result<()> {
     options.read(true).write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut descriptors = DESCRIPTORS.lock();
+    let mut open = descriptors();
     // One that is there already needs no descriptor.
     if path.exists() {
         return Ok(());
     }
-    match descriptors.open(path, &options) {
+    match open.open(path, &options) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
@@ -126,25 +154,25 @@ pub(super) fn create_private(path: &Path) -> io::Result<()> {
 pub(crate) fn open_for_reading(path: &Path) -> io::Result<Arc<File>> {
     let mut options = OpenOptions::new();
     options.read(true);
-    Ok(Arc::clone(&DESCRIPTORS.lock().open(path, &options)?.file))
+    Ok(Arc::clone(&descriptors().open(path, &options)?.file))
 }
 
-/// Reads the first bytes of a database file without SQLite.
+/// Reads bytes of a database file without SQLite.
 #[cfg(unix)]
-pub(super) fn read_start(path: &Path, bytes: &mut [u8]) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(&*open_for_reading(path)?, bytes, 0)
+pub(super) fn read_at(path: &Path, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(&*open_for_reading(path)?, bytes, at)
 }
 
 /// Elsewhere locks keep others from reading, and files that are open from being changed by hand.
 #[cfg(not(unix))]
-pub(super) fn read_start(_: &Path, _: &mut [u8]) -> io::Result<()> {
+pub(super) fn read_at(_: &Path, _: u64, _: &mut [u8]) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Whether a file that was guarded here still has a name somewhere: it was moved, or what it was on was unmounted. A file that
 /// was removed has none, and its descriptor may be closed already.
 pub(super) fn is_linked(id: FileId) -> bool {
-    DESCRIPTORS.lock().find(id).is_some_and(|descriptor| links(&descriptor.file) > 0)
+    descriptors().find(id).is_some_and(|descriptor| links(&descriptor.file) > 0)
 }
 
 /// A range of bytes in a file that SQLite's connections lock.
@@ -165,6 +193,7 @@ const WRITE: Range = Range { from: 120, bytes: 1 };
 #[derive(Debug)]
 pub(super) struct Guard {
     id: FileId,
+    file: Arc<File>,
     range: Range,
     /// A forked child shares the lock with its parent and must not release it.
     pid: u32,
@@ -178,13 +207,13 @@ impl Guard {
     pub(super) fn lock(path: &Path, range: Range) -> io::Result<Option<Self>> {
         let mut options = OpenOptions::new();
         options.read(true);
-        let mut descriptors = DESCRIPTORS.lock();
-        let descriptor = descriptors.open(path, &options)?;
+        let mut open = descriptors();
+        let descriptor = open.open(path, &options)?;
         if descriptor.guards == 0 && !os::lock(&descriptor.file, range)? {
             return Ok(None);
         }
         descriptor.guards += 1;
-        Ok(Some(Self { id: descriptor.id, range, pid: std::process::id() }))
+        Ok(Some(Self { id: descriptor.id, file: Arc::clone(&descriptor.file), range, pid: std::process::id() }))
     }
 
     pub(super) fn id(&self) -> FileId {
@@ -193,7 +222,7 @@ impl Guard {
 
     /// Whether this process holds SQLite's exclusive lock for writing, in the `-shm` file that is guarded.
     pub(super) fn is_writing(&self) -> bool {
-        DESCRIPTORS.lock().find(self.id).is_none_or(|descriptor| os::is_locked_by_this_process(&descriptor.file, WRITE))
+        os::is_locked_by_this_process(&self.file, WRITE)
     }
 }
 
@@ -202,7 +231,7 @@ impl Drop for Guard {
         if self.pid != std::process::id() {
             return;
         }
-        if let Some(descriptor) = DESCRIPTORS.lock().find(self.id) {
+        if let Some(descriptor) = descriptors().find(self.id) {
             descriptor.guards -= 1;
             if descriptor.guards == 0 {
                 os::unlock(&descriptor.file, self.range);

@@ -19,7 +19,7 @@ use rusqlite::{Connection, config::DbConfig};
 use super::{
     beside,
     guard::{self, DEAD_MAN_SWITCH, FileId, Guard, SHARED},
-    missing_pages, waiting_within,
+    missing_pages, missing_pages_exactly, waiting_within,
 };
 use crate::error::{Error, Result};
 
@@ -41,6 +41,8 @@ pub(crate) enum Displaced {
     SharedMemory,
     /// Pages are missing at the database's end.
     Shorter,
+    /// The files are in place, and the connection does not work: an error of the disk, damage.
+    Failing,
 }
 
 impl fmt::Display for Displaced {
@@ -51,6 +53,7 @@ impl fmt::Display for Displaced {
             Self::Log => "has lost its write-ahead log: the -wal file was removed or replaced",
             Self::SharedMemory => "has lost its shared memory: the -shm file was removed or replaced",
             Self::Shorter => "is damaged: pages are missing at its end",
+            Self::Failing => "does not take a transaction",
         })
     }
 }
@@ -72,8 +75,9 @@ pub(crate) struct WriteConnection {
     shared_memory: PathBuf,
     files: Files,
     guards: Vec<Guard>,
-    /// When `check` last looked.
+    /// When `check` last looked, and how long the database was then.
     checked_at: Cell<Option<Instant>>,
+    length: Cell<u64>,
     pid: u32,
 }
 
@@ -112,6 +116,7 @@ impl WriteConnection {
             files,
             guards,
             checked_at: Cell::new(None),
+            length: Cell::new(0),
             pid: std::process::id(),
         })
     }
@@ -133,9 +138,13 @@ impl WriteConnection {
             return Ok(());
         }
         self.check_files()?;
-        if missing_pages(&self.path) > 0 {
+        let before = self.length.get();
+        let now = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
+        // Giving pages back makes a database shorter, too; then it has no more pages than its file.
+        if missing_pages(&self.path) > 0 || now < before && missing_pages_exactly(&self.path) > 0 {
             return Err(Displaced::Shorter);
         }
+        self.length.set(now);
         self.checked_at.set(Some(Instant::now()));
         Ok(())
     }
@@ -162,33 +171,47 @@ impl WriteConnection {
         self.guards.iter().filter(|guard| guard.id() == self.files.shared_memory).all(Guard::is_writing)
     }
 
-    /// Whether a database that was written to was moved rather than removed: it still has a name, somewhere.
+    /// Whether a database that was written to was moved rather than removed: it has at least one link.
     pub(crate) fn was_moved(id: FileId) -> bool {
         guard::is_linked(id)
     }
 
-    /// Leaves files that are not at their paths any more. What is only in the log is copied into the database first, if
-    /// nobody can have begun another log. Says whether everything committed is in the database at its path now.
-    pub(crate) fn leave(self) -> bool {
-        // The files at the paths may belong to others by now: closing must not write there, nor remove them.
-        let _ = self.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    /// Closes the connection without touching the files at the paths, which may belong to others by now. What is only in a log
+    /// that was removed or moved is copied into the database first, if nobody can have begun another log.
+    pub(crate) fn leave(self, why: Displaced) -> Left {
+        self.keep_log_on_close();
+        if self.check_files().is_ok() {
+            // The log is where it was, and others find what is in it.
+            return if why == Displaced::Shorter { Left::Abandoned } else { Left::Saved };
+        }
         let log = FileId::at(&self.log);
         let shared_memory = FileId::at(&self.shared_memory);
         let has_own_memory = shared_memory.is_none() || shared_memory == Some(self.files.shared_memory);
         // With another shared memory, others may be writing into the same log.
         let is_nobodys = log.is_none() || is_empty(&self.log) || log == Some(self.files.log) && has_own_memory;
-        let is_copied = is_nobodys && self.copy_log();
-        let at_path = FileId::at(&self.path);
-        if at_path.is_some_and(|id| id != self.files.database) && log == Some(self.files.log) {
-            // SQLite would take it for the log of the database that is there now.
-            let _ = std::fs::remove_file(&self.log);
-            let _ = std::fs::remove_file(&self.shared_memory);
+        match is_nobodys.then(|| self.copy_log()) {
+            None | Some(Err(())) => return Left::Abandoned,
+            Some(Ok(false)) => return Left::Waiting(self),
+            Some(Ok(true)) => {}
         }
-        is_copied && at_path == Some(self.files.database)
+        match FileId::at(&self.path) {
+            Some(id) if id == self.files.database => return Left::Saved,
+            Some(_) if log == Some(self.files.log) => {
+                // SQLite would take it for the log of the database that is there now.
+                let _ = std::fs::remove_file(&self.log);
+                let _ = std::fs::remove_file(&self.shared_memory);
+            }
+            _ => {}
+        }
+        Left::Elsewhere
     }
 
-    /// Copies the whole log into the database.
-    fn copy_log(&self) -> bool {
+    fn keep_log_on_close(&self) {
+        let _ = self.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    }
+
+    /// Copies the log into the database. Says whether all of it was; an error if it cannot be.
+    fn copy_log(&self) -> Result<bool, ()> {
         let until = Instant::now() + RESCUE_WITHIN;
         loop {
             let frames = waiting_within(Duration::ZERO, || {
@@ -197,12 +220,27 @@ impl WriteConnection {
                 })
             });
             match frames {
-                Ok((0, in_log, copied)) if in_log == copied => return true,
+                Ok((0, in_log, copied)) if in_log == copied => return Ok(true),
+                // A reader has not come to the log's end, or another connection is at it.
                 Ok(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
-                _ => return false,
+                Ok(_) => return Ok(false),
+                Err(_) => return Err(()),
             }
         }
     }
+}
+
+/// What became of what was committed, when a connection was left.
+#[derive(Debug)]
+pub(crate) enum Left {
+    /// It is in the database at its path, or in the log beside it.
+    Saved,
+    /// It is in the database, which is not at its path.
+    Elsewhere,
+    /// It could not be saved, or nothing had to be.
+    Abandoned,
+    /// A reader keeps the log from being copied. Closing the connection would lose what is only there: it is left again later.
+    Waiting(WriteConnection),
 }
 
 fn is_empty(path: &Path) -> bool {
@@ -229,8 +267,8 @@ impl Drop for WriteConnection {
         if self.pid != std::process::id() {
             return std::mem::forget(self.connection.take());
         }
-        if self.check_files().is_err() {
-            let _ = self.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        if self.check_files().is_err() || missing_pages(&self.path) > 0 {
+            self.keep_log_on_close();
         }
         // The last connection of all removes the log, for which it needs the ranges that the guards hold.
         self.guards.clear();

@@ -16,6 +16,7 @@ impl FlightRecorder {
         drain.counted.resize(self.lanes().len(), 0);
         drain.tails.clear();
         drain.ends.clear();
+        drain.heads.clear();
         let share = (bytes / self.lanes().len() as u64).max(2 * self.record_bytes_max() as u64);
         (drain.is_partial, drain.is_shortened) = (false, false);
         let mut cut = cut;
@@ -50,12 +51,9 @@ impl FlightRecorder {
                 cut = last.map_or(cut, |last| cut.min(last));
             }
             // Something has overwritten records in memory. How many is known where the lane ends.
-            let tail = (!is_cut && parse.gaps() > 0).then(|| Tail {
-                lane: index,
-                position: parse.position(),
-                recorded: (parse.position() == head).then_some(recorded),
-            });
+            let tail = (!is_cut && parse.gaps() > 0).then(|| Tail { lane: index, position: parse.position() });
             drain.tails.extend(tail);
+            drain.heads.push((head, recorded));
         }
         drain.find_ends();
         drain.trim(cut);
@@ -69,6 +67,7 @@ impl FlightRecorder {
         let stored = stored.iter().copied().chain(std::iter::repeat((0, 0)));
         let here = drain.positions.iter().copied().zip(drain.counted.iter().copied());
         drain.ends = here.zip(stored).map(|(here, stored)| here.max(stored)).collect();
+        drain.heads.clear();
         drain.tails.clear();
         self.release(drain);
     }
@@ -80,8 +79,8 @@ impl FlightRecorder {
             if position == from {
                 continue;
             }
-            let known = drain.tails.iter().find(|tail| tail.lane == index && tail.position == *position);
-            let recorded = known.and_then(|tail| tail.recorded).unwrap_or(*counted);
+            let head = drain.heads.get(index).filter(|(head, _)| head == position);
+            let recorded = head.map_or(*counted, |(_, recorded)| *recorded);
             // Records that were counted when they were pushed, and are not there any more.
             self.count_shed(Reason::Damaged, Severity::Info, recorded.saturating_sub(*counted));
             *from = self.lanes()[index].release(*position, recorded);
@@ -105,6 +104,8 @@ pub(crate) struct Drain {
     ends: Vec<(u64, u64)>,
     /// Lanes in which bytes were no records.
     tails: Vec<Tail>,
+    /// Where each lane ended when it was copied, and how many counted records it had taken.
+    heads: Vec<(u64, u64)>,
     /// There was more than was taken.
     is_partial: bool,
     /// Records at the ends of lanes were left out again.
@@ -116,8 +117,6 @@ pub(crate) struct Drain {
 struct Tail {
     lane: usize,
     position: u64,
-    /// If that is the lane's end: how many counted records were before it.
-    recorded: Option<u64>,
 }
 
 /// One record in a drain.

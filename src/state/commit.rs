@@ -22,7 +22,7 @@ use super::STATE;
 use crate::{
     clock::deadline,
     config::Durability,
-    database::{FileId, WriteConnection, needs_reopening, open_writer, set_synchronous},
+    database::{Displaced, FileId, Left, WriteConnection, needs_reopening, open_writer, set_synchronous},
     error::{Error, Result},
     fail_point,
 };
@@ -53,6 +53,8 @@ const MOVED_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Default)]
 struct Open {
     connection: Option<WriteConnection>,
+    /// One whose log is still to be copied into its database.
+    leaving: Option<WriteConnection>,
     /// The file that was left, and when.
     left: Option<(FileId, Instant)>,
     /// As the connection has it now.
@@ -302,10 +304,11 @@ impl Open {
             return Err(Error::closed());
         }
         if let Some(connection) = &self.connection
-            && connection.check().is_err()
+            && let Err(why) = connection.check()
         {
-            self.leave(state);
+            self.leave(state, why);
         }
+        self.go_on_leaving(state)?;
         let connection = match self.connection.take() {
             Some(open) => self.connection.insert(open),
             None => {
@@ -340,7 +343,7 @@ impl Open {
     /// After a commit: an error if it went to files that nobody will find, and could not be saved from there.
     fn check_commit(&mut self, state: &State) -> Option<Error> {
         let why = self.connection.as_ref()?.check_files().err()?;
-        let is_saved = self.leave(state);
+        let is_saved = self.leave(state, why);
         (!is_saved).then(|| {
             Error::storage(format!(
                 "cannot commit to {}: it {why} while this was written; whether it is kept depends on where the file is now",
@@ -352,17 +355,42 @@ impl Open {
     /// What another attempt on the same connection cannot mend makes the next one open the database again.
     fn failed(&mut self, state: &State, error: &Error) {
         if needs_reopening(error) {
-            self.leave(state);
+            self.leave(state, Displaced::Failing);
         }
     }
 
-    /// Leaves the files. Says whether everything committed is in the database at its path.
-    fn leave(&mut self, state: &State) -> bool {
+    /// Leaves the files. Says whether everything committed is found at the path.
+    fn leave(&mut self, state: &State, why: Displaced) -> bool {
         let Some(connection) = self.connection.take() else { return false };
         self.left = Some((connection.id(), Instant::now()));
-        let is_saved = connection.leave();
         state.readers.lock().iter().for_each(|close| close());
-        is_saved
+        self.leave_connection(connection, why)
+    }
+
+    fn leave_connection(&mut self, connection: WriteConnection, why: Displaced) -> bool {
+        match connection.leave(why) {
+            Left::Saved => true,
+            Left::Elsewhere | Left::Abandoned => false,
+            Left::Waiting(connection) => {
+                self.leaving = Some(connection);
+                false
+            }
+        }
+    }
+
+    /// Copies the log of files that were left, if a reader has kept it from that so far.
+    fn go_on_leaving(&mut self, state: &State) -> Result<()> {
+        let Some(connection) = self.leaving.take() else { return Ok(()) };
+        state.readers.lock().iter().for_each(|close| close());
+        self.leave_connection(connection, Displaced::Log);
+        if self.leaving.is_none() {
+            return Ok(());
+        }
+        Err(Error::storage(format!(
+            "{} has lost its write-ahead log, and a reader keeps what was in it from being copied into the database: end its \
+             transaction",
+            state.dir.join(STATE.file).display()
+        )))
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    database::{Displaced, FileId, WriteConnection, create_directory, needs_reopening, open_writer, remove_wal},
+    database::{Displaced, FileId, Left, WriteConnection, create_directory, needs_reopening, open_writer, remove_wal},
     error::{Error, Result},
 };
 
@@ -33,15 +33,19 @@ pub(super) struct Attachment {
     /// Whose readers keep files open that are being left.
     shared: Arc<Shared>,
     connection: Option<WriteConnection>,
+    /// One whose log is still to be copied into its database.
+    leaving: Option<WriteConnection>,
     /// The file that was left, since when, and why.
-    left: Option<Left>,
-    /// Failures in a row that SQLite took for damage, or a report of one by a reader.
+    left: Option<LeftFile>,
+    /// Failures in a row that SQLite took for damage.
     suspicions: u32,
+    /// Readers that met damage, since the file was last found sound from its beginning to its end.
+    reports: u32,
     set_aside: Option<SetAside>,
 }
 
 #[derive(Debug)]
-struct Left {
+struct LeftFile {
     id: FileId,
     since: Instant,
     why: String,
@@ -59,7 +63,16 @@ pub(super) enum Opened {
 impl Attachment {
     pub(super) fn new(dir: &Path, connection: WriteConnection, shared: Arc<Shared>) -> Self {
         shared.set_files(Some(connection.identity()));
-        Self { dir: dir.to_owned(), shared, connection: Some(connection), left: None, suspicions: 0, set_aside: None }
+        Self {
+            dir: dir.to_owned(),
+            shared,
+            connection: Some(connection),
+            leaving: None,
+            left: None,
+            suspicions: 0,
+            reports: 0,
+            set_aside: None,
+        }
     }
 
     /// The connection, if there is one.
@@ -81,8 +94,9 @@ impl Attachment {
             && let Err(why) = connection.check()
         {
             self.suspicions += u32::from(why == Displaced::Shorter);
-            self.leave(why.to_string());
+            self.leave(why, why.to_string());
         }
+        self.go_on_leaving()?;
         if self.connection.is_some() {
             return Ok(Opened::Before);
         }
@@ -103,7 +117,7 @@ impl Attachment {
                 Ok(())
             }
             Err(why) => {
-                self.leave(why.to_string());
+                self.leave(why, why.to_string());
                 Err(self.unavailable())
             }
         }
@@ -113,14 +127,14 @@ impl Attachment {
     pub(super) fn failed(&mut self, error: &Error) {
         if needs_reopening(error) {
             self.suspicions += u32::from(error.is_damage());
-            self.leave(error.to_string());
+            self.leave(Displaced::Failing, error.to_string());
         }
     }
 
     /// A reader found damage: the next step looks at the file.
     pub(super) fn suspect(&mut self) {
-        self.suspicions += 1;
-        self.leave("a reader found it damaged".to_owned());
+        self.reports += 1;
+        self.leave(Displaced::Failing, "was found damaged by a reader".to_owned());
     }
 
     /// The file that was set aside by the latest attempts to open, once.
@@ -129,13 +143,29 @@ impl Attachment {
     }
 
     /// Leaves the files: the next step opens what is at the path then.
-    pub(super) fn leave(&mut self, why: String) {
+    pub(super) fn leave(&mut self, why: Displaced, text: String) {
         if let Some(connection) = self.connection.take() {
-            self.left = Some(Left { id: connection.id(), since: Instant::now(), why });
+            self.left = Some(LeftFile { id: connection.id(), since: Instant::now(), why: text });
             self.shared.set_files(None);
-            connection.leave();
             self.shared.close_readers();
+            if let Left::Waiting(connection) = connection.leave(why) {
+                self.leaving = Some(connection);
+            }
         }
+    }
+
+    /// Copies the log of files that were left, if a reader has kept it from that so far.
+    fn go_on_leaving(&mut self) -> Result<()> {
+        let Some(connection) = self.leaving.take() else { return Ok(()) };
+        self.shared.close_readers();
+        if let Left::Waiting(connection) = connection.leave(Displaced::Log) {
+            self.leaving = Some(connection);
+            return Err(Error::storage(format!(
+                "{}: a reader keeps the removed write-ahead log from being copied into the database; end its transaction",
+                self.unavailable()
+            )));
+        }
+        Ok(())
     }
 
     fn unavailable(&self) -> Error {
@@ -148,7 +178,7 @@ impl Attachment {
 
     fn open_again(&mut self, is_pressed: bool) -> Result<WriteConnection> {
         let path = self.dir.join(TELEMETRY.file);
-        if self.suspicions > 0 {
+        if self.suspicions + self.reports > 0 {
             self.examine()?;
         }
         // Whoever moved it may bring it back; what was begun in its place meanwhile would be overwritten.
@@ -166,9 +196,10 @@ impl Attachment {
             // SQLite would take it for the new database's.
             remove_wal(&TELEMETRY, &self.dir)?;
         }
+        let id = FileId::at(&path);
         match open_writer(&TELEMETRY, &self.dir) {
             Err(error) if error.is_damage() && !may_come_back => {
-                self.set_aside = Some(damage::set_aside(&TELEMETRY, &self.dir, FileId::at(&path), &error.to_string())?);
+                self.set_aside = Some(damage::set_aside(&TELEMETRY, &self.dir, id, &error.to_string())?);
                 open_writer(&TELEMETRY, &self.dir)
             }
             outcome => outcome,
@@ -181,10 +212,17 @@ impl Attachment {
         let is_the_one_left = self.left.as_ref().is_none_or(|left| Some(left.id) == id);
         let what = match damage::examine(&TELEMETRY, &self.dir) {
             Condition::Damaged(what) => what,
-            Condition::Sound if self.suspicions > SUSPICIONS_MAX && is_the_one_left => {
+            Condition::Sound => {
+                self.reports = 0;
+                if self.suspicions <= SUSPICIONS_MAX || !is_the_one_left {
+                    return Ok(());
+                }
                 self.left.as_ref().map_or_else(String::new, |left| left.why.clone())
             }
-            Condition::Sound => return Ok(()),
+            Condition::SoundSoFar if self.suspicions + self.reports > SUSPICIONS_MAX && is_the_one_left => {
+                self.left.as_ref().map_or_else(String::new, |left| left.why.clone())
+            }
+            Condition::SoundSoFar => return Ok(()),
             Condition::Unknown(error) => return Err(error),
         };
         if is_the_one_left {
@@ -192,7 +230,7 @@ impl Attachment {
             // It is not to come back.
             self.left = None;
         }
-        self.suspicions = 0;
+        (self.suspicions, self.reports) = (0, 0);
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! A damaged database: how it is told from one that cannot be read at the moment, and how it is set aside.
 //!
-//! A file that is damaged is never written to again and never removed: it gets another name in the same directory, with
-//! its write-ahead log, and a new database takes its place. [`salvage`](super::salvage) reads what can still be read.
+//! A damaged file is not written to again. It gets another name in the same directory, with its write-ahead log, and a new
+//! database takes its place. The first and the last file that were set aside are kept. [`salvage`](super::salvage) reads
+//! what can still be read.
 
 use std::{
     fs,
@@ -27,8 +28,10 @@ const LOCK_WITHIN: Duration = Duration::from_secs(1);
 /// What a look at a database found.
 #[derive(Debug)]
 pub(super) enum Condition {
-    /// Nothing is wrong with what was looked at.
+    /// Nothing is wrong with it.
     Sound,
+    /// Nothing is wrong with the part that could be looked at in time.
+    SoundSoFar,
     /// SQLite cannot read all of it, and why.
     Damaged(String),
     /// It could not be looked at: an error of the disk or of permissions is no damage.
@@ -67,7 +70,7 @@ pub(super) fn examine(database: &Database, dir: &Path) -> Condition {
     match looked {
         Ok(text) if text == "ok" => Condition::Sound,
         Ok(text) => Condition::Damaged(text),
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Condition::Sound,
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Condition::SoundSoFar,
         Err(error) => condition_of(Error::sqlite("cannot look at the database", error)),
     }
 }
@@ -138,9 +141,11 @@ pub(crate) fn set_aside_files(dir: &Path) -> Vec<(PathBuf, Option<String>)> {
     let prefix = prefix(&TELEMETRY);
     let at = |path: &Path| {
         let name = path.file_name()?.to_str()?.strip_prefix(&prefix)?;
-        let (date, time) = (name.get(..8)?, name.get(9..15)?);
-        let dated = format!("{}-{}-{}", &date[..4], &date[4..6], &date[6..]);
-        Some(format!("{dated}T{}:{}:{}Z", &time[..2], &time[2..4], &time[4..]))
+        let part =
+            |from: usize, to: usize| name.get(from..to).filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+        let (year, month, day) = (part(0, 4)?, part(4, 6)?, part(6, 8)?);
+        let (hour, minute, second) = (part(9, 11)?, part(11, 13)?, part(13, 15)?);
+        Some(format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z"))
     };
     found(&TELEMETRY, dir).into_iter().map(|path| (path.clone(), at(&path))).collect()
 }

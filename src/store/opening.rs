@@ -29,6 +29,8 @@ use crate::{
 const SHRINK_WITHIN: Duration = Duration::from_secs(5);
 /// How long it may take to make room for a flight file.
 const ADMIT_WITHIN: Duration = Duration::from_secs(2);
+/// How often a damaged database is set aside before an error is final.
+const SET_ASIDE_ATTEMPTS: usize = 5;
 /// How long maintenance by hand may take.
 const BY_HAND_WITHIN: Duration = Duration::from_secs(60);
 
@@ -98,14 +100,19 @@ impl Opening {
 /// Opens the database, in the place of one that is damaged if need be.
 fn open_or_set_aside(dir: &Path) -> Result<(WriteConnection, Option<SetAside>)> {
     let path = dir.join(TELEMETRY.file);
-    let id = FileId::at(&path);
-    match open_writer(&TELEMETRY, dir) {
-        Err(error) if error.is_damage() => {
-            let set_aside = damage::set_aside(&TELEMETRY, dir, id, &error.to_string())?;
-            Ok((open_writer(&TELEMETRY, dir)?, Some(set_aside)))
+    for _ in 0..SET_ASIDE_ATTEMPTS {
+        let id = FileId::at(&path);
+        match open_writer(&TELEMETRY, dir) {
+            // Where that fails, another process was quicker.
+            Err(error) if error.is_damage() => {
+                if let Ok(set_aside) = damage::set_aside(&TELEMETRY, dir, id, &error.to_string()) {
+                    return Ok((open_writer(&TELEMETRY, dir)?, Some(set_aside)));
+                }
+            }
+            outcome => return Ok((outcome?, None)),
         }
-        outcome => Ok((outcome?, None)),
     }
+    Ok((open_writer(&TELEMETRY, dir)?, None))
 }
 
 /// What retention removed, or would.

@@ -247,11 +247,16 @@ impl Table {
         loop {
             match rows.next() {
                 Ok(Some(row)) => {
+                    // A page that stands in the wrong place leads back to keys that were read already.
+                    let key = row.get(0)?;
+                    if self.has_rowid && (last.is_some_and(|last| key <= last) || from.is_some_and(|from| key < from)) {
+                        continue;
+                    }
                     let Ok(values) = (0..self.columns.len()).map(|index| row.get(index + 1)).collect() else {
                         continue;
                     };
                     copy.row(values)?;
-                    last = Some(row.get(0)?);
+                    last = Some(key);
                 }
                 Ok(None) => return Ok((last, true)),
                 Err(_) => return Ok((last, false)),
@@ -281,7 +286,7 @@ impl Table {
             gaps += 1;
             let behind = last.map_or(from, |last| last.saturating_add(1));
             match self.next_readable(damaged, behind) {
-                Some(next) => from = next,
+                Some(next) => from = next.max(from.saturating_add(1)),
                 None => return Ok(gaps),
             }
         }

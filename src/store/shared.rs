@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{Cleanup, TELEMETRY, damage::SetAside};
 use crate::{
     clock::{Timestamp, deadline},
-    database::{FileId, identity},
+    database::{FileId, identity, missing_pages},
     error::{Error, Result},
     flight::FlightRecorder,
 };
@@ -169,7 +169,7 @@ impl Shared {
 
     /// Whether a look at the directory finds the files that the writer uses. Cheap enough for once a second.
     pub(crate) fn is_in_place(&self, dir: &Path) -> bool {
-        *self.files.lock() == Some(identity(&TELEMETRY, dir))
+        *self.files.lock() == Some(identity(&TELEMETRY, dir)) && missing_pages(&dir.join(TELEMETRY.file)) == 0
     }
 
     /// A reader of this process met damage: has the writer look at the file.

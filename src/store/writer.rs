@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::{Anchor, Clock, Pace, Timeline},
-    database::waiting_within,
+    database::{Displaced, waiting_within},
     error::{Error, Result},
     event::Severity,
     fail_point,
@@ -137,9 +137,6 @@ impl Writer {
             None => Timeline::new(self.anchor, now, self.pace),
         };
         timeline.place_sleeps(self.drain.pieces().map(|(stamp, _)| stamp));
-        if timeline.has_break() && self.woken.is_none() {
-            flight.add_break([self.anchor, now]);
-        }
         match self.transact(&timeline, now.wall_ns, &shed) {
             Ok(stored) => {
                 if let Err(error) = self.attachment.check_commit() {
@@ -172,6 +169,9 @@ impl Writer {
                         flight.count_shed(reason, severity, count);
                         *stored += count;
                     }
+                }
+                if timeline.has_break() && self.woken.is_none() {
+                    flight.add_break([self.anchor, now]);
                 }
                 self.pace.learn(self.woken.take().unwrap_or(self.anchor), now);
                 self.anchor = now;
@@ -300,7 +300,7 @@ impl Writer {
             Opened::Anew => match self.resume() {
                 Ok(()) => Ok(true),
                 Err(error) => {
-                    self.attachment.leave(error.to_string());
+                    self.attachment.leave(Displaced::Failing, error.to_string());
                     Err(error)
                 }
             },
@@ -373,7 +373,8 @@ impl Writer {
             true => {
                 self.has_ended = true;
                 mark_ended(self.attachment.connection()?, self.run, &self.clock, "clean")
-                    .map_err(|error| Error::sqlite("cannot mark the run in the store", error))
+                    .map_err(|error| Error::sqlite("cannot mark the run in the store", error))?;
+                self.attachment.check_commit()
             }
             false => Ok(()),
         }
