@@ -5,7 +5,7 @@ use std::{cell::RefCell, rc::Rc};
 use super::{
     lane::{Lane, Memory},
     parse::{HEADER_BYTES, sum},
-    recover::parse_ring,
+    recover::{Left, parse_ring},
 };
 
 const KEY: u64 = 0x5EED_CAFE_F00D_D00D;
@@ -65,28 +65,40 @@ pub(crate) fn damage_a_lane(input: &[u8]) {
             stamp += 1;
         }
     }
-    let mut is_hit = vec![false; places.len()];
-    let mut changed = bytes.0.borrow().clone();
-    for pair in damage.chunks_exact(3) {
-        let at = usize::from(u16::from_le_bytes([pair[0], pair[1]])) % RING_BYTES;
-        changed[at] ^= pair[2];
-        // Padding holds nothing.
-        let touched = places.iter().position(|(start, length)| {
-            let place = (at as u64 + RING_BYTES as u64 - start % RING_BYTES as u64) % RING_BYTES as u64;
-            place < *length as u64
-        });
-        if let Some(record) = touched {
-            is_hit[record] = true;
-        }
+    let whole = bytes.0.borrow();
+    let mut changed = whole.clone();
+    for change in damage.chunks_exact(3) {
+        changed[usize::from(u16::from_le_bytes([change[0], change[1]])) % RING_BYTES] ^= change[2];
     }
+    // How many words of each record differ. Padding holds nothing.
+    let is_changed = |position: u64| {
+        let at = (position % RING_BYTES as u64) as usize;
+        whole[at] != changed[at]
+    };
+    let changed_words = |(start, length): &(u64, usize)| {
+        let offsets: Vec<u64> = (0..*length as u64).collect();
+        offsets.chunks(8).filter(|word| word.iter().any(|offset| is_changed(start + offset))).count()
+    };
+    let changes: Vec<usize> = places.iter().map(changed_words).collect();
     let (left, gaps) = parse_ring(&changed, from, KEY, BODY_BYTES_MAX);
+    let record_of = |left: &Left| {
+        let start = left.next - (HEADER_BYTES + left.body.len().next_multiple_of(8)) as u64;
+        places.iter().position(|(place, _)| *place == start)
+    };
+    // Two changed words of one record can cancel each other out in its checksum: a fuzzer finds such pairs, and they show
+    // nothing about the parser. What such a record says is arbitrary, and its length hides those behind it.
+    if left.iter().any(|left| record_of(left).is_some_and(|record| changes[record] > 1)) {
+        return;
+    }
     let found: Vec<u64> = left.iter().map(|left| left.stamp).collect();
     assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "in order, and none twice: {found:?}");
     assert!(found.iter().all(|found| (first..stamp).contains(found)), "no bytes of an earlier lap: {found:?}");
-    for (index, is_hit) in is_hit.iter().enumerate() {
-        assert!(*is_hit || found.contains(&(first + index as u64)), "a whole record is missing: {index} of {found:?}");
+    for (index, changes) in changes.iter().enumerate() {
+        let is_found = found.contains(&(first + index as u64));
+        assert_eq!(is_found, *changes == 0, "record {index} has {changes} changed words; found: {found:?}");
     }
-    assert!(gaps <= is_hit.iter().filter(|is_hit| **is_hit).count() as u64, "a gap where nothing was damaged");
+    let hit = changes.iter().filter(|changes| **changes > 0).count();
+    assert!(gaps <= hit as u64, "{gaps} gaps where {hit} records are damaged");
     for left in left {
         let expected = (0..left.body.len()).map(|index| (left.stamp as usize * 31 + index) as u8);
         assert!(left.body.iter().copied().eq(expected), "a damaged record was taken for a whole one");

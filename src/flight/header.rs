@@ -30,13 +30,13 @@ const VERSION: u32 = 2;
 
 pub(super) const FLAGS_AT: usize = 104;
 pub(super) const ANCHORS_AT: usize = 112;
-const CHECK_AT: usize = 120;
+pub(super) const CHECK_AT: usize = 120;
 const STATIC_BYTES: usize = 104;
 const COPY_AT: usize = 3_968;
 pub(super) const FIRST_AT: usize = 2_048;
 pub(super) const PAIRS_AT: [usize; 2] = [2_080, 2_144];
 pub(super) const BREAKS_AT: usize = 2_208;
-const BREAKS_MAX: u64 = 16;
+pub(super) const BREAKS_MAX: u64 = 16;
 pub(super) const UPDATES_SHED_AT: usize = 1_000;
 pub(super) const DEFINED_AT: usize = 1_008;
 

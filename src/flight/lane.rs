@@ -134,10 +134,10 @@ impl<M: Memory> Lane<M> {
             return Err(Full);
         }
         let stamp = stamp.max(state.last_stamp);
-        let fixed = parse::fixed(stamp, body.len(), counted, sum);
+        let tag = head ^ self.key;
+        let fixed = parse::fixed(tag, stamp, body.len(), counted, sum);
         let capacity = self.bytes as usize;
         let at = state.offset;
-        let tag = head ^ self.key;
         if at + need <= capacity {
             self.memory.put(at, tag, &fixed, body);
         } else {

@@ -26,6 +26,8 @@ mod place;
 mod process;
 mod recorder;
 mod recover;
+#[cfg(any(fuzzing, all(test, not(loom))))]
+mod reseal;
 mod survey;
 
 #[cfg(any(fuzzing, all(test, not(loom))))]
@@ -37,5 +39,7 @@ pub(crate) use place::Shape;
 pub(crate) use process::Owner;
 pub(crate) use recorder::{FlightRecorder, Pushable, next_lane};
 pub(crate) use recover::{Image, Left, Orphan, Remains, has_file, is_own, limit_set_aside, orphans};
+#[cfg(any(fuzzing, all(test, not(loom))))]
+pub(crate) use reseal::reseal;
 pub use survey::{FlightFile, FlightState};
 pub(crate) use survey::{copy_files, survey};

@@ -16,32 +16,38 @@ const COUNTED: u32 = 1 << 31;
 
 /// The words behind the tag.
 #[inline]
-pub(super) fn fixed(stamp: u64, length: usize, is_counted: bool, sum: u64) -> [u8; 16] {
+pub(super) fn fixed(tag: u64, stamp: u64, length: usize, is_counted: bool, sum: u64) -> [u8; 16] {
     let length = length as u32 | if is_counted { COUNTED } else { 0 };
     let mut fixed = [0; 16];
     fixed[..8].copy_from_slice(&stamp.to_le_bytes());
     fixed[8..12].copy_from_slice(&length.to_le_bytes());
-    fixed[12..].copy_from_slice(&checksum(sum, stamp, length).to_le_bytes());
+    fixed[12..].copy_from_slice(&checksum(sum, tag, stamp, length).to_le_bytes());
     fixed
 }
 
-/// Of a body whose words have this sum. A change of one word always changes it; what was overwritten at random is taken for
-/// whole once in four billion times.
+/// Of a body with this [`sum`]. Bytes that were overwritten at random pass as whole once in four billion times. The tag is part of it, because otherwise one changed bit in the tag of a record of
+/// an earlier lap could make that record valid again.
 #[inline]
-fn checksum(sum: u64, stamp: u64, length: u32) -> u32 {
-    let mixed = (sum ^ stamp.rotate_left(32)).wrapping_add(u64::from(length));
+fn checksum(sum: u64, tag: u64, stamp: u64, length: u32) -> u32 {
+    let mixed = (sum ^ stamp.rotate_left(32)).wrapping_add(tag).wrapping_add(u64::from(length));
     // An odd factor keeps differences, and spreads them over the upper half.
     (mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
 }
 
-/// A sum over bytes, eight at a time; each word is rotated into a place of its own, so that their order counts.
+/// A sum over bytes, eight at a time. Each word is rotated into a place of its own, so that their order counts.
 ///
-/// Whole blocks of 32 bytes, and the last 32 bytes once more, whatever of them is in a block: so no byte needs a step of its
-/// own.
+/// Each byte counts exactly once, because then a change within one word always changes the sum. A byte that counts twice may
+/// cancel itself out.
 #[inline]
 pub(super) fn sum(bytes: &[u8]) -> u64 {
-    let Some(last) = bytes.last_chunk::<32>() else { return sum_of_few(bytes) };
-    bytes.as_chunks::<32>().0.iter().fold(add_block(0, last), add_block)
+    let Some(last) = bytes.last_chunk::<8>() else { return sum_of_few(bytes) };
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    let sum = blocks.iter().fold(0, add_block);
+    let (words, few) = rest.as_chunks::<8>();
+    let sum = words.iter().fold(sum, add_word);
+    // The bytes behind the last whole word, without a step for each: the last eight, less those that have been added.
+    let behind = (u64::from_le_bytes(*last) >> 8) >> (56 - 8 * few.len());
+    sum.rotate_left(7).wrapping_add(behind)
 }
 
 #[inline]
@@ -56,10 +62,7 @@ fn add_word(sum: u64, word: &[u8; 8]) -> u64 {
 
 #[inline]
 fn sum_of_few(bytes: &[u8]) -> u64 {
-    match bytes.last_chunk::<8>() {
-        Some(last) => bytes.as_chunks::<8>().0.iter().fold(add_word(0, last), add_word),
-        None => bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
-    }
+    bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
 /// What is known of the end of the bytes.
@@ -124,7 +127,8 @@ impl<'b> Parse<'b> {
     }
 
     fn look(&self, at: usize, position: u64) -> Found {
-        if self.word(at) != Some(position ^ self.key) {
+        let tag = position ^ self.key;
+        if self.word(at) != Some(tag) {
             return Found::Nothing;
         }
         let (Some(stamp), Some(third)) = (self.word(at + 8), self.word(at + 16)) else { return Found::Begins };
@@ -136,7 +140,7 @@ impl<'b> Parse<'b> {
         }
         let start = at + HEADER_BYTES;
         let Some(body) = self.bytes.get(start..start + bytes) else { return Found::Begins };
-        if checksum(sum(body), stamp, length) != expected {
+        if checksum(sum(body), tag, stamp, length) != expected {
             return Found::Nothing;
         }
         let need = (HEADER_BYTES + bytes.next_multiple_of(8)) as u64;
@@ -209,8 +213,9 @@ mod tests {
         let (mut bytes, mut starts) = (Vec::new(), Vec::new());
         for (stamp, body) in bodies.iter().enumerate() {
             starts.push(bytes.len());
-            bytes.extend((position ^ KEY).to_le_bytes());
-            bytes.extend(fixed(stamp as u64, body.len(), true, sum(body)));
+            let tag = position ^ KEY;
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend(fixed(tag, stamp as u64, body.len(), true, sum(body)));
             bytes.extend(body);
             bytes.resize(bytes.len().next_multiple_of(8), 0);
             position += (HEADER_BYTES + body.len().next_multiple_of(8)) as u64;
@@ -247,15 +252,41 @@ mod tests {
         }
 
         #[test]
-        fn one_changed_word_is_always_noticed(
-            mut body in prop::collection::vec(any::<u8>(), 1..200),
+        fn the_sum_notices_every_change_of_one_word(
+            mut body in prop::collection::vec(any::<u8>(), 1..1_200),
             at in any::<prop::sample::Index>(),
-            change in 1_u8..,
+            change in 1_u64..,
         ) {
             let before = sum(&body);
-            let at = at.index(body.len());
-            body[at] ^= change;
-            prop_assert_ne!(checksum(before, 7, 9), checksum(sum(&body), 7, 9));
+            let word = at.index(body.len()) & !7;
+            let end = body.len().min(word + 8);
+            let changes = change.to_le_bytes();
+            body[word..end].iter_mut().zip(changes).for_each(|(byte, change)| *byte ^= change);
+            let is_changed = changes[..end - word].iter().any(|change| *change != 0);
+            prop_assert_eq!(before != sum(&body), is_changed);
+        }
+    }
+
+    #[test]
+    fn a_changed_bit_is_noticed_at_every_length() {
+        for length in 1..600 {
+            let mut body: Vec<u8> = (0..length).map(|at| (at * 151 + length * 7) as u8).collect();
+            let before = checksum(sum(&body), KEY, 7, length as u32);
+            for bit in 0..length * 8 {
+                body[bit / 8] ^= 1 << (bit % 8);
+                assert_ne!(checksum(sum(&body), KEY, 7, length as u32), before, "bit {bit} of {length} bytes");
+                body[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_lap_stays_invalid_when_its_tag_changes() {
+        let (mut bytes, _) = written(&[vec![1; 40]], 64);
+        for lap in 1..1_000 {
+            let position = 64 + lap * 4_096;
+            bytes[..8].copy_from_slice(&(position ^ KEY).to_le_bytes());
+            assert_eq!(Parse::new(&bytes, position, KEY, 100, End::Unknown).next(), None);
         }
     }
 

@@ -306,9 +306,11 @@ impl Image {
             let [released, before] = [released, before].map(header::count_of);
             let taken = (taken == !complement).then_some(taken);
             let committed = committed.get(lane).copied().unwrap_or((0, 0));
-            // A released position beyond the ring is none.
+            // A released position beyond the ring is none. Where the database knows nothing of the lane, because it is a new
+            // one, the check of the word has to do.
             let released = released.filter(|released| {
-                released.is_multiple_of(8) && released.saturating_sub(committed.0) <= self.header.lane_bytes
+                let is_near = committed.0 == 0 || released.saturating_sub(committed.0) <= self.header.lane_bytes;
+                is_near && released.is_multiple_of(8)
             });
             let (from, before) = match released {
                 Some(released) if released > committed.0 => (released, before),
@@ -323,7 +325,7 @@ impl Image {
             remains.damaged += missing.filter(|missing| *missing <= ring_max).unwrap_or(gaps);
             let mut counted = before.unwrap_or(0);
             remains.records.extend(left.into_iter().map(|left| {
-                counted += u64::from(left.is_counted);
+                counted = u64::from(left.is_counted).saturating_add(counted);
                 Left { lane, counted, ..left }
             }));
             remains.starts.push((from, before.unwrap_or(0)));
@@ -379,4 +381,46 @@ pub(super) fn parse_ring(ring: &[u8], from: u64, key: u64, largest: usize) -> (V
         is_counted: entry.is_counted,
     });
     (left.collect(), parse.gaps())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::flight::parse::{fixed, sum};
+
+    #[test]
+    fn a_new_database_gets_what_is_in_a_ring_of_many_laps() {
+        let header = Header {
+            file_bytes: header::BYTES as u64 + 512,
+            lanes: 1,
+            lane_bytes: 512,
+            definitions_at: header::BYTES as u64,
+            definitions_bytes: 0,
+            run: [7; 16],
+            owner: Owner::current(),
+            key: 0x5EED,
+        };
+        let mut bytes = header.encode();
+        let [released, before, taken, complement] = header::lane_line(0);
+        let position = 100 * 512 + 64;
+        for (at, word) in [
+            (released, header::checked_count(position)),
+            (before, header::checked_count(1_000)),
+            (taken, 1_001),
+            (complement, !1_001),
+        ] {
+            bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        bytes.resize(header::BYTES + 64, 0);
+        let tag = position ^ header.key;
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(fixed(tag, 5, 8, true, sum(b"the body")));
+        bytes.extend(b"the body");
+        bytes.resize(header.file_bytes as usize, 0);
+        let image = Image::of(bytes).unwrap();
+        let remains = image.records(&[]);
+        assert_eq!((remains.records.len(), remains.damaged), (1, 0));
+        assert_eq!(remains.records[0].body, b"the body");
+        assert!(!image.is_empty());
+    }
 }

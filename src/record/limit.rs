@@ -18,6 +18,8 @@ pub(crate) struct LimitTally<'a> {
 const SCOPE: u16 = super::key::FIRST + 0x20;
 const KEY: u16 = SCOPE + 1;
 const MINUTE: u16 = SCOPE + 2;
+/// What a timestamp in nanoseconds can hold.
+const SECONDS_MAX: u64 = i64::MAX as u64 / 1_000_000_000;
 /// The first of four.
 const COUNTS: u16 = SCOPE + 3;
 
@@ -42,7 +44,9 @@ impl<'a> LimitTally<'a> {
             match (key, value) {
                 (SCOPE, Value::Text(text)) => tally.scope = text,
                 (KEY, Value::Text(text)) => tally.key = text,
-                (MINUTE, Value::I64(minute)) => tally.minute_s = minute.div_euclid(60) * 60,
+                // No clock is so far away, and rounding to a minute or an hour would overflow.
+                (MINUTE, Value::I64(seconds)) if seconds.unsigned_abs() > SECONDS_MAX => return Err(Malformed),
+                (MINUTE, Value::I64(seconds)) => tally.minute_s = seconds.div_euclid(60) * 60,
                 (COUNTS.., Value::I64(count)) => {
                     if let Some(place) = tally.counts.get_mut(usize::from(key - COUNTS)) {
                         *place = count;
@@ -67,5 +71,15 @@ mod tests {
         tally.encode(&mut bytes, Caps { field_bytes: 1 << 10, record_bytes: 1 << 12, fields: 64 });
         let mut record = Record::decode(&bytes).unwrap();
         assert_eq!(LimitTally::decode(&mut record), Ok(tally));
+    }
+
+    #[test]
+    fn a_minute_that_no_clock_reaches_is_malformed() {
+        for minute_s in [i64::MIN, i64::MAX] {
+            let mut bytes = Vec::new();
+            LimitTally { scope: "api", key: "", minute_s, counts: [0; 4] }
+                .encode(&mut bytes, Caps { field_bytes: 1 << 10, record_bytes: 1 << 12, fields: 64 });
+            assert_eq!(LimitTally::decode(&mut Record::decode(&bytes).unwrap()), Err(Malformed));
+        }
     }
 }
