@@ -1,6 +1,6 @@
 //! Named points in the code at which a test may end the process, wait, or change a file.
 //!
-//! Each step between memory and disk that a crash could separate from the next one calls [`hit`] with its name. Without
+//! Each step between memory and disk that a crash could separate from the next one calls `hit` with its name. Without
 //! the feature `__fail_points` the call compiles to nothing. The crate's own tests switch the feature on.
 
 #[cfg(feature = "__fail_points")]

@@ -71,7 +71,7 @@
 //! *The flight recorder is damaged*, by a bug elsewhere in the process or on the disk: each record has a checksum, what is
 //! damaged is counted in [`Stats::damaged`], and the records behind it are found.
 //!
-//!  When the flight recorder is full, the newest records are shed (or, with
+//! *The flight recorder is full*: the newest records are shed (or, with
 //! [`Overload::Block`], threads wait); the last eighth of it is kept for warnings, errors and the ends of spans. What is
 //! shed is counted by reason and severity, in [`Stats`] and in the view `runs`. A reader that keeps one snapshot for so long
 //! that the WAL reaches its share makes records wait, then be shed as `reader_pins_wal`. l0 does not panic, does not print (but for

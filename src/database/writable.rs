@@ -191,7 +191,7 @@ impl WriteConnection {
         let is_nobodys = log.is_none() || is_empty(&self.log) || log == Some(self.files.log) && has_own_memory;
         match is_nobodys.then(|| self.copy_log()) {
             None | Some(Err(())) => return Left::Abandoned,
-            Some(Ok(false)) => return Left::Waiting(self),
+            Some(Ok(false)) => return Left::Waiting(Box::new(self)),
             Some(Ok(true)) => {}
         }
         match FileId::at(&self.path) {
@@ -240,7 +240,7 @@ pub(crate) enum Left {
     /// It could not be saved, or nothing had to be.
     Abandoned,
     /// A reader keeps the log from being copied. Closing the connection would lose what is only there: it is left again later.
-    Waiting(WriteConnection),
+    Waiting(Box<WriteConnection>),
 }
 
 fn is_empty(path: &Path) -> bool {

@@ -236,7 +236,7 @@ pub(super) fn anchors(bytes: &[u8]) -> Vec<Anchor> {
     all
 }
 
-/// So many anchors; none if they are damaged, or were never written.
+/// Reads `count` anchors; none if they are damaged or were never written.
 fn anchors_at(bytes: &[u8], at: usize, count: usize) -> Vec<Anchor> {
     let words: Option<Vec<u64>> = (0..count * 3).map(|index| word(bytes, at + index * 8)).collect();
     let words = words.filter(|words| word(bytes, at + count * 24) == Some(check_of(words))).unwrap_or_default();

@@ -201,7 +201,7 @@ impl<M: Memory> Lane<M> {
         Parse::new(bytes, position, self.key, self.largest, end)
     }
 
-    /// Gives the space before `position` back, before which were so many counted records. An empty lane skips to its start, so that a quiet program touches the
+    /// Gives the space before `position` back. `counted` is the number of counted records before it. An empty lane skips to its start, so that a quiet program touches the
     /// same pages again and again. Returns where the next drain begins.
     pub(super) fn release(&self, position: u64, counted: u64) -> u64 {
         let mut state = self.state.lock();

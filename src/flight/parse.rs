@@ -31,23 +31,17 @@ pub(super) fn fixed(tag: u64, stamp: u64, length: usize, is_counted: bool, sum: 
 fn checksum(sum: u64, tag: u64, stamp: u64, length: u32) -> u32 {
     let mixed = (sum ^ stamp.rotate_left(32)).wrapping_add(tag).wrapping_add(u64::from(length));
     // An odd factor keeps differences, and spreads them over the upper half.
-    (mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+    (mixed.wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 32) as u32
 }
 
-/// A sum over bytes, eight at a time. Each word is rotated into a place of its own, so that their order counts.
+/// A hash over bytes, eight at a time. Each word is multiplied in, so that changes of two words do not cancel out, and their
+/// order counts.
 ///
-/// Each byte counts exactly once, because then a change within one word always changes the sum. A byte that counts twice may
-/// cancel itself out.
+/// Whole blocks of 32 bytes, after the last 32 bytes, whatever of them is in a block too: so no byte needs a step of its own.
 #[inline]
 pub(super) fn sum(bytes: &[u8]) -> u64 {
-    let Some(last) = bytes.last_chunk::<8>() else { return sum_of_few(bytes) };
-    let (blocks, rest) = bytes.as_chunks::<32>();
-    let sum = blocks.iter().fold(0, add_block);
-    let (words, few) = rest.as_chunks::<8>();
-    let sum = words.iter().fold(sum, add_word);
-    // The bytes behind the last whole word, without a step for each: the last eight, less those that have been added.
-    let behind = (u64::from_le_bytes(*last) >> 8) >> (56 - 8 * few.len());
-    sum.rotate_left(7).wrapping_add(behind)
+    let Some(last) = bytes.last_chunk::<32>() else { return sum_of_few(bytes) };
+    bytes.as_chunks::<32>().0.iter().fold(add_block(bytes.len() as u64, last), add_block)
 }
 
 #[inline]
@@ -57,12 +51,15 @@ fn add_block(sum: u64, block: &[u8; 32]) -> u64 {
 
 #[inline]
 fn add_word(sum: u64, word: &[u8; 8]) -> u64 {
-    sum.rotate_left(7).wrapping_add(u64::from_le_bytes(*word))
+    (sum.rotate_left(23) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 #[inline]
 fn sum_of_few(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    match bytes.last_chunk::<8>() {
+        Some(last) => bytes.as_chunks::<8>().0.iter().fold(add_word(bytes.len() as u64, last), add_word),
+        None => bytes.iter().fold(bytes.len() as u64, |sum, byte| sum << 8 | u64::from(*byte)),
+    }
 }
 
 /// What is known of the end of the bytes.

@@ -11,7 +11,7 @@
 //!
 //! What a [system-check job](crate::Handle::schedule_check) says is in the report, too, with the tag `scheduled`.
 //!
-//! l0's own state is in checks of its own, with the tag `l0`, once a minute: part of [`report`](Health::report), not of `ready`,
+//! l0's own state is in checks of its own, with the tag `l0`, once a minute, some of them once a second: part of [`report`](Health::report), not of `ready`,
 //! for a program whose telemetry is sick still serves. They are made when health is first asked for, by a report, a check or
 //! [`Handle::status`](crate::Handle::status): a program that does not has no threads of health.
 //!

@@ -155,7 +155,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Rises with each call of `check_now`: who looks only seldom looks then.
+    /// The number of calls of `check_now`. A check with a cheap probe runs its full one after each of them.
     pub(super) fn wishes(&self) -> u64 {
         self.wishes.load(Ordering::Acquire)
     }

@@ -86,7 +86,7 @@ pub struct Stats {
     /// Of these, overwritten in the flight recorder before they were stored: by a bug elsewhere in the process, or somebody who
     /// wrote into the file.
     pub damaged: u64,
-    /// The shed by reason (`buffer_full`, `too_large`, `rejected`, `reader_pins_wal`) and severity.
+    /// The shed by reason (`buffer_full`, `too_large`, `rejected`, `reader_pins_wal`, `other_boot`) and severity.
     pub shed_by: Vec<(&'static str, Severity, u64)>,
     /// Ends and late values of spans that found no room; their spans stay as they were.
     pub updates_shed: u64,

@@ -1,8 +1,10 @@
-//! Group commit: of those who have something to write, one writes for all.
+//! Group commit: one caller writes for all that are waiting.
 //!
-//! Each caller queues its operation. Who finds nobody writing leads: it takes the whole queue, runs each operation in a
-//! savepoint of its own, commits once, and leaves every caller its outcome; then the first of those who came meanwhile
-//! leads. So sixteen callers share a sync, a lone one pays for one, and no thread exists for it.
+//! Each caller queues its operation. A caller that finds no leader becomes the leader: it takes the whole queue, runs each
+//! operation in a savepoint, commits once, and hands every caller its outcome. Then the first caller that queued meanwhile
+//! becomes the leader. So sixteen callers share one sync, a lone caller pays for one, and no thread is needed.
+//!
+//! An outcome is handed out only after the files of the commit were found at their paths.
 
 use std::{
     fmt,
@@ -54,7 +56,7 @@ const MOVED_WITHIN: Duration = Duration::from_secs(10);
 struct Open {
     connection: Option<WriteConnection>,
     /// One whose log is still to be copied into its database.
-    leaving: Option<WriteConnection>,
+    leaving: Option<Box<WriteConnection>>,
     /// The file that was left, and when.
     left: Option<(FileId, Instant)>,
     /// As the connection has it now.
@@ -382,7 +384,7 @@ impl Open {
     fn go_on_leaving(&mut self, state: &State) -> Result<()> {
         let Some(connection) = self.leaving.take() else { return Ok(()) };
         state.readers.lock().iter().for_each(|close| close());
-        self.leave_connection(connection, Displaced::Log);
+        self.leave_connection(*connection, Displaced::Log);
         if self.leaving.is_none() {
             return Ok(());
         }

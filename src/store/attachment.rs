@@ -34,7 +34,7 @@ pub(super) struct Attachment {
     shared: Arc<Shared>,
     connection: Option<WriteConnection>,
     /// One whose log is still to be copied into its database.
-    leaving: Option<WriteConnection>,
+    leaving: Option<Box<WriteConnection>>,
     /// The file that was left, since when, and why.
     left: Option<LeftFile>,
     /// Failures in a row that SQLite took for damage.

@@ -13,6 +13,7 @@ mod check;
 mod check_tests;
 mod child;
 mod clock;
+mod combined;
 mod damage;
 mod damaged_state;
 mod deaths;
@@ -23,6 +24,7 @@ mod outages;
 mod plan;
 mod points;
 mod process;
+
 mod roles;
 mod salvage;
 mod vfs;
