@@ -188,7 +188,7 @@ fn an_inspection_tells_who_records_and_what_a_death_left() {
 
     let flight = dead.path().join("flight");
     let mut later = fs::read(&store_file).unwrap();
-    later[8] += 1;
+    change_header(&mut later, |header| header[8] += 1);
     fs::write(flight.join("0199a1b1-0000-7000-8000-000000000000.flight"), later).unwrap();
     fs::write(flight.join("0199a1b2-0000-7000-8000-000000000000.flight"), b"no flight file").unwrap();
     fs::write(flight.join("old.unreadable"), b"x").unwrap();

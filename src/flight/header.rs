@@ -24,7 +24,8 @@ use super::{
 use crate::{clock::Anchor, event::Severity};
 
 pub(super) const BYTES: usize = 4_096;
-pub(super) const LANES_MAX: usize = 16;
+/// Lanes of a flight recorder.
+pub(crate) const LANES_MAX: usize = 16;
 const MAGIC: [u8; 8] = *b"l0flight";
 const VERSION: u32 = 2;
 
@@ -215,7 +216,9 @@ impl Header {
 
 pub(super) fn is_of_later_version(bytes: &[u8]) -> bool {
     let version = bytes.get(8..).and_then(|rest| rest.first_chunk()).map(|version| u32::from_le_bytes(*version));
-    bytes.starts_with(&MAGIC) && version.is_some_and(|version| version > VERSION)
+    let is_later = bytes.starts_with(&MAGIC) && version.is_some_and(|version| version > VERSION);
+    // A header of this version whose version is damaged has a copy that is whole.
+    is_later && Header::decode_head(bytes).is_none()
 }
 
 fn static_check(bytes: &[u8]) -> u64 {

@@ -34,7 +34,7 @@ mod survey;
 pub(crate) use damage_oracle::damage_a_lane;
 pub(crate) use drain::Drain;
 pub(crate) use file::Medium;
-pub(crate) use header::Reason;
+pub(crate) use header::{LANES_MAX, Reason};
 pub(crate) use place::Shape;
 pub(crate) use process::Owner;
 pub(crate) use recorder::{FlightRecorder, Pushable, next_lane};

@@ -7,7 +7,11 @@ use super::{
     apply::Applier,
     open_span::{Covered, OpenSpan},
 };
-use crate::{clock::Timeline, event::Severity, flight::Reason};
+use crate::{
+    clock::Timeline,
+    event::Severity,
+    flight::{LANES_MAX, Reason},
+};
 
 /// Spans among which children of running ones are looked for: about a tenth of a second, and 32 MiB.
 const CHILDREN_LOOKED_AT: i64 = 500_000;
@@ -18,7 +22,7 @@ pub(super) fn positions(connection: &Connection, run: i64) -> rusqlite::Result<V
         connection.prepare_cached("SELECT lane, position, recorded FROM lane WHERE run = ?1 ORDER BY lane")?;
     let mut rows = statement.query([run])?;
     while let Some(row) = rows.next()? {
-        let lane = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
+        let Some(lane) = usize::try_from(row.get::<_, i64>(0)?).ok().filter(|lane| *lane < LANES_MAX) else { continue };
         positions.resize(lane + 1, (0, 0));
         positions[lane] = (row.get::<_, i64>(1)?.cast_unsigned(), row.get::<_, i64>(2)?.cast_unsigned());
     }
