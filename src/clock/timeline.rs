@@ -246,11 +246,11 @@ impl Timeline {
     /// The moment of ticks.
     #[inline]
     pub(crate) fn at(&self, ticks: u64) -> Moment {
-        let last = &self.segments[self.segments.len() - 1];
-        if ticks >= last.from.ticks && ticks <= last.to.ticks {
-            return last.at(ticks);
+        let holds = |segment: &&Segment| ticks >= segment.from.ticks && ticks <= segment.to.ticks;
+        match self.segments.iter().rev().find(holds) {
+            Some(segment) => segment.at(ticks),
+            None => self.at_elsewhere(ticks),
         }
-        self.at_elsewhere(ticks)
     }
 
     #[cold]

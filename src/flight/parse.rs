@@ -125,10 +125,14 @@ impl<'b> Parse<'b> {
 
     fn look(&self, at: usize, position: u64) -> Found {
         let tag = position ^ self.key;
-        if self.word(at) != Some(tag) {
+        let Some(header) = self.bytes.get(at..).and_then(|rest| rest.first_chunk::<HEADER_BYTES>()) else {
+            return if self.word(at) == Some(tag) { Found::Begins } else { Found::Nothing };
+        };
+        let words = header.as_chunks::<8>().0;
+        let [found, stamp, third] = [0, 1, 2].map(|word: usize| u64::from_le_bytes(words[word]));
+        if found != tag {
             return Found::Nothing;
         }
-        let (Some(stamp), Some(third)) = (self.word(at + 8), self.word(at + 16)) else { return Found::Begins };
         let (length, expected) = (third as u32, (third >> 32) as u32);
         let is_counted = length & COUNTED != 0;
         let bytes = (length & !COUNTED) as usize;

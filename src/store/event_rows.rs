@@ -52,7 +52,7 @@ pub(super) struct EventRows<'c> {
 
 impl<'c> EventRows<'c> {
     pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
-        let short = "at, run, severity, callsite, span, trace, message, payload, seq";
+        let short = "run, at, severity, callsite, span, trace, message, payload, seq";
         let long = "event_type, source, category, tenant, actor, status, duration_ns";
         let single = |table: &str| -> rusqlite::Result<[CachedStatement<'c>; 2]> {
             Ok([
@@ -63,7 +63,12 @@ impl<'c> EventRows<'c> {
                 ))?,
             ])
         };
-        let many = format!("INSERT INTO event ({short}) VALUES {}", ["(?, ?, ?, ?, ?, ?, ?, ?, ?)"; ROWS].join(", "));
+        // All rows are of one run, which is bound once.
+        let row = |row: usize| {
+            let own: Vec<_> = (2..=COLUMNS).map(|column| format!("?{}", row * (COLUMNS - 1) + column)).collect();
+            format!("(?1, {})", own.join(", "))
+        };
+        let many = format!("INSERT INTO event ({short}) VALUES {}", (0..ROWS).map(row).collect::<Vec<_>>().join(", "));
         Ok(Self {
             connection,
             single: [single("event")?, single("warning")?],
@@ -90,7 +95,7 @@ impl<'c> EventRows<'c> {
                 message: message.clone().map(|range| &self.texts[range]),
                 payload: &self.texts[payload.clone()],
             };
-            bind(&mut self.many, index * COLUMNS, row, texts)?;
+            bind(&mut self.many, index * (COLUMNS - 1), row, texts)?;
         }
         match self.many.raw_execute() {
             Ok(_) => {
@@ -174,9 +179,12 @@ fn append(texts: &mut Vec<u8>, text: &[u8]) -> Range<usize> {
     start..texts.len()
 }
 
+/// Binds the columns of a row that come behind `before` others; the first is the run, which all rows share.
 fn bind(statement: &mut Statement<'_>, before: usize, row: &EventRow, texts: Texts<'_>) -> rusqlite::Result<()> {
-    statement.raw_bind_parameter(before + 1, row.at)?;
-    statement.raw_bind_parameter(before + 2, row.run)?;
+    if before == 0 {
+        statement.raw_bind_parameter(1, row.run)?;
+    }
+    statement.raw_bind_parameter(before + 2, row.at)?;
     statement.raw_bind_parameter(before + 3, row.severity as i64)?;
     statement.raw_bind_parameter(before + 4, row.callsite)?;
     statement.raw_bind_parameter(before + 5, row.span)?;
