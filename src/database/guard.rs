@@ -169,10 +169,9 @@ pub(super) fn read_at(_: &Path, _: u64, _: &mut [u8]) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Whether a file that was guarded here still has a name somewhere: it was moved, or what it was on was unmounted. A file that
-/// was removed has none, and its descriptor may be closed already.
-pub(super) fn is_linked(id: FileId) -> bool {
-    descriptors().find(id).is_some_and(|descriptor| links(&descriptor.file) > 0)
+/// Whether a file has a name somewhere: it was moved, or what it was on was unmounted. A file that was removed has none.
+pub(super) fn is_linked(file: &File) -> bool {
+    links(file) > 0
 }
 
 /// A range of bytes in a file that SQLite's connections lock.

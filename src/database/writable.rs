@@ -9,8 +9,10 @@
 use std::{
     cell::Cell,
     fmt,
+    fs::File,
     ops::Deref,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -74,6 +76,7 @@ pub(crate) struct WriteConnection {
     log: PathBuf,
     shared_memory: PathBuf,
     files: Files,
+    file: Arc<File>,
     guards: Vec<Guard>,
     /// When `check` last looked, and how long the database was then.
     checked_at: Cell<Option<Instant>>,
@@ -108,7 +111,9 @@ impl WriteConnection {
             }
             guards.extend(guard);
         }
+        let file = guard::open_for_reading(path).map_err(failed)?;
         Ok(Self {
+            file,
             connection: Some(connection),
             path: path.to_owned(),
             log,
@@ -124,6 +129,12 @@ impl WriteConnection {
     /// Which file the database is.
     pub(crate) fn id(&self) -> FileId {
         self.files.database
+    }
+
+    /// A descriptor of the database, by which it is known whether the file was moved or removed. As long as it is held, no other
+    /// file is given its number.
+    pub(crate) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 
     /// All its files: the database, its log, and the log's shared memory.
@@ -172,8 +183,8 @@ impl WriteConnection {
     }
 
     /// Whether a database that was written to was moved rather than removed: it has at least one link.
-    pub(crate) fn was_moved(id: FileId) -> bool {
-        guard::is_linked(id)
+    pub(crate) fn was_moved(file: &File) -> bool {
+        guard::is_linked(file)
     }
 
     /// Closes the connection without touching the files at the paths, which may belong to others by now. What is only in a log

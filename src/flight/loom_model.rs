@@ -62,18 +62,20 @@ fn drain(lane: &Lane<Words>, from: &mut u64, found: &mut Vec<u8>) {
     }
     assert_eq!(end, head, "everything published is whole");
     if end != *from {
-        *from = lane.release(end);
+        *from = lane.release(end, 0);
     }
 }
 
 #[test]
 fn two_threads_and_a_writer_lose_nothing() {
     loom::model(|| {
-        let lane = Arc::new(Lane::new(Words::new(), CAPACITY, 7, 64));
+        let lane = Arc::new(Lane::new(Words::new(), CAPACITY, 7, 64, CAPACITY));
         let pushers: Vec<_> = (1..=2_u8)
             .map(|number| {
                 let lane = Arc::clone(&lane);
-                thread::spawn(move || lane.push(&mut lane.lock(), 1, &[number; 8], true, true).is_ok())
+                thread::spawn(move || {
+                    lane.push(&mut lane.lock(), 1, (&[number; 8], sum(&[number; 8])), true, true).is_ok()
+                })
             })
             .collect();
         let (mut from, mut found) = (0, Vec::new());
@@ -88,13 +90,13 @@ fn two_threads_and_a_writer_lose_nothing() {
 #[test]
 fn the_first_record_wakes_a_sleeping_writer() {
     loom::model(|| {
-        let lane = Arc::new(Lane::new(Words::new(), CAPACITY, 7, 64));
+        let lane = Arc::new(Lane::new(Words::new(), CAPACITY, 7, 64, CAPACITY));
         let bell = Arc::new(Bell::new());
         let pusher = {
             let (lane, bell) = (Arc::clone(&lane), Arc::clone(&bell));
             thread::spawn(move || {
                 let mut state = lane.lock();
-                let pushed = lane.push(&mut state, 1, &[1; 8], true, true).unwrap();
+                let pushed = lane.push(&mut state, 1, (&[1; 8], sum(&[1; 8])), true, true).unwrap();
                 drop(state);
                 if pushed.wake == Wake::First && bell.is_asleep() {
                     bell.ring();

@@ -8,6 +8,7 @@
 
 use std::{
     fmt,
+    fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -24,7 +25,7 @@ use super::STATE;
 use crate::{
     clock::deadline,
     config::Durability,
-    database::{Displaced, FileId, Left, WriteConnection, needs_reopening, open_writer, set_synchronous},
+    database::{Displaced, Left, WriteConnection, needs_reopening, open_writer, set_synchronous},
     error::{Error, Result},
     fail_point,
 };
@@ -58,7 +59,7 @@ struct Open {
     /// One whose log is still to be copied into its database.
     leaving: Option<Box<WriteConnection>>,
     /// The file that was left, and when.
-    left: Option<(FileId, Instant)>,
+    left: Option<(Arc<File>, Instant)>,
     /// As the connection has it now.
     durability: Durability,
     closed: bool,
@@ -331,8 +332,10 @@ impl Open {
     /// then, so nothing is for a while.
     fn wait_for_moved(&self, dir: &Path) -> Result<()> {
         let path = dir.join(STATE.file);
-        let Some((id, since)) = self.left.filter(|(_, since)| since.elapsed() < MOVED_WITHIN) else { return Ok(()) };
-        if path.exists() || !WriteConnection::was_moved(id) {
+        let Some((file, since)) = self.left.as_ref().filter(|(_, since)| since.elapsed() < MOVED_WITHIN) else {
+            return Ok(());
+        };
+        if path.exists() || !WriteConnection::was_moved(file) {
             return Ok(());
         }
         let left = MOVED_WITHIN.saturating_sub(since.elapsed()).as_secs() + 1;
@@ -364,7 +367,7 @@ impl Open {
     /// Leaves the files. Says whether everything committed is found at the path.
     fn leave(&mut self, state: &State, why: Displaced) -> bool {
         let Some(connection) = self.connection.take() else { return false };
-        self.left = Some((connection.id(), Instant::now()));
+        self.left = Some((connection.file(), Instant::now()));
         state.readers.lock().iter().for_each(|close| close());
         self.leave_connection(connection, why)
     }

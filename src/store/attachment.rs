@@ -6,6 +6,7 @@
 //! has committed to files that were checked afterwards.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -47,6 +48,7 @@ pub(super) struct Attachment {
 #[derive(Debug)]
 struct LeftFile {
     id: FileId,
+    file: Arc<File>,
     since: Instant,
     why: String,
 }
@@ -145,7 +147,8 @@ impl Attachment {
     /// Leaves the files: the next step opens what is at the path then.
     pub(super) fn leave(&mut self, why: Displaced, text: String) {
         if let Some(connection) = self.connection.take() {
-            self.left = Some(LeftFile { id: connection.id(), since: Instant::now(), why: text });
+            self.left =
+                Some(LeftFile { id: connection.id(), file: connection.file(), since: Instant::now(), why: text });
             self.shared.set_files(None);
             self.shared.close_readers();
             if let Left::Waiting(connection) = connection.leave(why) {
@@ -186,7 +189,7 @@ impl Attachment {
             FileId::at(&path) != Some(left.id)
                 && !is_pressed
                 && left.since.elapsed() < MOVED_WITHIN
-                && WriteConnection::was_moved(left.id)
+                && WriteConnection::was_moved(&left.file)
         });
         if may_come_back && !path.is_file() {
             return Err(self.unavailable());
