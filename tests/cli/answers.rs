@@ -74,7 +74,7 @@ fn json_is_one_document_with_the_names_of_the_views() {
     shop(dir.path(), 150);
     let dir = dir.path();
     let status = json(dir, "status --since 2026-11-20 --until 2026-11-21");
-    assert_eq!((&status["runs"][0]["outcome"], &status["schema"]), (&"clean".into(), &5.into()));
+    assert_eq!((&status["runs"][0]["outcome"], &status["schema"]), (&"clean".into(), &6.into()));
     assert_eq!(status["summary"]["shed"], 0);
     let errors = json(dir, "errors");
     assert_eq!(
