@@ -172,7 +172,7 @@ fn errors_say_what_to_do_and_scripts_can_tell_them_apart() {
     fs::write(&path, bytes).unwrap();
     let output = l0(dir.path(), &["doctor"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
-    assert!(text(&output.stdout).contains("PROBLEM") && text(&output.stdout).contains("keep a copy"));
+    assert!(text(&output.stdout).contains("PROBLEM") && text(&output.stdout).contains("doctor --salvage"));
     fs::write(&path, "").unwrap();
     let output = l0(dir.path(), &["logs"]).output().unwrap();
     assert!(text(&output.stderr).contains("nothing was ever recorded"), "{}", text(&output.stderr));
