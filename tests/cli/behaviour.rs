@@ -180,7 +180,7 @@ fn errors_say_what_to_do_and_scripts_can_tell_them_apart() {
         .unwrap();
     let output = l0(dir.path(), &["logs"]).output().unwrap();
     assert_eq!(output.status.code(), Some(3));
-    assert!(text(&output.stderr).contains("not l0's"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("not a database of l0"), "{}", text(&output.stderr));
     assert_eq!(l0(dir.path(), &["doctor"]).output().unwrap().status.code(), Some(1));
 }
 
