@@ -257,7 +257,8 @@ fn what_a_queue_refuses_is_settled_when_it_takes_it_again() {
         "the last it said, though a note was refused"
     );
     let told = scene.l0.events().search("waits for the store").unwrap().fetch().unwrap().items;
-    assert!(!told.is_empty() && told.len() <= 2, "it is told once each time: {}", told.len());
+    // Twice the queue does not take what it is given. A write that it takes between the two makes a further report possible.
+    assert!((1..=3).contains(&told.len()), "each time is reported once: {}", told.len());
 }
 
 #[test]
