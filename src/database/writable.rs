@@ -25,7 +25,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// How often files are looked at before a transaction.
+/// How often missing pages are looked for before a transaction.
 const CHECK_EVERY: Duration = Duration::from_millis(10);
 /// How long leaving files waits for readers that keep the log from being copied into the database.
 const RESCUE_WITHIN: Duration = Duration::from_millis(200);
@@ -142,13 +142,13 @@ impl WriteConnection {
         [self.files.database, self.files.log, self.files.shared_memory].map(Some)
     }
 
-    /// Before a transaction: whether what it would write can be found by others. One that follows another within milliseconds
-    /// costs no look: each commit is checked afterwards anyway.
+    /// Before a transaction: whether what it would write can be found by others. Missing pages are looked for only if the last
+    /// look was not within milliseconds.
     pub(crate) fn check(&self) -> Result<(), Displaced> {
+        self.check_files()?;
         if self.checked_at.get().is_some_and(|at| at.elapsed() < CHECK_EVERY) {
             return Ok(());
         }
-        self.check_files()?;
         let before = self.length.get();
         let now = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
         // Giving pages back makes a database shorter, too; then it has no more pages than its file.
