@@ -245,8 +245,9 @@ fn what_a_queue_refuses_is_settled_when_it_takes_it_again() {
     scene.queue.0.refuses.store(true, SeqCst);
     scene.is_open.store(true, SeqCst);
     assert_eq!(job.wait_timeout(300 * MS), None);
-    scene.queue.0.refuses.store(false, SeqCst);
+    // In this order, so that the queue takes nothing between the two.
     scene.queue.0.panics.store(true, SeqCst);
+    scene.queue.0.refuses.store(false, SeqCst);
     assert_eq!(job.wait_timeout(300 * MS), None, "nor does one that panics end anything");
     scene.queue.0.panics.store(false, SeqCst);
     assert_eq!(job.wait_timeout(LONG), Some(Ok(HELD)));
@@ -257,8 +258,7 @@ fn what_a_queue_refuses_is_settled_when_it_takes_it_again() {
         "the last it said, though a note was refused"
     );
     let told = scene.l0.events().search("waits for the store").unwrap().fetch().unwrap().items;
-    // Twice the queue does not take what it is given. A write that it takes between the two makes a further report possible.
-    assert!((1..=3).contains(&told.len()), "each time is reported once: {}", told.len());
+    assert!(!told.is_empty() && told.len() <= 2, "it is told once each time: {}", told.len());
 }
 
 #[test]
