@@ -245,7 +245,7 @@ impl ManualClock {
         let _ = self.0.hand_ns.fetch_update(Ordering::AcqRel, Ordering::Acquire, moved);
     }
 
-    /// The machine sleeps for so long: wall time goes on, monotonic time does not.
+    /// Lets the machine sleep for `d`: wall time advances, monotonic time stands still.
     pub fn sleep(&self, d: Duration) {
         let now = self.0.wall_by_hand();
         self.0

@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Capture {
-    /// Records what has no callsite.
+    /// Records an event that has no callsite.
     pub(crate) fn direct(&self, event: &TelemetryEvent) {
         self.direct_in(event, true);
     }

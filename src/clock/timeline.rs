@@ -292,8 +292,8 @@ impl Timeline {
     }
 }
 
-/// Whether wall time may decide what is too old. A clock that was set by more than an hour was wrong, before or after; it
-/// is believed once it has agreed with the time that passes for an hour.
+/// Decides whether wall time may be used to remove old rows. After a step of more than an hour, wall time is not trusted until
+/// it has advanced in step with monotonic time for an hour.
 #[derive(Clone, Copy, Debug)]
 struct WallTrust {
     /// Wall time, and time that passes, sleep included.
@@ -324,7 +324,7 @@ impl WallTrust {
     }
 }
 
-/// A clock that knows whether its wall time may decide what is too old. Clones share what they know.
+/// A clock that knows whether its wall time is trusted for removing old rows. Clones share that state.
 #[derive(Clone, Debug)]
 pub(crate) struct TrustedClock {
     clock: Clock,
